@@ -1,0 +1,1 @@
+"""Experiments as data: one YAML file a recipe, run through fairseq's command line."""

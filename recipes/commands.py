@@ -1,0 +1,166 @@
+"""fairseq command lines, built as lists of arguments and printed so that they can be pasted."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from recipes.config import Recipe
+from recipes.errors import RecipeError
+
+PLUGIN = "fairseq_plugins"
+# Not part of what a command computes: where it runs and how it talks.
+_MACHINE_FLAGS = {"--cpu": 0, "--no-progress-bar": 0, "--user-dir": 1, "--log-format": 1}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A console script of fairseq with its arguments (files as :class:`~pathlib.Path`)."""
+
+    program: str
+    arguments: tuple[str | Path, ...]
+
+    def argv(self) -> list[str]:
+        """The arguments of the process, the program as its full path."""
+        return [console_script(self.program), *map(str, self.arguments)]
+
+    def __str__(self) -> str:
+        """The shell line: short program name when that is the one the shell finds."""
+        script = console_script(self.program)
+        on_path = shutil.which(self.program)
+        same = on_path is not None and Path(on_path).absolute() == Path(script)
+        return shlex.join([self.program if same else script, *map(str, self.arguments)])
+
+    def portable(self) -> str:
+        """The shell line without machine-dependent paths, as it goes into a report."""
+        return shlex.join([self.program, *(display_path(a) for a in self.arguments)])
+
+    def fingerprint(self, work_dir: Path) -> list[str]:
+        """What the command computes: its arguments, independent of folder and machine."""
+        arguments: list[str] = [self.program]
+        skip = 0
+        for argument in self.arguments:
+            if skip:
+                skip -= 1
+            elif argument in _MACHINE_FLAGS:
+                skip = _MACHINE_FLAGS[str(argument)]
+            else:
+                arguments.append(str(argument).replace(f"{work_dir}/", "{work}/"))
+        return arguments
+
+
+def display_path(argument: str | Path) -> str:
+    """``argument`` with paths relative to the current folder, and the plug-in by its short name."""
+    text = str(argument)
+    return PLUGIN if text == user_dir() else text.replace(f"{Path.cwd()}/", "")
+
+
+@cache
+def console_script(program: str) -> str:
+    """Full path of a console script of the environment this Python runs in."""
+    script = Path(sys.executable).absolute().parent / program
+    if script.is_file():
+        return str(script)
+    found = shutil.which(program)
+    if found is None:
+        raise RecipeError(
+            f"{program} is not installed beside {sys.executable}; install fairseq "
+            "(python -m pip install .) in this environment"
+        )
+    return found
+
+
+@cache
+def user_dir() -> str:
+    """The value of ``--user-dir``: a short name where fairseq finds it, else the full path."""
+    if Path(PLUGIN).is_dir():
+        return PLUGIN
+    spec = importlib.util.find_spec(PLUGIN)
+    fairseq = importlib.util.find_spec("fairseq")
+    if spec is None or not spec.submodule_search_locations:
+        raise RecipeError(
+            f"{PLUGIN} is neither in the current folder nor installed; run from the repository's "
+            "root or install the package (python -m pip install .)"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    # fairseq also looks beside its own package, that is in site-packages.
+    if fairseq is not None and fairseq.origin is not None:
+        if (Path(fairseq.origin).parent.parent / PLUGIN).is_dir():
+            return PLUGIN
+    return str(folder)
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether fairseq will find a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _device_flags(fp16: bool) -> list[str]:
+    if not has_gpu():
+        return ["--cpu"]
+    return ["--fp16"] if fp16 else []
+
+
+def preprocess_command(recipe: Recipe, segmented: Path, destination: Path) -> Command:
+    """fairseq-preprocess of all splits, with a joint dictionary when the segmentation is."""
+    data = recipe.data
+    arguments: list[str | Path] = [
+        *("-s", recipe.source_lang, "-t", recipe.target_lang),
+        *("--user-dir", user_dir()),
+        *("--trainpref", segmented / data.train, "--validpref", segmented / data.valid),
+        *("--testpref", ",".join(str(segmented / test) for test in data.tests)),
+        *(["--joined-dictionary"] if recipe.sentencepiece.joint else []),
+        *("--destdir", destination, "--workers", "2"),
+    ]
+    return Command("fairseq-preprocess", tuple(arguments))
+
+
+def train_command(
+    recipe: Recipe, binarized: Path, save_dir: Path, flags: list[str], start: Path | None = None
+) -> Command:
+    """fairseq-train into ``save_dir``; ``start`` is the checkpoint to fine-tune, if any."""
+    arguments: list[str | Path] = [
+        binarized,
+        *("--user-dir", user_dir(), "--task", "translation"),
+        *("--source-lang", recipe.source_lang, "--target-lang", recipe.target_lang),
+        *(("--finetune-from-model", start) if start else ()),
+        *recipe.architecture,
+        *flags,
+        *_device_flags(recipe.fp16),
+        *("--save-dir", save_dir),
+        *("--log-format", "simple", "--log-interval", str(recipe.log_interval)),
+        "--no-progress-bar",
+    ]
+    return Command("fairseq-train", tuple(arguments))
+
+
+def generate_command(
+    checkpoint: Path,
+    binarized: Path,
+    languages: tuple[str, str],
+    split: str,
+    beam: int,
+    lenpen: float,
+    flags: list[str],
+    fp16: bool = False,
+) -> Command:
+    """fairseq-generate of one split; pieces are put together afterwards, from its H- lines."""
+    arguments: list[str | Path] = [
+        binarized,
+        *("--user-dir", user_dir(), "--task", "translation"),
+        *("--source-lang", languages[0], "--target-lang", languages[1]),
+        *("--path", checkpoint, "--gen-subset", split),
+        *("--beam", str(beam), "--lenpen", f"{lenpen:g}"),
+        *flags,
+        *_device_flags(fp16),
+        *("--log-format", "simple", "--no-progress-bar"),
+    ]
+    return Command("fairseq-generate", tuple(arguments))

@@ -1,0 +1,36 @@
+"""Corpora that recipes can make by themselves, so that they run without any download."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.config import Recipe
+from recipes.corpora import cldr
+from recipes.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A generator of parallel text.
+
+    ``make(recipe, options)`` returns the lines of every file by its name ``SPLIT.LANG``;
+    ``version()`` names the data it draws from, whose change makes the corpus another one.
+    """
+
+    make: Callable[[Recipe, dict[str, Any]], dict[str, list[str]]]
+    version: Callable[[], str]
+
+
+CORPORA = {"cldr": Corpus(cldr.make, cldr.version)}
+
+
+def find(name: str) -> Corpus:
+    """The corpus generator called ``name``."""
+    if name not in CORPORA:
+        close = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"data.corpus.name: unknown {name!r}{hint} (known: {', '.join(CORPORA)})")
+    return CORPORA[name]

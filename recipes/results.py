@@ -1,0 +1,126 @@
+"""Everything a report needs, collected into one JSON-able dictionary."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoints import checkpoint_updates
+from recipes.commands import display_path, has_gpu
+from recipes.config import Recipe
+from recipes.decoding import detokenised, generate_log
+from recipes.evaluation import compare
+from recipes.layout import START, Layout
+from recipes.text import read_lines
+from recipes.training_log import read_training_log
+
+CURVES = ("bleu", "expected_bleu", "nll_loss", "length_ratio")
+_DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries the figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device() -> str:
+    """What the training runs on, in words."""
+    if has_gpu():
+        import torch
+
+        return torch.cuda.get_device_name()
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def collect_results(
+    recipe: Recipe,
+    layout: Layout,
+    decoded: Mapping[tuple[str, int, str], Path],
+    commands: list[tuple[str, str]],
+    lenpen: Mapping[tuple[str, int], float],
+) -> dict[str, Any]:
+    """Score all decodings and gather settings, times and curves.
+
+    Args:
+        decoded: detokenised file by (split, beam, system).
+        commands: (stage, shell line) of everything that makes the results.
+        lenpen: length penalty by (system, beam).
+    """
+    systems: dict[str, dict[str, Any]] = {}
+    curves: dict[str, dict[str, list[Any]]] = {}
+    for system in layout.systems:
+        log = read_training_log(layout.training_log(system))
+        flags = recipe.cross_entropy.flags if system == START else recipe.arms[system].flags
+        described = "the checkpoint all arms start from"
+        systems[system] = {
+            "description": described if system == START else recipe.arms[system].description,
+            "flags": shlex.join(flags),
+            "updates": checkpoint_updates(layout.save_dir(system) / "checkpoint_last.pt"),
+            "seconds_per_update": log.seconds_per_update(),
+            "lenpen": {str(b): lenpen[system, b] for b in recipe.decoding.beams},
+            "scores": {},
+        }
+        if system != START:
+            curves[system] = {m: list(log.curve(m)) for m in CURVES if log.curve(m)[0]}
+    signatures: dict[str, str] = {}
+    references = {}
+    for split in recipe.data.splits[1:]:
+        reference = layout.text(split, recipe.target_lang)
+        references[split] = display_path(reference.name)
+        lines = read_lines(reference)
+        for beam in recipe.decoding.beams:
+            compared = compare(
+                {s: read_lines(decoded[split, beam, s]) for s in layout.systems},
+                [lines],
+                recipe.control,
+                recipe.evaluation.metrics,
+                recipe.evaluation.bootstrap_samples,
+            )
+            signatures.update(compared.signatures)
+            for system, scores in compared.systems.items():
+                by_split = systems[system]["scores"].setdefault(split, {})
+                by_split[str(beam)] = scores.as_dict()
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description.strip(),
+        "languages": list(recipe.languages),
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "device": device(),
+        "control": recipe.control,
+        "selected": recipe.selected,
+        "metrics": list(recipe.evaluation.metrics),
+        "bootstrap_samples": recipe.evaluation.bootstrap_samples,
+        "scored_text": references,
+        "signatures": signatures,
+        "shared_flags": shlex.join(recipe.finetune.flags),
+        "systems": systems,
+        "curves": curves,
+        "start_valid_bleu": _start_bleu(recipe, layout, decoded),
+        "commands": [list(pair) for pair in commands],
+    }
+
+
+def _start_bleu(
+    recipe: Recipe, layout: Layout, decoded: Mapping[tuple[str, int, str], Path]
+) -> float | None:
+    """Where the curves of valid BLEU begin: the start's greedy output scored as fairseq does
+    during training, that is against the references put together from their pieces."""
+    valid = decoded.get((recipe.data.valid, 1, START))
+    if valid is None:
+        return None
+    reference = detokenised(generate_log(valid), layout.sentencepiece(recipe.target_lang), "T")
+    scores = compare({START: read_lines(valid)}, [reference], metrics=["bleu"])
+    return scores.systems[START].scores["bleu"].value

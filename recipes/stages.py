@@ -1,0 +1,184 @@
+"""A stage: settings and inputs in, outputs out, redone only when one of them changed.
+
+Beside its output every stage keeps ``NAME.stage.json``: the settings and the SHA-256 of the
+inputs it was made from, and whether it was finished. That file alone decides what happens.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import RecipeError
+from recipes.text import file_hash, write_text
+
+
+@dataclass
+class Stage:
+    """One step of a recipe.
+
+    Args:
+        name: shown to the user, accepted by ``--redo``.
+        record: the ``.stage.json`` file.
+        outputs: files or folders that exist when the stage is done.
+        settings: JSON-able values the outputs depend on.
+        inputs: files or folders the outputs depend on, by role; compared by content.
+        action: makes the outputs.
+        details: lines shown before it runs, such as the command.
+        resumable: folder that a killed run continues from (a training's save-dir). It is moved
+            aside, never deleted, when the settings changed.
+    """
+
+    name: str
+    record: Path
+    outputs: list[Path]
+    settings: dict[str, Any]
+    action: Callable[[], None]
+    inputs: dict[str, Path] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
+    resumable: Path | None = None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The stage record, or None when there is none (or a broken one: then it is redone)."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _difference(old: Any, new: Any) -> list[str]:
+    """What changed between two commands given as lists: the words that came and went."""
+    if isinstance(old, list) and isinstance(new, list):
+        gone = [word for word in old if word not in new]
+        come = [word for word in new if word not in old]
+        return [f"-{' '.join(map(str, gone))}"] * bool(gone) + [
+            f"+{' '.join(map(str, come))}"
+        ] * bool(come)
+    return [f"{old} -> {new}"]
+
+
+def changes(record: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
+    """Readable reasons why a record does not fit the present settings and inputs."""
+    reasons = []
+    old_settings, old_inputs = record.get("settings", {}), record.get("inputs", {})
+    for key in sorted(settings.keys() | old_settings.keys()):
+        old, new = old_settings.get(key), settings.get(key)
+        if old != new:
+            reasons.append(f"{key} changed ({', '.join(_difference(old, new)) or 'order'})")
+    for key in sorted(inputs.keys() | old_inputs.keys()):
+        if inputs.get(key) != old_inputs.get(key):
+            reasons.append(f"input {key} changed")
+    return reasons
+
+
+class StageRunner:
+    """Runs stages in order, skipping those that are up to date.
+
+    Args:
+        dry_run: only say what would be done.
+        redo: names of stages to redo although nothing changed.
+        say: prints one line.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        dry_run: bool = False,
+        redo: tuple[str, ...] = (),
+    ) -> None:
+        self.say = say
+        self.dry_run = dry_run
+        self.redo = set(redo)
+        self.ran: list[str] = []
+        self._began = time.monotonic()
+
+    def elapsed(self) -> str:
+        """Time since the run began, ``h:mm:ss``."""
+        seconds = int(time.monotonic() - self._began)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def run(self, stage: Stage) -> bool:
+        """Run ``stage`` unless it is up to date; returns whether it ran (or would run)."""
+        record = read_record(stage.record)
+        # Inputs are missing only in a dry run, where the stages that make them did not run.
+        missing = [str(p) for p in stage.inputs.values() if not p.exists()]
+        if missing and not self.dry_run:
+            raise RecipeError(f"stage {stage.name!r}: input {missing[0]} does not exist")
+        inputs = {k: file_hash(p) for k, p in stage.inputs.items() if p.exists()}
+        # Through JSON, so that tuples and lists compare equal.
+        settings = json.loads(json.dumps(stage.settings))
+        reason = self._reason(stage, record, settings, inputs)
+        if missing and reason is None:
+            reason = "its input is made anew"
+        if reason is None:
+            self.say(f"[{self.elapsed()}] {stage.name}: up to date")
+            return False
+        self.say(f"[{self.elapsed()}] {stage.name}: {reason}")
+        for detail in stage.details:
+            self.say(f"  {detail}")
+        if self.dry_run:
+            return True
+        self._clear_way(stage, record, settings, inputs)
+        content = {"stage": stage.name, "settings": settings, "inputs": inputs}
+        _write_record(stage.record, {**content, "finished": False})
+        began = time.monotonic()
+        stage.action()
+        for output in stage.outputs:
+            if not output.exists():
+                raise RecipeError(f"stage {stage.name!r} ended without writing {output}")
+        seconds = round(time.monotonic() - began, 1)
+        _write_record(stage.record, {**content, "finished": True, "seconds": seconds})
+        self.ran.append(stage.name)
+        return True
+
+    def _reason(
+        self,
+        stage: Stage,
+        record: dict[str, Any] | None,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+    ) -> str | None:
+        """Why the stage has to run, or None."""
+        if stage.name in self.redo:
+            return "redone as asked"
+        if record is None:
+            exist = [o.name for o in stage.outputs if o.exists()]
+            return f"no record of how {exist[0]} was made" if exist else "start"
+        changed = changes(record, settings, inputs)
+        if changed:
+            return "redone: " + "; ".join(changed)
+        if not record.get("finished"):
+            return "continues" if stage.resumable and stage.resumable.exists() else "start"
+        lost = [o.name for o in stage.outputs if not o.exists()]
+        return f"redone: {lost[0]} is missing" if lost else None
+
+    def _clear_way(
+        self,
+        stage: Stage,
+        record: dict[str, Any] | None,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+    ) -> None:
+        """Move a training made with other settings aside; without a record it is continued."""
+        folder = stage.resumable
+        if folder is None or not folder.exists():
+            return
+        outdated = record is not None and bool(changes(record, settings, inputs))
+        if not outdated and stage.name not in self.redo:
+            return
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+            number += 1
+        shutil.move(folder, aside)
+        self.say(f"  the earlier run was moved to {aside}")
+
+
+def _write_record(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
