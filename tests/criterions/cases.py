@@ -1,7 +1,7 @@
 """Random sentences, as the oracles and as the objectives want them.
 
 Token ids: words are ``0 .. words - 1``, then ``OTHER`` (a word that no reference holds), then
-``</s>`` when the sentence may end early. The padding of a batch is filled with words and
+``</s>`` when the sentence may end early. The padding of a batch is filled with words (and -1) and
 probabilities like any other, so a function that looks at padding gets a different number.
 """
 
@@ -69,7 +69,7 @@ def arguments(
     tgt_len = max(lengths) + extra_rows
     ref_len = max(reference_lengths) + extra_columns
     rows = np.stack([random_rows(rng, tgt_len, vocab) for _ in sentences])
-    references = rng.integers(0, vocab, (batch, ref_len))
+    references = rng.integers(-1, vocab, (batch, ref_len))
     p_ref = rng.random((batch, tgt_len, ref_len))
     for b, sentence in enumerate(sentences):
         rows[b, : lengths[b]] = sentence.rows

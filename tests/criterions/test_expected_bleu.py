@@ -110,6 +110,21 @@ def test_plug_in_is_above_the_expected_bleu_of_one_sentence(smoothing: str):
         assert mean <= score + 1e-12
 
 
+def test_plug_in_may_be_below_the_expected_bleu_when_the_length_is_random():
+    """The brevity penalty is not concave in the length: Jensen's inequality has no direction."""
+    eos = 9
+    rows = np.eye(10)[:8]  # says the reference, but ends after one token half of the time
+    rows[1, [1, eos]] = 0.5
+    sentence = Sentence(rows, tuple(range(8)), eos)
+    mean = oracles.expectation(
+        lambda output: oracles.sentence_bleu(output, sentence.reference, 1, "none"), rows, eos
+    )
+    assert mean == pytest.approx(0.5 + 0.5 * math.exp(-7))
+    score = expected_bleu(max_order=1, smoothing="none", **arguments([sentence])).item()
+    assert score == pytest.approx(math.exp(1 - 8 / 4.5))
+    assert score < mean
+
+
 def test_plug_in_approaches_the_expected_corpus_bleu_as_the_batch_grows():
     """Error O(1 / batch): corpus BLEU of copies of one sentence, by the law of its statistics."""
     sentence = random_sentence(np.random.default_rng(2), 3, [0, 1, 0], words=2)

@@ -110,19 +110,26 @@ def test_a_sure_end_of_sentence_gives_finite_values_and_gradients(
         assert not gradient[:, position + 1 :].any()
 
 
+@pytest.mark.parametrize("bias", [5.0, 10.0, 15.0, 18.0, 40.0])
 @pytest.mark.parametrize("value", VALUES)
-def test_an_end_that_is_almost_sure_everywhere_is_stable(value: str):
-    """Survival falls below the smallest float32 within a few rows."""
+def test_an_end_that_is_almost_sure_everywhere_is_stable(value: str, bias: float):
+    """Survival falls through the smallest normal float32 within a few rows, or at once."""
     z = logits(torch.float32, 1.0)
-    z[:, :, EOS] += 40.0
+    z[:, :, EOS] += bias
     z.requires_grad_()
-    overlap = expected_overlap(references=references(), order=2, value=value, **probabilities(z))
-    exact = expected_overlap(
-        references=references(), order=2, value=value, **probabilities_in_float64(z.detach())
-    )
-    torch.testing.assert_close(overlap.double(), exact, rtol=1e-3, atol=1e-12)
-    (gradient,) = torch.autograd.grad(overlap.sum(), z)
-    assert gradient.isfinite().all()
+    for order in (1, 2, 3, 4):
+        overlap = expected_overlap(
+            references=references(), order=order, value=value, **probabilities(z)
+        )
+        exact = expected_overlap(
+            references=references(),
+            order=order,
+            value=value,
+            **probabilities_in_float64(z.detach()),
+        )
+        torch.testing.assert_close(overlap.double(), exact, rtol=0, atol=OVERLAP_TOLERANCE)
+        (gradient,) = torch.autograd.grad(overlap.sum(), z)
+        assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("smoothing", ["none", "add-k", "add-k-all"])
