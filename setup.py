@@ -88,7 +88,6 @@ setup(
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
@@ -97,7 +96,7 @@ setup(
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
     package_data={"criterions": ["py.typed"], "recipes": ["configs/**/*.yaml"]},
     cmdclass={"build": build_with_redirect, "plugin_redirect": plugin_redirect},
-    python_requires=">=3.9,<3.13",
+    python_requires=">=3.10,<3.13",
     install_requires=[
         # fairseq's last release predates Python 3.11.  ve-fairseq is a binary build of fairseq's
         # later main branch, for CPython 3.11 and 3.12 on Linux (x86-64).
