@@ -1,0 +1,1 @@
+"""The values of an expected clipped n-gram count: one file each."""

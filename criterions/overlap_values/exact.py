@@ -1,0 +1,163 @@
+"""The expected clipped count itself, by renewal recursion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from criterions.overlap_values.windows import CandidateWindows
+from criterions.reference_ngrams import ReferenceNgrams
+
+
+def exact_overlap(windows: CandidateWindows) -> Tensor:
+    """``E[sum_s min(C_s, r_s)]`` over independent rows.
+
+    ``min(C_s, r_s) = sum_{k <= r_s} 1[C_s >= k]``, and the k-th occurrence of an n-gram starts at
+    one window at most, so the expectation is the sum of ``f_k(i)``, the probability that it
+    starts at window ``i``:
+
+        ``f_1(i) = q_i - A_1(i)``,  ``f_k(i) = A_{k-1}(i) - A_k(i)``,
+        ``A_k(i) = c_i P_k(i) + sum_d t_d(i) f_k(i - d)``,
+        ``P_k(i) = (1 - e_{i-1}) P_k(i-1) + f_k(i - n)``,
+
+    where ``c_i`` is the product of the window's factors, ``t_d`` the product of its last ``d``
+    where ``d < n`` is a period of the n-gram, and ``P_k(i)`` the probability that the k-th
+    occurrence has ended before row ``i`` and the sentence has not.  Nothing is divided, so a
+    saturated row does no harm.  The pair (n-gram, k) is a reference window: see
+    ``reference_ngrams``.
+
+    Returns:
+        ``[orders, batch]``.
+    """
+    reference = windows.reference
+    distances = range(1, windows.orders.stop - 1)
+    if windows.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
+        distances = range(0)  # rare; looking costs nothing where no device has to be waited for
+    tails = [windows.tail_products(distance) for distance in distances]
+    occurs = _Occurrences.apply(
+        windows.products,
+        windows.probability,
+        torch.stack(tails) if tails else windows.products.new_zeros(0, *windows.products.shape),
+        windows.end.going_on,
+        reference,
+    )
+    return torch.where(reference.valid, occurs, 0).sum(-1)
+
+
+class _Occurrences(torch.autograd.Function):
+    """Probability that occurrence number ``rank + 1`` of each reference window's n-gram exists.
+
+    One scan over the rows forward and one backward, vectorised over orders, sentences and
+    reference windows: every row of a buffer is ``[orders, batch * ref_len]``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        products: Tensor,
+        probability: Tensor,
+        tails: Tensor,
+        going_on: Tensor | None,
+        reference: ReferenceNgrams,
+    ) -> Tensor:
+        c, q = _rows_first(products), _rows_first(probability)
+        t = tails.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
+        alive = None if going_on is None else _per_window(going_on, products.size(-1))
+        is_first = (reference.rank == 0).flatten(1)
+        previous = _flat_index(reference.previous)
+
+        lags = reference.orders
+        ended, f = _buffer_by_end(c, lags)
+        finished = torch.zeros_like(c)
+        for i in range(c.size(0)):
+            if i > 0:
+                finished[i] = finished[i - 1] if alive is None else finished[i - 1] * alive[i - 1]
+            again = c[i] * finished[i].add_(ended[i])
+            for d in range(1, 1 + min(i, len(t))):
+                again.addcmul_(t[d - 1, i], f[i - d])
+            f[i] = torch.where(is_first, q[i], again.gather(1, previous)) - again
+        ctx.save_for_backward(c, t, alive, f, finished, is_first, _flat_index(reference.next))
+        ctx.lags, ctx.shape = lags, products.shape
+        orders, batch, _, ref_len = products.shape
+        return f.sum(0).view(orders, batch, ref_len)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        c, t, alive, f, finished, is_first, following = ctx.saved_tensors
+        rows = c.size(0)
+        grad = grad.flatten(1)
+        has_next = following != torch.arange(following.size(1), device=following.device)
+        # The adjoint of each line of the recursion, from the last row to the first.
+        grad_finished, grad_finished_at_end = _buffer_by_end(c, ctx.lags)
+        grad_f, grad_again = torch.empty_like(c), torch.empty_like(c)
+        for i in range(rows - 1, -1, -1):
+            torch.add(grad, grad_finished_at_end[i], out=grad_f[i])
+            for d in range(1, 1 + min(rows - 1 - i, len(t))):
+                grad_f[i].addcmul_(t[d - 1, i + d], grad_again[i + d])
+            torch.sub(grad_f[i].gather(1, following) * has_next, grad_f[i], out=grad_again[i])
+            torch.mul(c[i], grad_again[i], out=grad_finished[i])
+            if i + 1 < rows:
+                carried = grad_finished[i + 1]
+                grad_finished[i] += carried if alive is None else carried * alive[i]
+        grad_products = _rows_third(grad_again * finished, ctx.shape)
+        grad_probability = _rows_third(grad_f * is_first, ctx.shape)
+        grad_tails = grad_going_on = None
+        if len(t):
+            distances = range(1, 1 + len(t))
+            by_distance = [grad_again * _delayed(f, distance) for distance in distances]
+            grad_tails = torch.stack([_rows_third(grad, ctx.shape) for grad in by_distance])
+        if alive is not None:
+            _, batch, _, ref_len = ctx.shape
+            per_window = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
+            per_row = per_window.view(rows - 1, batch, ref_len).sum(-1)
+            grad_going_on = functional.pad(per_row.t(), (0, 1))
+        return grad_products, grad_probability, grad_tails, grad_going_on, None
+
+
+def _buffer_by_end(like: Tensor, lags: range) -> tuple[Tensor, Tensor]:
+    """Zeros for the scan, and a view of them that is shifted by each order's length.
+
+    Row ``i`` of the second, ``[rows, orders, windows]``, is for order ``n`` row ``i + n`` of the
+    first: what is written under a window's start is read under the row after its end.
+    """
+    rows, orders, windows = like.shape
+    buffer = like.new_zeros(rows + lags.stop - 1, orders, windows)
+    stride = orders * windows
+    by_start = buffer.as_strided(
+        like.shape, (stride, stride + windows, 1), storage_offset=lags.start * stride
+    )
+    return buffer, by_start
+
+
+def _delayed(rows: Tensor, distance: int) -> Tensor:
+    """Row ``i`` of the result is row ``i - distance``, or zero."""
+    distance = min(distance, rows.size(0))
+    return functional.pad(rows, (0, 0, 0, 0, distance, -distance))
+
+
+def _rows_first(tensor: Tensor) -> Tensor:
+    """``[orders, batch, rows, ref_len]`` -> ``[rows, orders, batch * ref_len]``."""
+    return tensor.permute(2, 0, 1, 3).flatten(2).contiguous()
+
+
+def _rows_third(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Undo :func:`_rows_first`; ``shape`` is ``[orders, batch, rows, ref_len]``."""
+    orders, batch, rows, ref_len = shape
+    return tensor.view(rows, orders, batch, ref_len).permute(1, 2, 0, 3)
+
+
+def _per_window(per_row: Tensor, ref_len: int) -> Tensor:
+    """``[batch, rows]`` -> ``[rows, batch * ref_len]``, each value repeated."""
+    return per_row.t().repeat_interleave(ref_len, dim=1)
+
+
+def _flat_index(windows: Tensor) -> Tensor:
+    """``[orders, batch, ref_len]`` places within a sentence -> places within the flat batch."""
+    batch, ref_len = windows.shape[1:]
+    start = torch.arange(batch, device=windows.device) * ref_len
+    return (windows + start.unsqueeze(1)).flatten(1)
