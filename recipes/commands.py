@@ -159,6 +159,8 @@ def generate_command(
         *("--source-lang", languages[0], "--target-lang", languages[1]),
         *("--path", checkpoint, "--gen-subset", split),
         *("--beam", str(beam), "--lenpen", f"{lenpen:g}"),
+        # With fairseq's default of 8 the last batch is dropped unless 8 divides its size.
+        *("--required-batch-size-multiple", "1"),
         *flags,
         *_device_flags(fp16),
         *("--log-format", "simple", "--no-progress-bar"),

@@ -114,7 +114,9 @@ def _paired_bootstrap(
         signatures, columns = test()
         (column,) = (key for key in columns if key != "System")
         for system, outcome in zip(order, columns[column]):
+            # sacrebleu gives numpy's float32 for some of them.
+            figures = (outcome.score, outcome.p_value, outcome.mean, outcome.ci)
             result.systems[system].scores[name] = Score(
-                outcome.score, outcome.p_value, outcome.mean, outcome.ci
+                *(None if figure is None else float(figure) for figure in figures)
             )
         result.signatures[name] = str(signatures[column])

@@ -25,9 +25,9 @@ def training_progress(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def generation_progress(say: Callable[[str], None], lines: int) -> Callable[[str], None]:
-    """A line handler for fairseq-generate: sentences done, about every quarter."""
+    """A line handler for fairseq-generate: sentences done, every quarter of a large set."""
     done = 0
-    step = max(lines // 4, 1)
+    step = max(lines // 4, 200)
 
     def on_line(line: str) -> None:
         nonlocal done

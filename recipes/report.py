@@ -121,22 +121,32 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
             _label(results, s),
             str(systems[s]["updates"]),
             *_seconds(results, s),
-            *(f"{systems[s]['scores'][split][beam]['length_ratio']:.3f}" for split, beam in columns),
+            *(
+                f"{systems[s]['scores'][split][beam]['length_ratio']:.3f}"
+                for split, beam in columns
+            ),
         ]
         for s in systems
     ]
     header = ["arm", "updates", "s / update", "ratio to control"]
     header += [f"length ratio {_column(*c)}" for c in columns]
     parts += ["## Cost and length", _table(header, rows)]
-    if any(len(set(s["lenpen"].values())) > 1 or "1.0" not in map(str, s["lenpen"].values())
-           for s in systems.values()):
-        parts.append("Length penalties chosen on valid: " + "; ".join(
-            f"`{name}` " + ", ".join(f"beam {b}: {v:g}" for b, v in s["lenpen"].items())
-            for name, s in systems.items()
-        ))
+    if any(
+        len(set(s["lenpen"].values())) > 1 or "1.0" not in map(str, s["lenpen"].values())
+        for s in systems.values()
+    ):
+        parts.append(
+            "Length penalties chosen on valid: "
+            + "; ".join(
+                f"`{name}` " + ", ".join(f"beam {b}: {v:g}" for b, v in s["lenpen"].items())
+                for name, s in systems.items()
+            )
+        )
     if plot is not None:
         parts += ["## Curves", f"![validation curves]({plot})"]
-    rows = [[_label(results, s), systems[s]["description"], f"`{systems[s]['flags']}`"] for s in systems]
+    rows = [
+        [_label(results, s), systems[s]["description"], f"`{systems[s]['flags']}`"] for s in systems
+    ]
     parts += ["## Arms", _table(["arm", "what it is", "its own flags"], rows)]
     parts.append(f"All arms: `{results['shared_flags']}`")
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])

@@ -128,7 +128,9 @@ class RecipeRunner:
         """Train SentencePiece on the training text and segment all of it."""
         recipe, layout = self.recipe, self.layout
         settings = vars(recipe.sentencepiece)
-        groups = [recipe.languages] if recipe.sentencepiece.joint else [(x,) for x in recipe.languages]
+        groups = (
+            [recipe.languages] if recipe.sentencepiece.joint else [(x,) for x in recipe.languages]
+        )
         for languages in groups:
             model = layout.sentencepiece(languages[0])
             files = [layout.text(recipe.data.train, lang) for lang in languages]
@@ -207,7 +209,9 @@ class RecipeRunner:
 
         def train() -> None:
             # With all updates done, fairseq-train would make one more.
-            complete = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
+            complete = (
+                limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
+            )
             if not complete:
                 self._run(
                     command,
@@ -252,7 +256,9 @@ class RecipeRunner:
             for arm in self.recipe.arms
         }
         if len(set(made.values())) > 1:
-            raise RecipeError(f"the arms made different numbers of updates: {made}; use --max-update")
+            raise RecipeError(
+                f"the arms made different numbers of updates: {made}; use --max-update"
+            )
 
     def lenpen(self, system: str, beam: int) -> float:
         """The length penalty a system is decoded with (chosen on valid if there are several)."""
