@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
@@ -27,163 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.report import environment, markdown_table, write_by_rename, write_json, write_text
-from criterions import (
-    bleu,
-    bleu_from_statistics,
-    expected_statistics,
-    monte_carlo_bleu,
-    reference_probabilities,
-)
+from benchmarks.toy_problems import SETTINGS, Problems, Setting, draw_problems
 
 VALUES = ("paper", "exact", "lower", "upper")
-SMOOTHING = "none"
-# Rounding of float64 probabilities is far below this; a bound "lies above" only beyond it.
-RELATIVE_MARGIN = 1e-9
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One version of the experiment.
-
-    ``sentences`` per problem, ``vocab`` words, ``reference_lengths`` (shortest, longest) tokens
-    drawn from ``reference_words`` words (None: the whole vocabulary), as many rows of logits as
-    the reference has tokens; ``maximise`` the ``bound`` or its ``log``; ``literature``: final
-    values of the authors' run for N = 1..4, if they published it.
-    """
-
-    name: str
-    title: str
-    sentences: int = 1
-    vocab: int = 10_000
-    reference_lengths: tuple[int, int] = (10, 10)
-    reference_words: int | None = None
-    maximise: str = "bound"
-    literature: tuple[float, ...] | None = None
-
-
-SETTINGS = (
-    Setting(
-        "single",
-        "One sentence, 10,000 words, reference of ten tokens",
-        literature=(1.0, 0.7071, 0.7757, 0.7260),
-    ),
-    Setting(
-        "batched",
-        "Two sentences, 20,000 words, references of 8 to 10 tokens, corpus level",
-        sentences=2,
-        vocab=20_000,
-        reference_lengths=(8, 10),
-    ),
-    Setting(
-        "log",
-        "One sentence, the logarithm of the bound maximised instead of the bound",
-        maximise="log",
-    ),
-    Setting(
-        "repeated",
-        "One sentence, reference of ten tokens out of three words",
-        reference_words=3,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Independent copies of a setting, one a seed, side by side in one tensor.
-
-    ``logits`` [seeds * sentences, tgt_len, vocab], ``references`` [seeds * sentences, ref_len],
-    ``lengths`` [seeds * sentences] of references and candidates alike.
-    """
-
-    logits: Tensor
-    references: Tensor
-    lengths: Tensor
-    seeds: int
-
-    def probabilities(self) -> Tensor:
-        """``[seeds * sentences, tgt_len, ref_len]``, with gradient."""
-        return reference_probabilities(self.logits, self.references)
-
-    def scores(self, p_ref: Tensor, value: str, max_order: int) -> Tensor:
-        """``[seeds]``: ``expected_bleu`` at corpus level of each seed's sentences."""
-        statistics = expected_statistics(
-            p_ref,
-            self.references,
-            value=value,
-            max_order=max_order,
-            lengths=self.lengths,
-            reference_lengths=self.lengths,
-        )
-        by_seed = [item.unflatten(0, (self.seeds, -1)).sum(1) for item in statistics]
-        return bleu_from_statistics(*by_seed, smoothing=SMOOTHING)
-
-    def sampled_scores(
-        self, p_ref: Tensor, max_order: int, samples: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """``[seeds]`` means and standard errors of BLEU of candidates drawn from the rows."""
-        options = {
-            "samples": samples,
-            "max_order": max_order,
-            "smoothing": SMOOTHING,
-            "generator": generator,
-        }
-        if len(self.references) == self.seeds:  # a corpus of one sentence
-            return monte_carlo_bleu(
-                p_ref,
-                self.references,
-                lengths=self.lengths,
-                reference_lengths=self.lengths,
-                level="sentence",
-                **options,
-            )
-        sampled = [
-            monte_carlo_bleu(
-                rows, references, lengths=lengths, reference_lengths=lengths, **options
-            )
-            for rows, references, lengths in self._by_seed(p_ref)
-        ]
-        means, errors = zip(*sampled, strict=True)
-        return torch.stack(means), torch.stack(errors)
-
-    def argmax_scores(self, max_order: int) -> Tensor:
-        """``[seeds]``: BLEU of the most probable word of every row."""
-        scores = [
-            bleu(
-                tokens,
-                references,
-                lengths=lengths,
-                reference_lengths=lengths,
-                max_order=max_order,
-                smoothing=SMOOTHING,
-            )
-            for tokens, references, lengths in self._by_seed(self.logits.detach().argmax(-1))
-        ]
-        return torch.stack(scores)
-
-    def _by_seed(self, candidates: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        tensors = (candidates, self.references, self.lengths)
-        return zip(*(tensor.chunk(self.seeds) for tensor in tensors), strict=True)
-
-
-def draw_problems(setting: Setting, seeds: int) -> Problems:
-    """Logits from a standard normal law; reference lengths and tokens uniform."""
-    shortest, longest = setting.reference_lengths
-    logits, references, lengths = [], [], []
-    for seed in range(seeds):
-        generator = torch.Generator().manual_seed(seed)
-        shape = (setting.sentences, longest)
-        if setting.reference_words is None:
-            references.append(torch.randint(setting.vocab, shape, generator=generator))
-        else:
-            words = torch.randperm(setting.vocab, generator=generator)[: setting.reference_words]
-            references.append(words[torch.randint(len(words), shape, generator=generator)])
-        lengths.append(
-            torch.randint(shortest, longest + 1, (setting.sentences,), generator=generator)
-        )
-        logits.append(torch.randn(*shape, setting.vocab, generator=generator))
-    return Problems(
-        torch.cat(logits).requires_grad_(), torch.cat(references), torch.cat(lengths), seeds
-    )
+# Probabilities are float32, so those of a row may sum to 1 + 1e-7; "above" means beyond rounding.
+RELATIVE_MARGIN = 1e-6
 
 
 def curve_points(
@@ -202,7 +49,10 @@ def curve_points(
 def train(
     setting: Setting, max_order: int, *, seeds: int, steps: int, samples: int
 ) -> dict[str, np.ndarray]:
-    """Curves ``[steps + 1, seeds]`` by name, the first row before any step."""
+    """Curves ``[steps + 1, seeds]`` by name, the first row before any step.
+
+    And ``first_gradient``, the largest derivative to a logit before the first step, [candidates].
+    """
     problems = draw_problems(setting, seeds)
     # Adam works element by element, so one optimiser of all seeds is one of each.
     optimiser = torch.optim.Adam([problems.logits], lr=1.0)
@@ -218,19 +68,28 @@ def train(
         objective = (bounds.log() if setting.maximise == "log" else bounds).sum()
         optimiser.zero_grad()
         (-objective).backward()
+        if step == 0:
+            first_gradient = problems.logits.grad.abs().amax(dim=(1, 2))
         optimiser.step()
-    return {name: np.array(values) for name, values in curves.items()}
+    return {
+        "first_gradient": first_gradient.numpy(),
+        **{name: np.array(values) for name, values in curves.items()},
+    }
+
+
+def is_above(bound: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return bound > truth * (1 + RELATIVE_MARGIN)
 
 
 def summary(curves: dict[str, np.ndarray]) -> dict[str, float]:
     """Final values over the seeds, and in which share of the steps the bound lies above."""
     paper, exact = curves["paper"], curves["exact"]
     seen = curves["sampled"] > 0
-    above_sampled = paper > curves["sampled"] + 2 * curves["sampled_error"]
+    above_sampled = is_above(paper, curves["sampled"] + 2 * curves["sampled_error"])
     final = {
         f"final_{name}": float(values[-1].mean())
         for name, values in curves.items()
-        if name != "sampled_error"
+        if name in (*VALUES, "sampled", "argmax")
     }
     seeds = paper.shape[1]
     return {
@@ -238,58 +97,58 @@ def summary(curves: dict[str, np.ndarray]) -> dict[str, float]:
         "final_sampled_error": float(np.sqrt((curves["sampled_error"][-1] ** 2).sum()) / seeds),
         "final_paper_min": float(paper[-1].min()),
         "final_paper_max": float(paper[-1].max()),
-        "share_above_exact": float((paper > exact * (1 + RELATIVE_MARGIN)).mean()),
+        "first_gradient": float(curves["first_gradient"].max()),
+        "largest_excess": float((paper - exact).max()),
+        "share_above_exact": float(is_above(paper, exact).mean()),
         "share_above_sampled": float(above_sampled.mean()),
         "share_sampled_positive": float(seen.mean()),
         "share_above_sampled_where_positive": float(
             above_sampled[seen].mean() if seen.any() else np.nan
         ),
-        "share_lower_above_exact": float((curves["lower"] > exact * (1 + RELATIVE_MARGIN)).mean()),
-        "share_exact_above_upper": float((exact > curves["upper"] * (1 + RELATIVE_MARGIN)).mean()),
+        "share_lower_above_exact": float(is_above(curves["lower"], exact).mean()),
+        "share_exact_above_upper": float(is_above(exact, curves["upper"]).mean()),
     }
 
 
 def plot(results: dict[str, dict[int, dict[str, np.ndarray]]], path: Path) -> None:
     """One row a setting, one column an order; lines are means over the seeds."""
     styles = {
+        "argmax": ("BLEU of the arg max", "0.6", "-"),
+        "sampled": ("sampled BLEU, ± 2 s.e.", "k", "-"),
         "upper": ("upper bound", "C3", ":"),
         "exact": ("exact expectation", "C0", "-"),
         "paper": ("published bound", "C1", "--"),
         "lower": ("lower bound", "C2", ":"),
-        "sampled": ("sampled BLEU", "k", "-"),
-        "argmax": ("BLEU of the arg max", "0.6", "-"),
     }
     orders = sorted(next(iter(results.values())))
     figure, axes = plt.subplots(
         len(results),
         len(orders),
-        figsize=(3.3 * len(orders), 2.6 * len(results)),
+        figsize=(3.2 * len(orders), 2.2 * len(results) + 0.6),
         sharex=True,
         sharey=True,
         squeeze=False,
+        layout="constrained",
     )
-    titles = {setting.name: setting.title for setting in SETTINGS}
     for row, (name, by_order) in zip(axes, results.items(), strict=True):
         for axis, order in zip(row, orders, strict=True):
             curves = by_order[order]
             for curve, (label, colour, line) in styles.items():
                 mean = curves[curve].mean(axis=1)
-                axis.plot(mean, line, color=colour, label=label, linewidth=1.2)
+                axis.plot(mean, line, color=colour, label=label, linewidth=1.3)
             error = np.sqrt((curves["sampled_error"] ** 2).sum(axis=1)) / curves["paper"].shape[1]
             mean = curves["sampled"].mean(axis=1)
             axis.fill_between(
                 range(len(mean)), mean - 2 * error, mean + 2 * error, color="k", alpha=0.2
             )
-            axis.set_title(f"{name}, N = {order}", fontsize=9)
             axis.grid(alpha=0.3)
-        row[0].set_ylabel("BLEU, unsmoothed")
-        row[0].annotate(
-            titles[name], (0, 1.16), xycoords="axes fraction", fontsize=9, fontweight="bold"
-        )
+        row[0].set_ylabel(f"{name}\nunsmoothed BLEU")
+    for axis, order in zip(axes[0], orders, strict=True):
+        axis.set_title(f"N = {order}")
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
     write_by_rename(path, lambda temporary: figure.savefig(temporary, dpi=110))
     plt.close(figure)
 
@@ -305,7 +164,8 @@ def tables(summaries: dict[str, dict[int, dict[str, float]]]) -> str:
         if setting.name not in summaries:
             continue
         header = ["N", "published bound", "(min to max)", "exact", "lower", "upper"]
-        header += ["sampled BLEU", "BLEU of arg max", "above exact", "above sampled", "same, seen"]
+        header += ["sampled BLEU", "BLEU of arg max", "above exact", "largest excess"]
+        header += ["above sampled", "same, seen", "first gradient"]
         if setting.literature:
             header.append("authors' run")
         rows = []
@@ -316,8 +176,10 @@ def tables(summaries: dict[str, dict[int, dict[str, float]]]) -> str:
             row.append(f"{result['final_sampled']:.4f} ± {result['final_sampled_error']:.4f}")
             row.append(f"{result['final_argmax']:.4f}")
             row.append(percent(result["share_above_exact"]))
+            row.append(f"{max(result['largest_excess'], 0.0):.4f}")
             row.append(percent(result["share_above_sampled"]))
             row.append(percent(result["share_above_sampled_where_positive"]))
+            row.append(f"{result['first_gradient']:.0e}")
             if setting.literature:
                 row.append(f"{setting.literature[order - 1]:.4f}")
             rows.append(row)
@@ -341,11 +203,14 @@ many tokens as the reference. Every number below is unsmoothed BLEU from 0 to 1 
   of the mean over the seeds. It is the true expectation that the others stand for.
 * **BLEU of arg max**: the most probable word of every row.
 * **above exact**: share of all steps of all seeds in which the published bound is larger than
-  the exact value of the same formula.
+  the exact value of the same formula; **largest excess**: by how much at most.
 * **above sampled**: the same, larger than sampled BLEU by more than two standard errors.
   Without smoothing a sample of BLEU is 0 unless it has an N-gram right, so early steps see only
   zeros, with a standard error of 0, and any positive number counts as above.
 * **same, seen**: only the steps where a sample was not 0 ({seen} of them over all settings).
+* **first gradient**: largest derivative to a logit before the first step. Adam adds 1e-8 to the
+  size of a gradient before it divides by it, so parameters whose gradient is far smaller stay
+  where they are.
 * **authors' run**: one seed, read from the paper.
 
 """
@@ -427,8 +292,9 @@ def main(arguments: list[str] | None = None) -> None:
             "mean_curves": {
                 name: {
                     order: {
-                        curve: [float(f"{x:.6g}") for x in values.mean(axis=1)]
+                        curve: [float(f"{x:.4g}") for x in values.mean(axis=1)]
                         for curve, values in result.items()
+                        if curve != "first_gradient"
                     }
                     for order, result in by_order.items()
                 }

@@ -1,0 +1,112 @@
+"""Whole training steps of a small transformer, through fairseq's own task, model and optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from fairseq import options, tasks, utils
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.optim import FairseqOptimizer, build_optimizer
+from fairseq.tasks import FairseqTask
+
+from benchmarks.loss_functions import END, PADDING, Shape, word_ids
+
+USER_DIR = Path(__file__).resolve().parent.parent / "fairseq_plugins"
+MODEL = """
+    --arch transformer --share-all-embeddings --dropout 0.3
+    --encoder-layers 3 --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024
+    --decoder-layers 3 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024
+    --encoder-attention-heads 4 --decoder-attention-heads 4
+    --optimizer adam --lr 0.0001 --clip-norm 1.0
+""".split()
+
+
+def _write_dictionaries(folder: str, vocab: int) -> None:
+    dictionary = Dictionary()
+    for word in range(vocab - len(dictionary)):
+        dictionary.add_symbol(f"w{word}")
+    for language in ("de", "en"):
+        dictionary.save(str(Path(folder, f"dict.{language}.txt")))
+
+
+def _configuration(folder: str, criterion: Sequence[str], device: torch.device):
+    flags = [folder, "--task", "translation", "--source-lang", "de", "--target-lang", "en"]
+    flags += ["--user-dir", str(USER_DIR), *MODEL, *criterion]
+    if device.type == "cpu":
+        flags.append("--cpu")
+    parser = options.get_training_parser()
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, flags))
+
+
+def draw_sample(shape: Shape, device: torch.device) -> dict:
+    """A batch as fairseq's collater makes it; source and target without padding."""
+    generator = torch.Generator().manual_seed(0)
+    sides = [word_ids((shape.batch, shape.tgt_len), shape.vocab, generator) for _ in range(2)]
+    source, target = (side.to(device) for side in sides)
+    source[:, -1] = target[:, -1] = END
+    return {
+        "id": torch.arange(shape.batch, device=device),
+        "nsentences": shape.batch,
+        "ntokens": target.ne(PADDING).sum().item(),
+        "net_input": {
+            "src_tokens": source,
+            "src_lengths": torch.full((shape.batch,), shape.tgt_len, device=device),
+            "prev_output_tokens": target.roll(1, dims=1),
+        },
+        "target": target,
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step: forward, backward, clipping, Adam."""
+
+    task: FairseqTask
+    model: torch.nn.Module
+    criterion: torch.nn.Module
+    optimizer: FairseqOptimizer
+    sample: dict
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        _, sample_size, _ = self.task.train_step(
+            self.sample, self.model, self.criterion, self.optimizer, update_num=1
+        )
+        self.optimizer.multiply_grads(1.0 / float(sample_size))
+        self.optimizer.clip_grad_norm(1.0)
+        self.optimizer.step()
+
+
+def training_steps(
+    criterions: dict[str, Sequence[str]], shape: Shape, device: torch.device
+) -> dict[str, Step]:
+    """A step per criterion, all on one model, one optimiser and one batch.
+
+    Args:
+        criterions: name -> fairseq flags, beginning with ``--criterion``.
+        shape: of the batch; the source is as long as the target.
+        device: where the model lives.
+    """
+    sample = draw_sample(shape, device)
+    with TemporaryDirectory() as folder:
+        _write_dictionaries(folder, shape.vocab)
+        configurations = {
+            name: _configuration(folder, flags, device) for name, flags in criterions.items()
+        }
+        first = next(iter(configurations.values()))
+        utils.import_user_module(first.common)
+        task = tasks.setup_task(first.task)
+    torch.manual_seed(0)
+    model = task.build_model(first.model).to(device)
+    optimizer = build_optimizer(first.optimizer, list(model.parameters()))
+    return {
+        name: Step(
+            task, model, task.build_criterion(configuration.criterion).to(device), optimizer, sample
+        )
+        for name, configuration in configurations.items()
+    }
