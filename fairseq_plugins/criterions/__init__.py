@@ -1,0 +1,5 @@
+"""Criterions for ``fairseq-train --criterion NAME``; importing a module registers it."""
+
+from fairseq_plugins.criterions import expected_bleu
+
+__all__ = ["expected_bleu"]

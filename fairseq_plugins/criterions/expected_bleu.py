@@ -1,0 +1,343 @@
+"""``--criterion expected_bleu``: train on the expected BLEU of the decoder's distribution."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from omegaconf import II
+from torch import Tensor
+
+from criterions import BleuStatistics, bleu_from_statistics, expected_statistics
+from criterions.bleu_statistics import LEVELS, SMOOTHINGS
+from criterions.expected_overlap import OVERLAP_VALUES
+from fairseq_plugins.decoding import decode, decode_limits
+from fairseq_plugins.rows import Reference, Rows, cross_entropy, reference_of, rows_of
+from fairseq_plugins.workers import DummyBatchWatch, sum_over_workers
+
+OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
+FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
+HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["expected", "fixed"])
+BLEU_LEVEL_CHOICES = ChoiceEnum(list(LEVELS))
+SMOOTHING_CHOICES = ChoiceEnum(list(SMOOTHINGS))
+
+
+@dataclass
+class ExpectedBleuCriterionConfig(FairseqDataclass):
+    """Flags of ``--criterion expected_bleu``."""
+
+    overlap: OVERLAP_CHOICES = field(
+        default="exact",
+        metadata={
+            "help": "value of the expected clipped n-gram counts: the expectation itself (exact), "
+            "the published formula (paper, arXiv 1712.04708), or a bound that always holds "
+            "(lower, upper)"
+        },
+    )
+    feed: FEED_CHOICES = field(
+        default="teacher",
+        metadata={
+            "help": "whose prefix conditions the decoder's rows: the reference's (teacher), or "
+            "the model's own greedy or sampled output, decoded without gradient first; "
+            "validation takes greedy in place of sample"
+        },
+    )
+    hypothesis_length: HYPOTHESIS_LENGTH_CHOICES = field(
+        default="expected",
+        metadata={
+            "help": "length of the candidate: expected, by the rows' </s> probabilities, with "
+            "gradient; or fixed, that of the fed prefix"
+        },
+    )
+    bleu_level: BLEU_LEVEL_CHOICES = field(
+        default="corpus",
+        metadata={
+            "help": "corpus: one BLEU from the statistics of the batch summed over all workers; "
+            "sentence: the mean of the sentences' BLEU"
+        },
+    )
+    max_order: int = field(default=4, metadata={"help": "highest n-gram order of BLEU"})
+    smoothing: SMOOTHING_CHOICES = field(
+        default="add-k",
+        metadata={
+            "help": "add one to matches and totals of no order (none), of the orders above the "
+            "unigram (add-k, as in sacrebleu), or of all orders (add-k-all)"
+        },
+    )
+    cross_entropy_weight: float = field(
+        default=0.1,
+        metadata={"help": "weight of the (label-smoothed) cross-entropy added to 1 - BLEU"},
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={"help": "epsilon of the cross-entropy's label smoothing, 0 means none"},
+    )
+    max_decode_ratio: float = field(
+        default=2.0,
+        metadata={
+            "help": "with --feed greedy or sample: decode at most this many times the source's "
+            "tokens, plus 10"
+        },
+    )
+    max_decode_length: int = field(
+        default=200,
+        metadata={"help": "with --feed greedy or sample: decode at most this many tokens"},
+    )
+    ignore_prefix_size: int = field(
+        default=0,
+        metadata={
+            "help": "leave the first N target tokens (such as language tags) out of every "
+            "count; decoding starts from them"
+        },
+    )
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@register_criterion("expected_bleu", dataclass=ExpectedBleuCriterionConfig)
+class ExpectedBleuCriterion(FairseqCriterion):
+    """Minimise ``1 - BLEU(expected statistics) + cross_entropy_weight * cross-entropy``.
+
+    Both terms are means (over the corpus or its sentences; over tokens), so their ratio does not
+    depend on the batch size; ``sample_size`` is the number of tokens, or of sentences with
+    ``--sentence-avg``, as in fairseq's own criterions.
+    """
+
+    def __init__(
+        self,
+        task: FairseqTask,
+        overlap: str,
+        feed: str,
+        hypothesis_length: str,
+        bleu_level: str,
+        max_order: int,
+        smoothing: str,
+        cross_entropy_weight: float,
+        label_smoothing: float,
+        max_decode_ratio: float,
+        max_decode_length: int,
+        ignore_prefix_size: int,
+        sentence_avg: bool,
+    ) -> None:
+        super().__init__(task)
+        self.dictionary = task.target_dictionary
+        # fairseq hands the choices over as enumeration members.
+        self.overlap, self.feed = str(overlap), str(feed)
+        self.hypothesis_length = str(hypothesis_length)
+        self.bleu_level, self.smoothing = str(bleu_level), str(smoothing)
+        self.max_order = _at_least("--max-order", max_order, 1)
+        self.cross_entropy_weight = _at_least("--cross-entropy-weight", cross_entropy_weight, 0)
+        self.label_smoothing = _at_least("--label-smoothing", label_smoothing, 0)
+        if label_smoothing >= 1:
+            raise ValueError(f"--label-smoothing must be below 1; got {label_smoothing}")
+        self.max_decode_length = _at_least("--max-decode-length", max_decode_length, 1)
+        self.max_decode_ratio = _at_least("--max-decode-ratio", max_decode_ratio, 0)
+        self.ignore_prefix_size = _at_least("--ignore-prefix-size", ignore_prefix_size, 0)
+        self.sentence_avg = sentence_avg
+        self.dummy_batches = DummyBatchWatch(task)
+
+    def forward(
+        self, model: Any, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss of one batch.
+
+        Args:
+            model: a fairseq encoder-decoder model, possibly wrapped for data parallelism.
+            sample: a batch of a translation task.
+            reduce: ignored; the objective has no value per token.
+
+        Returns:
+            the loss summed up to ``sample_size``, ``sample_size``, and the logged sums.
+
+        Raises:
+            ValueError: the model has no decoder, or an adaptive softmax.
+        """
+        _check_model(model)
+        reference = reference_of(sample, self.dictionary)
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        logged: dict[str, Any] = {
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+        }
+        scored = reference.without_prefix(self.ignore_prefix_size)
+
+        teacher_rows = None
+        loss = torch.zeros((), device=sample["target"].device)
+        if self.feed == "teacher" or self.cross_entropy_weight > 0 or not self.training:
+            logits = self._logits(model, sample, sample["net_input"]["prev_output_tokens"])
+            teacher_rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
+            smoothed, logged["nll_loss"] = cross_entropy(
+                teacher_rows, scored, self.padding_idx, logits.size(-1), self.label_smoothing
+            )
+            per_token = 1 if not self.sentence_avg else sample_size / sample["ntokens"]
+            loss = self.cross_entropy_weight * per_token * smoothed
+
+        if self.feed == "teacher":
+            rows, fed_lengths = teacher_rows, scored.lengths + 1
+        else:
+            rows, fed_lengths = self._free_running_rows(model, sample, reference, scored)
+        statistics = self._statistics(rows, fed_lengths, scored)
+        gradient_loss, logged_loss = self._bleu_loss(statistics, sample_size)
+        logged["loss"] = loss + logged_loss
+        for order in range(1, self.max_order + 1):
+            logged[f"expected_matches_{order}"] = statistics.matches[:, order - 1].sum()
+            logged[f"expected_totals_{order}"] = statistics.totals[:, order - 1].sum()
+        logged["expected_length"] = statistics.hypothesis_length.sum()
+        logged["reference_length"] = statistics.reference_length.sum()
+        logged = {
+            key: value.detach() if isinstance(value, Tensor) else value
+            for key, value in logged.items()
+        }
+        return loss + gradient_loss, sample_size, logged
+
+    @staticmethod
+    def _logits(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Tensor:
+        """``[batch, tgt_len, vocab]``, through the wrapped model so that workers stay in step."""
+        net_input = {**sample["net_input"], "prev_output_tokens": prev_output_tokens}
+        return model(**net_input)[0]
+
+    def _free_running_rows(
+        self, model: Any, sample: dict[str, Any], reference: Reference, scored: Reference
+    ) -> tuple[Rows, Tensor]:
+        """Rows given the model's own output, and the number of them, ``</s>``'s included."""
+        net_input = sample["net_input"]
+        prefix = reference.tokens[:, : self.ignore_prefix_size]
+        longest = min(self.max_decode_length, model.max_decoder_positions() - 1)
+        limits = decode_limits(net_input["src_lengths"], self.max_decode_ratio, longest)
+        decoded = decode(
+            model,
+            net_input,
+            limits,
+            eos=self.dictionary.eos(),
+            pad=self.padding_idx,
+            sample=self.feed == "sample" and self.training,
+            prefix=prefix,
+        )
+        start = net_input["prev_output_tokens"][:, :1]
+        fed = torch.cat([start, decoded.tokens[:, :-1]], dim=1)
+        logits = self._logits(model, sample, fed)[:, self.ignore_prefix_size :]
+        fed_lengths = (decoded.emitted - self.ignore_prefix_size).clamp(min=0)
+        return rows_of(logits, scored, self.dictionary.eos()), fed_lengths
+
+    def _statistics(self, rows: Rows, fed_lengths: Tensor, scored: Reference) -> BleuStatistics:
+        """Expected statistics of each sentence.
+
+        Args:
+            rows: a row per fed token.
+            fed_lengths: ``[batch]``, rows that exist, the one for ``</s>`` included.
+            scored: the reference without its prefix.
+        """
+        expected_length = self.hypothesis_length == "expected"
+        return expected_statistics(
+            rows.reference_probabilities(scored, self.dictionary),
+            scored.tokens,
+            value=self.overlap,
+            max_order=self.max_order,
+            lengths=fed_lengths if expected_length else (fed_lengths - 1).clamp(min=0),
+            reference_lengths=scored.lengths,
+            eos_probabilities=rows.log_eos.exp() if expected_length else None,
+        )
+
+    def _bleu_loss(self, statistics: BleuStatistics, sample_size: int) -> tuple[Tensor, Tensor]:
+        """``1 - BLEU`` as this worker's share: with the gradient, and as it is logged.
+
+        fairseq adds the workers' gradients and divides by the sum of their sample sizes.  The
+        first value, so treated, gives the gradient of the objective of the whole batch; the
+        second, so treated, gives its value.
+        """
+        corpus = statistics.over_corpus()
+        sentences = statistics.matches.size(0)
+        sizes = corpus.hypothesis_length.new_tensor([sample_size, sentences])
+        sums = torch.cat([*(item.flatten() for item in corpus), sizes])
+        if self.training:
+            sums = sum_over_workers(sums * self.dummy_batches.weight(like=sums))
+        all_sample_size, all_sentences = sums[-2].detach(), sums[-1].detach()
+        if self.bleu_level == "corpus":
+            matches, totals, lengths = sums[:-2].split([self.max_order, self.max_order, 2])
+            bleu = bleu_from_statistics(matches, totals, *lengths, smoothing=self.smoothing)
+            return (1 - bleu) * all_sample_size, (1 - bleu) * sample_size
+        per_sentence = 1 - bleu_from_statistics(*statistics, smoothing=self.smoothing)
+        share = per_sentence.sum() * all_sample_size / all_sentences.clamp(min=1)
+        return share, share
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the sums of all workers.
+
+        ``loss`` is the minimised quantity; ``nll_loss`` (bits per token) and ``ppl`` compare with
+        fairseq's criterions; ``expected_bleu`` and ``precision_N`` run from 0 to 100, without
+        smoothing, over all sentences since the last line; ``length_ratio`` is expected tokens
+        over reference tokens.
+        """
+
+        def total(key: str) -> Any:
+            return sum(log.get(key, 0) for log in logging_outputs)
+
+        sample_size = total("sample_size")
+        metrics.log_scalar("loss", total("loss") / sample_size, sample_size, round=4)
+        if any("nll_loss" in log for log in logging_outputs):
+            ntokens = total("ntokens")
+            bits = total("nll_loss") / ntokens / math.log(2)
+            metrics.log_scalar("nll_loss", bits, ntokens, round=3)
+            metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+
+        orders = sum(key.startswith("expected_matches_") for key in logging_outputs[0])
+        names = [f"expected_matches_{order}" for order in range(1, orders + 1)]
+        names += [f"expected_totals_{order}" for order in range(1, orders + 1)]
+        for name in [*names, "expected_length", "reference_length"]:
+            metrics.log_scalar(f"_{name}", total(name))
+
+        def summed(meters: Any, name: str) -> Tensor:
+            return torch.as_tensor(meters[f"_{name}"].sum, dtype=torch.float64).cpu()
+
+        def expected_bleu(meters: Any) -> float:
+            sums = torch.stack([summed(meters, name) for name in names])
+            lengths = summed(meters, "expected_length"), summed(meters, "reference_length")
+            score = bleu_from_statistics(*sums.split(orders), *lengths, smoothing="none")
+            return round(100 * float(score), 2)
+
+        def ratio(meters: Any, numerator: str, denominator: str, scale: float) -> float:
+            below = float(summed(meters, denominator))
+            return round(scale * float(summed(meters, numerator)) / below, 4) if below else 0.0
+
+        metrics.log_derived("expected_bleu", expected_bleu)
+        metrics.log_derived(
+            "length_ratio", lambda meters: ratio(meters, "expected_length", "reference_length", 1)
+        )
+        for order in range(1, orders + 1):
+            metrics.log_derived(
+                f"precision_{order}",
+                lambda meters, n=order: ratio(
+                    meters, f"expected_matches_{n}", f"expected_totals_{n}", 100
+                ),
+            )
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """All logged values are sums."""
+        return True
+
+
+def _at_least(flag: str, value: Any, smallest: float) -> Any:
+    if value < smallest:
+        raise ValueError(f"{flag} must be at least {smallest}; got {value}")
+    return value
+
+
+def _check_model(model: Any) -> None:
+    """Raise ``ValueError`` for a model whose rows cannot be had."""
+    if not hasattr(model, "decoder"):
+        raise ValueError(
+            "--criterion expected_bleu needs an encoder-decoder --arch (transformer, lstm, fconv, "
+            f"...); {type(model).__name__} has no decoder"
+        )
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        raise ValueError(
+            "--criterion expected_bleu needs the logits of the whole vocabulary; train without "
+            "--adaptive-softmax-cutoff"
+        )

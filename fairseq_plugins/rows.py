@@ -1,0 +1,107 @@
+"""From fairseq's samples and logits to the rows that the objectives of ``criterions`` take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from criterions import token_log_probabilities
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A batch of target sentences, padding at the end whatever side the sample has it on.
+
+    ``tokens``: ``[batch, tgt_len]``, with ``</s>``.
+    ``lengths``: ``[batch]``, tokens before ``</s>``.
+    ``order``: ``[batch, tgt_len]``, the sample's column that each column was taken from.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    order: Tensor
+
+    def without_prefix(self, size: int) -> Reference:
+        """The sentences after their first ``size`` tokens (language tags and the like)."""
+        lengths = (self.lengths - size).clamp(min=0)
+        return Reference(self.tokens[:, size:], lengths, self.order[:, size:])
+
+
+def reference_of(sample: dict[str, Any], dictionary: Dictionary) -> Reference:
+    """The target side of a fairseq sample."""
+    target = sample["target"]
+    order = target.eq(dictionary.pad()).int().argsort(dim=1, stable=True)
+    tokens = target.gather(1, order)
+    is_word = tokens.ne(dictionary.pad()) & tokens.ne(dictionary.eos()).cumprod(1).bool()
+    return Reference(tokens, is_word.sum(1), order)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the objectives need of a decoder's distributions, a row per position.
+
+    ``log_reference``: ``[batch, rows, tgt_len]``, log-probability of each target token, ``</s>``
+    included, float32.
+    ``log_eos``: ``[batch, rows]``.
+    ``log_mean``: ``[batch, rows]``, mean log-probability over the vocabulary.
+    """
+
+    log_reference: Tensor
+    log_eos: Tensor
+    log_mean: Tensor
+
+    def reordered(self, order: Tensor) -> Rows:
+        """Take the rows ``order`` ``[batch, rows]`` of each sentence."""
+        by_token = order.unsqueeze(2).expand(-1, -1, self.log_reference.size(2))
+        return Rows(
+            self.log_reference.gather(1, by_token),
+            self.log_eos.gather(1, order),
+            self.log_mean.gather(1, order),
+        )
+
+    def reference_probabilities(self, reference: Reference, dictionary: Dictionary) -> Tensor:
+        """``[batch, rows, tgt_len]``: as the objectives take it; special symbols never match."""
+        special = torch.zeros_like(reference.tokens, dtype=torch.bool)
+        for symbol in (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk()):
+            special |= reference.tokens.eq(symbol)
+        return self.log_reference.exp().masked_fill(special.unsqueeze(1), 0)
+
+
+def rows_of(logits: Tensor, reference: Reference, eos: int) -> Rows:
+    """Pick from ``logits`` ``[batch, rows, vocab]`` what the objectives need."""
+    ends = torch.full_like(reference.tokens[:, :1], eos)
+    picked = token_log_probabilities(logits, torch.cat([ends, reference.tokens], dim=1))
+    return Rows(picked.selected[..., 1:], picked.selected[..., 0], picked.mean)
+
+
+def cross_entropy(
+    rows: Rows, reference: Reference, pad: int, vocab: int, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Label-smoothed and plain cross-entropy of teacher-forced rows, in nats, summed over tokens.
+
+    The smoothed loss is that of fairseq's ``label_smoothed_cross_entropy``: a token other than
+    the target's gets ``label_smoothing / (vocab - 1)`` of the probability.
+
+    Args:
+        rows: one row per target token, in the target's order.
+        reference: the target, ``[batch, tgt_len]``.
+        pad: index of padding; its rows do not count.
+        vocab: size of the vocabulary.
+        label_smoothing: 0 for none.
+
+    Returns:
+        two scalars: the loss to minimise, the negative log-likelihood.
+    """
+    is_token = reference.tokens.ne(pad)
+    log_target = rows.log_reference.diagonal(dim1=1, dim2=2)
+    negative_log_likelihood = -log_target.masked_fill(~is_token, 0).sum()
+    if label_smoothing == 0:
+        return negative_log_likelihood, negative_log_likelihood
+    uniform = -rows.log_mean.masked_fill(~is_token, 0).sum() * vocab
+    others = label_smoothing / (vocab - 1)
+    smoothed = (1 - label_smoothing - others) * negative_log_likelihood + others * uniform
+    return smoothed, negative_log_likelihood

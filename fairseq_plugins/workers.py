@@ -1,0 +1,55 @@
+"""Statistics of a batch that is spread over data-parallel workers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from torch import Tensor
+
+
+def sum_over_workers(local: Tensor) -> Tensor:
+    """Sum a tensor over all data-parallel workers, with gradient into the worker's own part.
+
+    A function of the sum then has, on each worker, the gradient of its own contribution; adding
+    the workers' gradients, as data-parallel training does, gives the gradient of the whole.
+
+    Args:
+        local: any shape; the same on every worker.
+    """
+    if distributed_utils.get_data_parallel_world_size() == 1:
+        return local
+    total = local.detach().clone()
+    distributed_utils.all_reduce(total, group=distributed_utils.get_data_parallel_group())
+    return total + (local - local.detach())
+
+
+class DummyBatchWatch:
+    """Tells whether the batch in training is one that fairseq's trainer will throw away.
+
+    Where the batches do not come out even, the trainer gives a worker a batch seen before so
+    that it takes part in the update, and drops its gradient (``ignore_grad``).  A criterion
+    is not told; but a statistic that is summed over workers must leave such a batch out.  So
+    the task's ``train_step``, which is told, is listened to.
+    """
+
+    def __init__(self, task: Any) -> None:
+        self.is_dummy = False
+        train_step = task.train_step
+
+        @functools.wraps(train_step)
+        def listening_train_step(*args: Any, **kwargs: Any) -> Any:
+            ignore_grad = args[5] if len(args) > 5 else kwargs.get("ignore_grad", False)
+            self.is_dummy = bool(ignore_grad)
+            try:
+                return train_step(*args, **kwargs)
+            finally:
+                self.is_dummy = False
+
+        task.train_step = listening_train_step
+
+    def weight(self, like: Tensor) -> Tensor:
+        """Scalar: 0 for a batch that will be thrown away, else 1."""
+        return torch.full((), 0.0 if self.is_dummy else 1.0, dtype=like.dtype, device=like.device)
