@@ -38,9 +38,9 @@ format: $(INSTALLED) ## let ruff sort the imports and lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(INSTALLED) ## run every program in benchmarks/
-	for program in $(basename $(notdir $(wildcard benchmarks/[a-z]*.py))); do \
-		$(BIN)/python -m benchmarks.$$program || exit 1; done
+benchmark: $(INSTALLED) ## run every program in benchmarks/ and write docs/results
+	$(BIN)/python -m benchmarks.expected_bleu --output docs/results/expected_bleu_cost
+	$(BIN)/python -m benchmarks.toy_expected_bleu --output docs/results/toy_expected_bleu
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
