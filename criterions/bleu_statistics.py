@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from criterions.checks import check_choice
+from criterions.checks import check_choice, check_shape
 
 SMOOTHINGS = ("none", "add-k", "add-k-all")
 """``none``; ``add-k``: 1 added to matches and totals of the orders above the unigram (Lin & Och
@@ -59,9 +59,14 @@ def bleu_from_statistics(
         ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
 
     Raises:
-        ValueError: unknown smoothing.
+        ValueError: unknown smoothing, or shapes that do not fit together.
     """
     check_choice("smoothing", smoothing, SMOOTHINGS)
+    if matches.dim() < 1:
+        raise ValueError("matches must be [..., orders]; got a scalar")
+    check_shape("totals", totals, matches.shape)
+    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
+    check_shape("reference_length", reference_length, matches.shape[:-1])
     dtype = torch.promote_types(matches.dtype, torch.get_default_dtype())
     if matches.is_floating_point():
         dtype = matches.dtype
@@ -74,12 +79,13 @@ def bleu_from_statistics(
 
     # The replaced values keep log and division finite, and so their gradients.
     scored = (numerator > 0).all(-1) & (denominator > 0).all(-1) & (length > 0)
-    numerator = torch.where(scored.unsqueeze(-1), numerator, 1)
-    denominator = torch.where(scored.unsqueeze(-1), denominator, 1)
-    length = torch.where(scored, length, 1)
+    unscored = ~scored
+    numerator = numerator.masked_fill(unscored.unsqueeze(-1), 1)
+    denominator = denominator.masked_fill(unscored.unsqueeze(-1), 1)
+    length = length.masked_fill(unscored, 1)
     log_precision = (numerator.log() - denominator.log()).mean(-1)
     log_brevity = (1 - reference_length.to(dtype) / length).clamp(max=0)
-    return torch.where(scored, (log_precision + log_brevity).exp(), 0)
+    return (log_precision + log_brevity).exp().masked_fill(unscored, 0)
 
 
 def bleu_of(statistics: BleuStatistics, level: str, smoothing: str) -> Tensor:

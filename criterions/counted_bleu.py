@@ -44,7 +44,7 @@ def counted_statistics(
     clipped = torch.minimum(counts, reference.count)
     tokens = inside.sum(1)
     return BleuStatistics(
-        matches=torch.where(reference.first, clipped, 0).sum(-1).t(),
+        matches=clipped.masked_fill(~reference.first, 0).sum(-1).t(),
         totals=torch.stack([(tokens - order + 1).clamp(min=0) for order in orders], dim=-1),
         hypothesis_length=tokens,
         reference_length=in_reference.sum(1),

@@ -46,7 +46,7 @@ def sample_candidates(
     batch, rows, ref_len = p_ref.shape
     dtype = torch.promote_types(p_ref.dtype, torch.float32)
     distinct = reference_ngrams(references, range(1, 2), reference_lengths).first[0]
-    p_tokens = torch.where(distinct.unsqueeze(1), p_ref.detach().to(dtype), 0)
+    p_tokens = p_ref.detach().to(dtype).masked_fill(~distinct.unsqueeze(1), 0)
     if eos_probabilities is None:
         p_eos = torch.zeros_like(p_tokens[..., :1])
     else:
@@ -56,7 +56,7 @@ def sample_candidates(
     law = torch.cat([p_tokens, p_eos, p_other], dim=-1)
 
     exists = length_mask(lengths, rows, like=p_ref)
-    law = torch.where(exists.unsqueeze(-1), law, torch.ones_like(law))
+    law = law.masked_fill(~exists.unsqueeze(-1), 1)
     drawn = torch.multinomial(
         law.flatten(0, 1), samples, replacement=True, generator=generator
     ).view(batch, rows, samples)
@@ -86,7 +86,7 @@ def _sampled_statistics(
         lengths=lengths.flatten(),
         reference_lengths=reference_lengths,
     )
-    return BleuStatistics(*(item.unflatten(0, (samples, batch)) for item in statistics))
+    return BleuStatistics(*(item.view(samples, batch, *item.shape[1:]) for item in statistics))
 
 
 def _mean_and_standard_error(draws: Tensor) -> tuple[Tensor, Tensor]:

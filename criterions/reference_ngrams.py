@@ -108,8 +108,8 @@ def reference_ngrams(
     later = chosen & (position > position.unsqueeze(1))
     own = position.expand(len(orders), batch, ref_len)
     if ref_len:
-        previous = torch.where(earlier, position, -1).amax(-1)
-        following = torch.where(later, position, ref_len).amin(-1)
+        previous = position.masked_fill(~earlier, -1).amax(-1)
+        following = position.masked_fill(~later, ref_len).amin(-1)
     else:
         previous, following = own - 1, own + ref_len
     valid = chosen.diagonal(dim1=-2, dim2=-1)

@@ -56,7 +56,7 @@ def sentence_end(
     if eos_probabilities is None:
         certain = torch.ones(rows.shape[:2], dtype=rows.dtype, device=rows.device)
         return SentenceEnd(None, before=certain, after=certain * exists)
-    going_on = torch.where(exists, 1 - eos_probabilities.to(rows.dtype), 1)
+    going_on = (1 - eos_probabilities.to(rows.dtype)).masked_fill(~exists, 1)
     survival = _RunningProduct.apply(going_on)
     before = torch.cat([torch.ones_like(survival[:, :1]), survival[:, :-1]], dim=1)
     return SentenceEnd(going_on, before=before, after=survival * exists)

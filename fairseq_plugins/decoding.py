@@ -109,7 +109,7 @@ def decode(
                 token = torch.multinomial(rows.softmax(-1), 1).squeeze(1)
             else:
                 token = rows.argmax(-1)
-            token = torch.where(finished, pad, token)
+            token = token.masked_fill(finished, pad)
             fed = torch.cat([fed, token.unsqueeze(1)], dim=1)
             emitted += ~finished
             ended |= token == eos

@@ -34,7 +34,7 @@ class Reference:
 def reference_of(sample: dict[str, Any], dictionary: Dictionary) -> Reference:
     """The target side of a fairseq sample."""
     target = sample["target"]
-    order = target.eq(dictionary.pad()).int().argsort(dim=1, stable=True)
+    order = target.eq(dictionary.pad()).int().sort(dim=1, stable=True).indices
     tokens = target.gather(1, order)
     is_word = tokens.ne(dictionary.pad()) & tokens.ne(dictionary.eos()).cumprod(1).bool()
     return Reference(tokens, is_word.sum(1), order)

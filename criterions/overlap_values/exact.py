@@ -45,7 +45,7 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
         windows.end.going_on,
         reference,
     )
-    return torch.where(reference.valid, occurs, 0).sum(-1)
+    return occurs.masked_fill(~reference.valid, 0).sum(-1)
 
 
 class _Occurrences(torch.autograd.Function):

@@ -23,7 +23,7 @@ def lower_overlap(windows: CandidateWindows) -> Tensor:
     per_window = windows.probability * _convex_minorant(
         _conditional_mean_of_others(windows), windows.reference.count.unsqueeze(2)
     )
-    return torch.where(windows.reference.first, per_window.sum(2), 0).sum(-1)
+    return per_window.sum(2).masked_fill(~windows.reference.first, 0).sum(-1)
 
 
 def _convex_minorant(others: Tensor, count: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from criterions.overlap_values.windows import CandidateWindows
@@ -24,4 +23,4 @@ def paper_overlap(windows: CandidateWindows) -> Tensor:
     count = windows.reference.count.unsqueeze(2)
     clipped = (count / (1 + others)).clamp(max=1)
     per_type = (probability * clipped).sum(2)
-    return torch.where(windows.reference.first, per_type, 0).sum(-1)
+    return per_type.masked_fill(~windows.reference.first, 0).sum(-1)

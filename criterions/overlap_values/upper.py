@@ -16,4 +16,4 @@ def upper_overlap(windows: CandidateWindows) -> Tensor:
     """
     expected_count = windows.probability.sum(2)
     clipped = torch.minimum(expected_count, windows.reference.count.to(expected_count.dtype))
-    return torch.where(windows.reference.first, clipped, 0).sum(-1)
+    return clipped.masked_fill(~windows.reference.first, 0).sum(-1)

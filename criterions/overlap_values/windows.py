@@ -52,12 +52,12 @@ class CandidateWindows:
         """
         last = window_products(self.p_ref, range(distance, distance + 1))[0]
         tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
-        return torch.where(self.self_overlap(distance), torch.stack(tails), 0)
+        return torch.stack(tails).masked_fill(~self.self_overlap(distance), 0)
 
     def head_products(self, distance: int) -> Tensor:
         """As :meth:`tail_products`, for the window's first ``d`` factors."""
         first = window_products(self.p_ref, range(distance, distance + 1))
-        return torch.where(self.self_overlap(distance), first, 0)
+        return first.masked_fill(~self.self_overlap(distance), 0)
 
     def self_overlap(self, distance: int) -> Tensor:
         """``[orders, batch, 1, ref_len]`` bool: the n-gram may overlap itself at this distance."""
@@ -77,7 +77,7 @@ def candidate_windows(
         p_ref = p_ref.float()
     rows = length_mask(lengths, p_ref.size(1), like=p_ref).unsqueeze(2)
     columns = length_mask(reference_lengths, p_ref.size(2), like=p_ref).unsqueeze(1)
-    p_ref = torch.where(rows & columns, p_ref, 0)
+    p_ref = p_ref.masked_fill(~(rows & columns), 0)
     end = sentence_end(p_ref, lengths, eos_probabilities)
     products = window_products(p_ref, orders)
     probability = products
