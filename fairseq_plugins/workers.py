@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
@@ -50,6 +49,7 @@ class DummyBatchWatch:
 
         task.train_step = listening_train_step
 
-    def weight(self, like: Tensor) -> Tensor:
-        """Scalar: 0 for a batch that will be thrown away, else 1."""
-        return torch.full((), 0.0 if self.is_dummy else 1.0, dtype=like.dtype, device=like.device)
+    @property
+    def weight(self) -> float:
+        """0 for a batch that will be thrown away, else 1."""
+        return 0.0 if self.is_dummy else 1.0

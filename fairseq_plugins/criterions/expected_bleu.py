@@ -252,10 +252,11 @@ class ExpectedBleuCriterion(FairseqCriterion):
         """
         corpus = statistics.over_corpus()
         sentences = statistics.matches.size(0)
-        sizes = corpus.hypothesis_length.new_tensor([sample_size, sentences])
-        sums = torch.cat([*(item.flatten() for item in corpus), sizes])
+        # Filled on the device: a tensor made of a list would be copied from the host.
+        sizes = [corpus.matches.new_full((1,), size) for size in (sample_size, sentences)]
+        sums = torch.cat([*(item.flatten() for item in corpus), *sizes])
         if self.training:
-            sums = sum_over_workers(sums * self.dummy_batches.weight(like=sums))
+            sums = sum_over_workers(sums * self.dummy_batches.weight)
         all_sample_size, all_sentences = sums[-2].detach(), sums[-1].detach()
         if self.bleu_level == "corpus":
             matches, totals, lengths = sums[:-2].split([self.max_order, self.max_order, 2])
