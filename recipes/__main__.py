@@ -54,15 +54,15 @@ def _list(console: Console) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
-    from recipes.runner import RecipeRunner
+    from recipes.run import Run
+    from recipes.runner import run_recipe
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
-    runner = RecipeRunner(recipe, work_dir, args.data_dir, say, args.dry_run, tuple(args.redo))
-    runner.run()
+    run_recipe(Run(recipe, work_dir, args.data_dir, say, args.dry_run, tuple(args.redo)))
     if not args.dry_run:
         _report(work_dir, args.results_dir, console)
 

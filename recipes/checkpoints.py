@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint that this recipe's own training wrote (full unpickling is safe there)."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=False)
+    # torch < 1.13 has no such argument, and always unpickles in full.
+    known = "weights_only" in inspect.signature(torch.load).parameters
+    return torch.load(path, map_location="cpu", **({"weights_only": False} if known else {}))
 
 
 def checkpoint_updates(path: Path) -> int:

@@ -89,9 +89,9 @@ def user_dir() -> str:
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     # fairseq also looks beside its own package, that is in site-packages.
-    if fairseq is not None and fairseq.origin is not None:
-        if (Path(fairseq.origin).parent.parent / PLUGIN).is_dir():
-            return PLUGIN
+    beside = Path(fairseq.origin).parent.parent / PLUGIN if fairseq and fairseq.origin else None
+    if beside is not None and beside.is_dir():
+        return PLUGIN
     return str(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument("--beam", type=int, default=5, help="beam size (%(default)s)")
     decoding.add_argument("--lenpen", type=float, default=1.0, help="length penalty (%(default)s)")
     decoding.add_argument("--max-tokens", type=int, default=8000, help="per batch (%(default)s)")
+    decoding.add_argument(
+        "--generate-flags", default="", help="more flags of fairseq-generate, as one string"
+    )
     decoding.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     decoding.add_argument(
         "--output-dir",
@@ -123,7 +127,7 @@ def _decoded(args: argparse.Namespace, checkpoint: Path, lines: int, console: Co
         args.split,
         args.beam,
         args.lenpen,
-        ["--max-tokens", str(args.max_tokens)],
+        ["--max-tokens", str(args.max_tokens), *shlex.split(args.generate_flags)],
         args.fp16,
     )
     # The whole path, so that checkpoint_best.pt of two runs do not write the same file.

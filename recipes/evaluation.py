@@ -113,10 +113,13 @@ def _paired_bootstrap(
         )
         signatures, columns = test()
         (column,) = (key for key in columns if key != "System")
-        for system, outcome in zip(order, columns[column]):
+        for system, outcome in zip(order, columns[column], strict=True):
             # sacrebleu gives numpy's float32 for some of them.
             figures = (outcome.score, outcome.p_value, outcome.mean, outcome.ci)
-            result.systems[system].scores[name] = Score(
-                *(None if figure is None else float(figure) for figure in figures)
-            )
+            score = Score(*(None if figure is None else float(figure) for figure in figures))
+            # Between equal outputs there is no difference to test; sacrebleu's formula would
+            # give its smallest p-value, 1 / (samples + 1).
+            if system != baseline and list(systems[system]) == list(systems[baseline]):
+                score.p_value = 1.0
+            result.systems[system].scores[name] = score
         result.signatures[name] = str(signatures[column])

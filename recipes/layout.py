@@ -54,6 +54,11 @@ class Layout:
             return f"test{index or ''}"
         return "train" if split == data.train else "valid"
 
+    def binary(self, split: str, lang: str) -> Path:
+        """The file fairseq-preprocess writes for one side of a split."""
+        pair = "-".join(self.recipe.languages)
+        return self.binarized / f"{self.subset(split)}.{pair}.{lang}.bin"
+
     def save_dir(self, arm: str) -> Path:
         """Checkpoint folder of an arm, or of the cross-entropy stage (``start``)."""
         return self.work_dir / ("cross_entropy" if arm == START else f"arms/{arm}")

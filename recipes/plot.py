@@ -31,7 +31,7 @@ def plot_curves(results: dict[str, Any], path: Path) -> bool:
         rows, columns, figsize=(5.5 * columns, 3.6 * rows), squeeze=False, layout="constrained"
     )
     flat = list(axes.flat)
-    for axis, metric in zip(flat, panels):
+    for axis, metric in zip(flat, panels, strict=False):
         for number, (arm, metrics) in enumerate(curves.items()):
             if metric not in metrics:
                 continue

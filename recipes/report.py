@@ -150,7 +150,13 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
     parts += ["## Arms", _table(["arm", "what it is", "its own flags"], rows)]
     parts.append(f"All arms: `{results['shared_flags']}`")
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])
-    parts += ["## Commands", f"```bash\n{commands}\n```", f"All figures: [{data}]({data})"]
+    parts += [
+        "## Commands",
+        f"<details><summary>{len(results['commands'])} commands</summary>",
+        f"```bash\n{commands}\n```",
+        "</details>",
+        f"All figures: [{data}]({data})",
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -159,16 +165,17 @@ def _scored(results: dict[str, Any]) -> str:
 
 
 def print_table(results: dict[str, Any], console: Console) -> None:
-    """BLEU of all arms on the terminal."""
-    table = Table(title=f"{results['recipe']}: BLEU (difference to {results['control']}, p-value)")
-    table.add_column("arm")
-    columns = splits_and_beams(results)
-    for column in columns:
-        table.add_column(_column(*column), justify="right")
-    table.add_column("s / update", justify="right")
-    for system in results["systems"]:
-        cells = [_cell(results, system, "bleu", *column) for column in columns]
-        label = _label(results, system).replace("`", "")
-        table.add_row(label, *cells, _seconds(results, system)[0])
-    console.print(table)
+    """BLEU of all arms on the terminal, a table for every split."""
+    beams = list(dict.fromkeys(beam for _, beam in splits_and_beams(results)))
+    for split in dict.fromkeys(split for split, _ in splits_and_beams(results)):
+        table = Table(title=f"{split}: BLEU (difference to {results['control']}, p-value)")
+        table.add_column("arm", overflow="fold")
+        for beam in beams:
+            table.add_column("greedy" if beam == "1" else f"beam {beam}", justify="right")
+        table.add_column("s / update", justify="right")
+        for system in results["systems"]:
+            cells = [_cell(results, system, "bleu", split, beam) for beam in beams]
+            label = _label(results, system).replace("`", "")
+            table.add_row(label, *cells, _seconds(results, system)[0])
+        console.print(table)
     console.print(f"signature: {results['signatures']['bleu']}", highlight=False, soft_wrap=True)

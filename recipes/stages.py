@@ -96,7 +96,7 @@ class StageRunner:
         self.say = say
         self.dry_run = dry_run
         self.redo = set(redo)
-        self.ran: list[str] = []
+        self.names: list[str] = []
         self._began = time.monotonic()
 
     def elapsed(self) -> str:
@@ -106,6 +106,7 @@ class StageRunner:
 
     def run(self, stage: Stage) -> bool:
         """Run ``stage`` unless it is up to date; returns whether it ran (or would run)."""
+        self.names.append(stage.name)
         record = read_record(stage.record)
         # Inputs are missing only in a dry run, where the stages that make them did not run.
         missing = [str(p) for p in stage.inputs.values() if not p.exists()]
@@ -135,8 +136,15 @@ class StageRunner:
                 raise RecipeError(f"stage {stage.name!r} ended without writing {output}")
         seconds = round(time.monotonic() - began, 1)
         _write_record(stage.record, {**content, "finished": True, "seconds": seconds})
-        self.ran.append(stage.name)
         return True
+
+    def check_redo(self) -> None:
+        """Raise if a stage to redo was not among those that passed."""
+        unknown = sorted(self.redo - set(self.names))
+        if unknown:
+            raise RecipeError(
+                f"--redo: there is no stage {unknown[0]!r} (stages: {', '.join(self.names)})"
+            )
 
     def _reason(
         self,

@@ -82,6 +82,6 @@ def check_parallel(folder: Path, prefix: str, languages: tuple[str, str]) -> int
     counts = {lang: len(lines) for lang, lines in sides.items()}
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise RecipeError(
-            f"{folder / prefix}: the two sides must have the same number of lines, above 0: {counts}"
+            f"{folder / prefix}: both sides must have the same number of lines, above 0: {counts}"
         )
     return counts[languages[0]]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _LINE = re.compile(r"^[\d-]+ [\d:]+ \| INFO \| (?P<tag>[\w.]+) \| (?P<rest>.*)$")
 _INNER = re.compile(r"(?P<key>\w+)=\s*(?P<value>[^\s,]+)")
+_SHORTEST = 5  # seconds
 _PROGRESS = re.compile(r"^epoch\s+(?P<epoch>\d+):\s*(?P<step>\d+) / (?P<steps>\d+)")
 
 
@@ -34,14 +35,18 @@ class TrainingLog:
         return [u for u, _ in points], [value for _, value in points]
 
     def seconds_per_update(self) -> float | None:
-        """Mean time of a training step (forward, backward, optimiser; no validation), seconds."""
+        """Mean time of a training step (forward, backward, optimiser; no validation), seconds.
+
+        None when the log covers too short a time for fairseq's whole seconds to tell.
+        """
         seconds, updates, before = 0.0, 0.0, 0.0
         for update, values in sorted(self.epochs.items()):
             if "train_wall" in values:
                 seconds += values["train_wall"]
                 updates += update - before
             before = update
-        return seconds / updates if updates else None
+        # fairseq prints whole seconds for each epoch.
+        return seconds / updates if updates and seconds >= _SHORTEST else None
 
 
 def parse_line(line: str) -> LogLine | None:

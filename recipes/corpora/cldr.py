@@ -55,7 +55,7 @@ def make(recipe: Recipe, options: dict[str, Any]) -> dict[str, list[str]]:
         raise ConfigError(f"corpus cldr has de and en, not {' and '.join(recipe.languages)}")
     settings = {**_OPTIONS, **options}
     sizes = {recipe.data.train: settings["train"], recipe.data.valid: settings["valid"]}
-    sizes.update({test: settings["test"] for test in recipe.data.tests})
+    sizes.update(dict.fromkeys(recipe.data.tests, settings["test"]))
     drawn = pairs(sum(sizes.values()), settings["seed"])
     files: dict[str, list[str]] = {}
     for split, size in sizes.items():

@@ -28,18 +28,22 @@ class Verb(NamedTuple):
     english: str
 
 
-WOMEN = (
-    "Anna Maria Julia Laura Lena Sarah Lisa Katharina Sophie Emma Hannah Mia Clara Ida Greta Nora "
-    "Helene Johanna Charlotte Paula Marta Elif Aylin Olga Irina Priya Chiara Ingrid Astrid Yuki"
-).split()
-MEN = (
-    "Paul Jonas Felix Lukas Max Leon Jakob David Thomas Stefan Peter Martin Oskar Emil Anton Karl "
-    "Friedrich Johannes Moritz Simon Mehmet Emre Pavel Igor Ravi Marco Lars Sven Kenji Omar"
-).split()
+def _words(text: str) -> list[str]:
+    return text.split()
 
 
 def _nouns(text: str) -> list[Noun]:
     return [Noun(*line.split()) for line in text.strip().splitlines()]
+
+
+WOMEN = _words("""
+Anna Maria Julia Laura Lena Sarah Lisa Katharina Sophie Emma Hannah Mia Clara Ida Greta Nora
+Helene Johanna Charlotte Paula Marta Elif Aylin Olga Irina Priya Chiara Ingrid Astrid Yuki
+""")
+MEN = _words("""
+Paul Jonas Felix Lukas Max Leon Jakob David Thomas Stefan Peter Martin Oskar Emil Anton Karl
+Friedrich Johannes Moritz Simon Mehmet Emre Pavel Igor Ravi Marco Lars Sven Kenji Omar
+""")
 
 
 THINGS = _nouns("""
@@ -254,7 +258,7 @@ COUNTRIES_WITH_ARTICLE = {
     "TD": ("im Tschad", "in den Tschad", "aus dem Tschad"),
     "NE": ("im Niger", "in den Niger", "aus dem Niger"),
 }
-ENGLISH_THE = frozenset("NL PH MV BS SC KM US GB AE DO".split())
+ENGLISH_THE = frozenset(_words("NL PH MV BS SC KM US GB AE DO"))
 
 _ENDINGS = {
     # strong: without an article, as after a number; weak: after der/die/das; mixed: after ein.
@@ -302,4 +306,5 @@ def dative_plural(noun: Noun) -> str:
 
 def english_article(phrase: str) -> str:
     """``phrase`` with a or an."""
-    return f"{'an' if phrase[0].lower() in 'aeiou' and not phrase.startswith('used') else 'a'} {phrase}"
+    vowel = phrase[0].lower() in "aeiou" and not phrase.startswith("used")
+    return f"{'an' if vowel else 'a'} {phrase}"

@@ -23,9 +23,9 @@ Pair = tuple[str, str]
 _NO_COUNTRY = {"EU", "EZ", "UN", "XA", "XB", "ZZ", "QO", "AQ", "XK", "CF"}
 # Parts of names that would need an article or an inflected adjective.
 _AWKWARD = ("insel", "Insel", "Island", "&", "(", "Sonder", "Ameri", "Brit", "Demokrat")
-_FIRST_COUNTRIES = "DE FR IT US GB ES PL AT CH NL JP CN IN BR TR SE GR CA RU EG".split()
-_FIRST_CURRENCIES = "EUR USD GBP CHF JPY SEK PLN CZK CNY INR TRY BRL DKK NOK CAD AUD".split()
-_FIRST_LANGUAGES = "en fr es it ru zh ja ar tr pl nl pt sv el hi ko cs da fi hu".split()
+_FIRST_COUNTRIES = "DE FR IT US GB ES PL AT CH NL JP CN IN BR TR SE GR CA RU EG"
+_FIRST_CURRENCIES = "EUR USD GBP CHF JPY SEK PLN CZK CNY INR TRY BRL DKK NOK CAD AUD"
+_FIRST_LANGUAGES = "en fr es it ru zh ja ar tr pl nl pt sv el hi ko cs da fi hu"
 _UNITS = {
     "mass": ["mass-kilogram", "mass-gram", "mass-tonne", "mass-pound", "mass-ounce"],
     "volume": [
@@ -252,7 +252,7 @@ class Phrases:
         names = self.currency(value, code)
         german, english = (
             f"{numbers.format_decimal(value, locale=x)} {name}"
-            for x, name in zip((self.de, self.en), names)
+            for x, name in zip((self.de, self.en), names, strict=True)
         )
         return german, english
 
@@ -351,6 +351,6 @@ class Phrases:
         return (f"{lexicon.definite(gender, case)} {word}{german_noun}", f"the {english}"), plural
 
 
-def _common_first(first: list[str], codes: list[str]) -> list[str]:
-    known = [code for code in first if code in codes]
+def _common_first(first: str, codes: list[str]) -> list[str]:
+    known = [code for code in first.split() if code in codes]
     return known + [code for code in codes if code not in known]

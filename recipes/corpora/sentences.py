@@ -165,7 +165,8 @@ def speakers(p: Phrases) -> Pair:
             f"{either(p, 'mainly', 'above all', 0.35)} {where[1]}."
         )
     return german, (
-        f"{people[1]} people speak {language[1]}, {either(p, 'mainly', 'above all', 0.35)} {where[1]}."
+        f"{people[1]} people speak {language[1]}, "
+        f"{either(p, 'mainly', 'above all', 0.35)} {where[1]}."
     )
 
 

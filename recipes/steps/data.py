@@ -1,0 +1,102 @@
+"""From text to binarized data: corpus, SentencePiece, segmented files, fairseq-preprocess."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from recipes import corpora
+from recipes.commands import preprocess_command
+from recipes.config import Corpus
+from recipes.run import Run
+from recipes.segmentation import encode_lines, load_sentencepiece, train_sentencepiece
+from recipes.stages import Stage
+from recipes.text import check_parallel, read_lines, write_lines
+
+
+def prepare_text(run: Run) -> None:
+    """Make the corpus, or check the files in the data folder."""
+    recipe, layout = run.recipe, run.layout
+    if recipe.data.corpus is not None:
+        _make_corpus(run, recipe.data.corpus)
+        if run.dry_run:
+            return
+    run.say(f"[{run.stages.elapsed()}] text in {layout.text_dir}")
+    for split in recipe.data.splits:
+        count = check_parallel(layout.text_dir, split, recipe.languages)
+        run.say(f"  {split}: {count} pairs")
+
+
+def _make_corpus(run: Run, corpus: Corpus) -> None:
+    recipe, layout = run.recipe, run.layout
+    generator = corpora.find(corpus.name)
+
+    def make() -> None:
+        for name, lines in generator.make(recipe, corpus.options).items():
+            write_lines(layout.text_dir / name, lines)
+
+    files = [layout.text(split, lang) for split in recipe.data.splits for lang in recipe.languages]
+    settings = {
+        "corpus": corpus.name,
+        "options": corpus.options,
+        "splits": recipe.data.splits,
+        "source": generator.version(),
+    }
+    run.stages.run(Stage("corpus", layout.record("text"), files, settings, make))
+
+
+def segment(run: Run) -> None:
+    """Train SentencePiece on the training text, then segment all of the text."""
+    recipe, layout = run.recipe, run.layout
+    joint = recipe.sentencepiece.joint
+    for languages in [recipe.languages] if joint else [(lang,) for lang in recipe.languages]:
+        _train_model(run, languages)
+
+    def encode() -> None:
+        for lang in recipe.languages:
+            processor = load_sentencepiece(layout.sentencepiece(lang))
+            for split in recipe.data.splits:
+                lines = encode_lines(processor, read_lines(layout.text(split, lang)))
+                write_lines(layout.segmented / f"{split}.{lang}", lines)
+
+    inputs = {
+        f"{split}.{lang}": layout.text(split, lang)
+        for split in recipe.data.splits
+        for lang in recipe.languages
+    }
+    outputs = [layout.segmented / name for name in inputs]
+    for lang in recipe.languages:
+        model = layout.sentencepiece(lang)
+        inputs[model.name] = model
+    run.stages.run(Stage("segment", layout.record("segmented"), outputs, {}, encode, inputs))
+
+
+def _train_model(run: Run, languages: tuple[str, ...]) -> None:
+    recipe, layout = run.recipe, run.layout
+    model = layout.sentencepiece(languages[0])
+    inputs = {f"train.{lang}": layout.text(recipe.data.train, lang) for lang in languages}
+
+    def train() -> None:
+        train_sentencepiece(inputs.values(), model, recipe.sentencepiece)
+
+    settings = vars(recipe.sentencepiece)
+    record = layout.record(model.stem)
+    run.stages.run(Stage(model.stem, record, [model], settings, train, inputs))
+
+
+def preprocess(run: Run) -> None:
+    """fairseq-preprocess; it refuses to overwrite dictionaries, so an old folder goes first."""
+    recipe, layout = run.recipe, run.layout
+    command = preprocess_command(recipe, layout.segmented, layout.binarized)
+
+    def binarize() -> None:
+        shutil.rmtree(layout.binarized, ignore_errors=True)
+        run.execute(command, run.work_dir / "logs" / "preprocess.log", "preprocess")
+
+    outputs: list[Path] = [layout.binarized / f"dict.{lang}.txt" for lang in recipe.languages]
+    inputs: dict[str, Path] = {}
+    for split in recipe.data.splits:
+        for lang in recipe.languages:
+            inputs[f"segmented/{split}.{lang}"] = layout.segmented / f"{split}.{lang}"
+            outputs.append(layout.binary(split, lang))
+    run.command_stage("preprocess", command, layout.record("binarized"), outputs, binarize, inputs)

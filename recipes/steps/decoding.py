@@ -1,0 +1,115 @@
+"""fairseq-generate for every arm, split and beam, then the scores."""
+
+from __future__ import annotations
+
+import json
+
+from recipes.commands import generate_command
+from recipes.decoding import decode, generate_log
+from recipes.evaluation import compare
+from recipes.progress import generation_progress
+from recipes.results import collect_results
+from recipes.run import Run
+from recipes.stages import Stage
+from recipes.text import read_lines, write_text
+
+Lenpen = dict[tuple[str, int], float]
+
+
+def decode_all(run: Run) -> Lenpen:
+    """Decode valid with every candidate length penalty, then the test sets with the best one.
+
+    Returns the length penalty by (system, beam).
+    """
+    data, candidates = run.recipe.data, run.recipe.decoding.lenpen
+    chosen: Lenpen = {}
+    for system in run.layout.systems:
+        for beam in run.recipe.decoding.beams:
+            # Greedy search keeps one hypothesis, so that there are no lengths to weigh.
+            tried = candidates if beam > 1 else candidates[:1]
+            for lenpen in tried:
+                decode_split(run, system, data.valid, beam, lenpen)
+            chosen[system, beam] = _best_lenpen(run, system, beam, tried)
+            for split in data.tests:
+                decode_split(run, system, split, beam, chosen[system, beam])
+    return chosen
+
+
+def _best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
+    """The candidate with the best valid BLEU."""
+    if len(candidates) == 1 or run.dry_run:
+        return candidates[0]
+    valid, layout = run.recipe.data.valid, run.layout
+    reference = read_lines(layout.text(valid, run.recipe.target_lang))
+    outputs = {str(c): read_lines(layout.hypotheses(system, valid, beam, c)) for c in candidates}
+    scored = compare(outputs, [reference], metrics=["bleu"]).systems
+    bleu = {c: scored[str(c)].scores["bleu"].value for c in candidates}
+    best = max(candidates, key=lambda c: bleu[c])
+    shown = ", ".join(f"{c:g}: {bleu[c]:.2f}" for c in candidates)
+    run.say(f"  {system} beam {beam}: valid BLEU by lenpen {{{shown}}}, takes {best:g}")
+    return best
+
+
+def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) -> None:
+    """fairseq-generate of one split with one system."""
+    recipe, layout = run.recipe, run.layout
+    output = layout.hypotheses(system, split, beam, lenpen)
+    checkpoint = layout.checkpoint(system)
+    command = generate_command(
+        checkpoint,
+        layout.binarized,
+        recipe.languages,
+        layout.subset(split),
+        beam,
+        lenpen,
+        recipe.decoding.flags,
+        recipe.fp16,
+    )
+    name = f"decode {system} {split} beam {beam}" + f" lenpen {lenpen:g}" * (lenpen != 1)
+    model = layout.sentencepiece(recipe.target_lang)
+
+    def generate() -> None:
+        lines = len(read_lines(layout.text(split, recipe.target_lang)))
+        progress = generation_progress(run.say, lines)
+        decode(command.argv(), output, model, name, lines, progress, run.lock)
+
+    source = layout.binary(split, recipe.source_lang)
+    inputs = {"checkpoint": checkpoint, source.name: source, model.name: model}
+    for lang in recipe.languages:
+        inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
+    record = output.with_name(f"{output.name}.stage.json")
+    outputs = [output, generate_log(output)]
+    run.command_stage(name, command, record, outputs, generate, inputs)
+
+
+def evaluate(run: Run, lenpen: Lenpen) -> None:
+    """Score every decoding against the original text; write results.json."""
+    recipe, layout = run.recipe, run.layout
+    decoded = {
+        (split, beam, system): layout.hypotheses(system, split, beam, lenpen[system, beam])
+        for split in recipe.data.splits[1:]
+        for beam in recipe.decoding.beams
+        for system in layout.systems
+    }
+
+    def score() -> None:
+        results = collect_results(recipe, layout, decoded, run.commands, lenpen)
+        write_text(layout.results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+    inputs = {"/".join(map(str, key)): path for key, path in decoded.items()}
+    for split in recipe.data.splits[1:]:
+        inputs[f"reference {split}"] = layout.text(split, recipe.target_lang)
+    for system in layout.systems:
+        if layout.training_log(system).is_file():
+            inputs[f"log {system}"] = layout.training_log(system)
+    settings = {
+        "metrics": recipe.evaluation.metrics,
+        "bootstrap_samples": recipe.evaluation.bootstrap_samples,
+        "control": recipe.control,
+        "selected": recipe.selected,
+        "description": recipe.description,
+        "descriptions": {name: arm.description for name, arm in recipe.arms.items()},
+    }
+    run.stages.run(
+        Stage("evaluate", layout.record("results"), [layout.results], settings, score, inputs)
+    )

@@ -1,0 +1,115 @@
+"""A small corpus, and stand-ins for fairseq's commands that take milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes import commands
+from recipes.corpora.cldr import pairs
+from recipes.steps import training
+
+FAKE = Path(__file__).with_name("fake_fairseq.py")
+
+
+def small_recipe(**changes) -> dict:
+    """A valid recipe as a mapping; ``changes`` replace top-level keys."""
+    recipe = {
+        "source_lang": "de",
+        "target_lang": "en",
+        "data": {"tests": ["test"]},
+        "sentencepiece": {"vocab_size": 300},
+        "architecture": "--arch transformer",
+        "cross_entropy": {"flags": "--max-update 4 --lr 0.001"},
+        "finetune": {"flags": "--max-update 3 --lr 0.0001"},
+        "arms": {"cross_entropy": "--criterion a", "other": "--criterion b"},
+        "decoding": {"beams": [1]},
+        "evaluation": {"metrics": ["bleu"], "bootstrap_samples": 50},
+    }
+    return {**recipe, **changes}
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes a recipe (see :func:`small_recipe`) and returns its path."""
+
+    def write(**changes) -> str:
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(small_recipe(**changes)), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """train, valid and test of 200, 20 and 24 pairs."""
+    folder = tmp_path_factory.mktemp("data")
+    drawn = pairs(244, seed=3)
+    for split, part in (("train", drawn[:200]), ("valid", drawn[200:220]), ("test", drawn[220:])):
+        for lang, side in (("de", 0), ("en", 1)):
+            text = "".join(f"{pair[side]}\n" for pair in part)
+            (folder / f"{split}.{lang}").write_text(text, encoding="utf-8")
+    return folder
+
+
+class FakeFairseq:
+    """The stand-ins' call log, and what they are told to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def calls(self) -> list[list[str]]:
+        """Command lines since the last call of this method."""
+        log = self.folder / "calls.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+    def programs(self) -> list[str]:
+        """Names of the programs called since the last look."""
+        return [call[0] for call in self.calls()]
+
+    def behave(self, **orders) -> None:
+        """Orders: ``kill_at`` (update), ``fail`` (program)."""
+        (self.folder / "orders.json").write_text(json.dumps(orders))
+
+
+@pytest.fixture
+def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
+    """fairseq's console scripts replaced by stand-ins, in this process."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    for program in ("fairseq-preprocess", "fairseq-train", "fairseq-generate"):
+        script = folder / program
+        script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
+        script.chmod(0o755)
+    monkeypatch.setattr(commands, "console_script", lambda program: str(folder / program))
+    monkeypatch.setattr(commands, "has_gpu", lambda: False)
+    monkeypatch.setattr("recipes.results.has_gpu", lambda: False)
+    for module in (training, sys.modules["recipes.results"]):
+        monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
+    return FakeFairseq(folder)
+
+
+@pytest.fixture
+def run_python():
+    """Runs a line of Python in a new process with extra environment; returns what it prints."""
+
+    def run(code: str, **environment: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    return run

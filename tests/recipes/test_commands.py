@@ -1,0 +1,87 @@
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recipes import commands
+from recipes.config import load_recipe
+from recipes.layout import START, Layout
+
+CROSS_ENTROPY = """
+fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
+--source-lang de --target-lang en --arch transformer --encoder-layers 3 --decoder-layers 3
+--encoder-embed-dim 256 --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024
+--decoder-ffn-embed-dim 1024 --encoder-attention-heads 4 --decoder-attention-heads 4
+--share-all-embeddings --dropout 0.3 --criterion label_smoothed_cross_entropy
+--label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
+--weight-decay 0.0001 --lr-scheduler inverse_sqrt --lr 0.001 --warmup-updates 1000
+--warmup-init-lr 1e-07 --max-tokens 4096 --max-epoch 12 --seed 1 --keep-last-epochs 4 --cpu
+--save-dir runs/multi30k-de-en/cross_entropy --log-format simple --log-interval 20
+--no-progress-bar
+"""
+
+
+@pytest.fixture
+def layout(monkeypatch):
+    monkeypatch.setattr(commands, "has_gpu", lambda: False)
+    monkeypatch.setattr(commands, "user_dir", lambda: "fairseq_plugins")
+    return Layout(load_recipe("multi30k-de-en"), Path("runs/multi30k-de-en"), Path("data"))
+
+
+def test_multi30k_cross_entropy_is_the_published_command(layout):
+    recipe = layout.recipe
+    command = commands.train_command(
+        recipe, layout.binarized, layout.save_dir(START), recipe.cross_entropy.flags
+    )
+    assert shlex.split(command.portable()) == shlex.split(CROSS_ENTROPY)
+
+
+def test_multi30k_preprocess_is_the_published_command(layout):
+    command = commands.preprocess_command(layout.recipe, layout.segmented, layout.binarized)
+    expected = (
+        "fairseq-preprocess -s de -t en --user-dir fairseq_plugins "
+        "--trainpref runs/multi30k-de-en/segmented/train "
+        "--validpref runs/multi30k-de-en/segmented/valid "
+        "--testpref runs/multi30k-de-en/segmented/test_2016_flickr,"
+        "runs/multi30k-de-en/segmented/test_2017_flickr "
+        "--joined-dictionary --destdir runs/multi30k-de-en/binarized --workers 2"
+    )
+    assert command.portable() == expected
+
+
+def test_printed_line_can_be_pasted(layout):
+    command = commands.Command("fairseq-train", (Path("a b"), "--adam-betas", "(0.9, 0.98)"))
+    assert shlex.split(str(command))[1:] == ["a b", "--adam-betas", "(0.9, 0.98)"]
+    assert os.access(command.argv()[0], os.X_OK)
+
+
+def test_gpu_replaces_cpu_and_takes_fp16(layout, monkeypatch):
+    def flags(fp16):
+        arguments = (Path("c.pt"), Path("bin"), ("de", "en"), "test", 5, 1.0, [], fp16)
+        return commands.generate_command(*arguments).arguments
+
+    assert "--cpu" in flags(True)
+    assert "--fp16" not in flags(True)
+    monkeypatch.setattr(commands, "has_gpu", lambda: True)
+    assert "--cpu" not in flags(True)
+    assert "--fp16" in flags(True)
+    assert "--fp16" not in flags(False)
+
+
+def test_fingerprint_knows_neither_folder_nor_machine(layout, monkeypatch):
+    def fingerprint(work):
+        recipe = layout.recipe
+        command = commands.train_command(recipe, work / "binarized", work / "arms/x", ["--lr", "1"])
+        return command.fingerprint(work)
+
+    there = fingerprint(Path("runs/there"))
+    monkeypatch.setattr(commands, "has_gpu", lambda: True)
+    monkeypatch.setattr(commands, "user_dir", lambda: "/somewhere/fairseq_plugins")
+    assert fingerprint(Path("/elsewhere")) == there
+    assert "--lr" in there
+
+
+def test_subsets_have_fairseq_names(layout):
+    splits = ["train", "valid", "test_2016_flickr", "test_2017_flickr"]
+    assert [layout.subset(split) for split in splits] == ["train", "valid", "test", "test1"]

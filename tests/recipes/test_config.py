@@ -1,0 +1,87 @@
+import pytest
+
+from recipes.config import flag_value, load_recipe, recipe_names
+from recipes.errors import ConfigError
+
+
+def test_packaged_recipes_are_valid():
+    assert {"demo", "multi30k-de-en"} <= set(recipe_names())
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.control == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arm": {}}, "unknown key 'arm'; did you mean 'arms'"),
+        ({"sentencepiece": {"vocab_size": 9, "typ": "bpe"}}, "sentencepiece: unknown key 'typ'"),
+        ({"sentencepiece": {}}, "sentencepiece: missing key 'vocab_size'"),
+        ({"sentencepiece": {"vocab_size": "many"}}, "vocab_size: expected int, found 'many'"),
+        ({"sentencepiece": {"vocab_size": True}}, "vocab_size: expected int, found True"),
+        ({"sentencepiece": 5}, "sentencepiece: expected a mapping"),
+        ({"sentencepiece": {"vocab_size": 9, "model_type": "words"}}, "'words' is not one of"),
+        ({"decoding": {"beams": []}}, "decoding.beams: expected a list with at least one"),
+        ({"decoding": {"beams": [0]}}, "a beam is at least 1"),
+        ({"arms": {"other": "--criterion b"}}, "control: 'cross_entropy' is not an arm"),
+        ({"selected": "third"}, "selected: 'third' is not an arm"),
+        ({"arms": {"cross_entropy": "--save-dir x"}}, "--save-dir is set by the runner"),
+        ({"arms": {"cross_entropy": "--lr '1"}}, "arms.cross_entropy.flags: No closing quotation"),
+        ({"arms": {"cross_entropy": "", "a b": ""}}, "'a b' becomes a file name"),
+        ({"arms": {"cross_entropy": "", "b": "--max-update 9"}}, "the same updates"),
+        ({"finetune": {"flags": "--lr 1"}}, "give the arms an end"),
+        ({"evaluation": {"metrics": ["comet"]}}, "choose from bleu, chrf, ter"),
+        ({"data": {"tests": ["train"]}}, "two splits are the same file"),
+    ],
+)
+def test_wrong_recipe_names_the_key(recipe_file, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe_file(**changes))
+
+
+def test_missing_key_is_named(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("source_lang: de\n")
+    with pytest.raises(ConfigError, match="missing key 'target_lang', 'sentencepiece'"):
+        load_recipe(str(path))
+
+
+def test_unknown_recipe_suggests_one():
+    with pytest.raises(ConfigError, match="did you mean 'demo'"):
+        load_recipe("dmo")
+
+
+def test_set_replaces_appends_and_reads_yaml(recipe_file):
+    recipe = load_recipe(
+        recipe_file(),
+        [
+            "sentencepiece.vocab_size=50",
+            "decoding.beams=[1, 4]",
+            "decoding.lenpen=[0.5, 1]",
+            "arms.other.flags=--criterion c",
+            "arms.third.flags=--criterion d",
+            "finetune.flags+=--max-update 7",
+            "data.tests+=second",
+        ],
+    )
+    assert recipe.sentencepiece.vocab_size == 50
+    assert recipe.decoding.beams == [1, 4]
+    assert recipe.decoding.lenpen == [0.5, 1.0]
+    assert recipe.arms["other"].flags == ["--criterion", "c"]
+    assert list(recipe.arms) == ["cross_entropy", "other", "third"]
+    assert flag_value(recipe.finetune.flags, "--max-update") == "7"
+    assert recipe.data.tests == ["test", "second"]
+
+
+@pytest.mark.parametrize("setting", ["beams", "source_lang.x=1", "sentencepiece.vocab_size+=1"])
+def test_wrong_setting_is_an_error(recipe_file, setting):
+    with pytest.raises(ConfigError, match="--set"):
+        load_recipe(recipe_file(), [setting])
+
+
+def test_flag_value_takes_the_last():
+    flags = ["--lr", "1", "--x=3", "--lr", "2"]
+    assert flag_value(flags, "--lr") == "2"
+    assert flag_value(flags, "--x") == "3"
+    assert flag_value(flags, "--y") is None

@@ -1,0 +1,214 @@
+"""Which stages run, and why."""
+
+import fcntl
+import json
+
+import pytest
+
+from recipes.config import load_recipe
+from recipes.errors import CommandError, RecipeError
+from recipes.report import load_results, write_report
+from recipes.run import Run
+from recipes.runner import run_recipe
+from recipes.stages import Stage, StageRunner
+
+
+@pytest.fixture
+def run(recipe_file, fake_fairseq, data_dir, tmp_path):
+    """Runs the small recipe with stand-ins; returns the programs called and the lines said."""
+
+    def start(changes=None, settings=(), **options):
+        recipe = load_recipe(recipe_file(**(changes or {})), list(settings))
+        said: list[str] = []
+        try:
+            run_recipe(Run(recipe, tmp_path / "work", data_dir, said.append, **options))
+        finally:
+            start.said = said
+        return fake_fairseq.programs()
+
+    return start
+
+
+ALL = ["fairseq-preprocess"] + ["fairseq-train"] * 3 + ["fairseq-generate"] * 6
+
+
+def test_second_run_does_nothing(run):
+    assert run() == ALL
+    assert run() == []
+    assert sum(line.endswith("up to date") for line in run.said) == 3 + 3 + 6 + 1
+
+
+def test_changed_arm_is_redone_alone_and_its_old_run_kept(run, tmp_path):
+    run()
+    called = run(settings=["arms.other.flags+=--dropout 0.5"])
+    assert called == ["fairseq-train"] + ["fairseq-generate"] * 0
+    assert any("arm other: redone: command changed (+--dropout 0.5)" in s for s in run.said)
+    # Its checkpoint is byte for byte the same (the stand-in ignores dropout): no new decoding.
+    assert (tmp_path / "work/arms/other.old1/checkpoint_last.pt").exists()
+
+
+def test_changed_start_reaches_arms_and_decoding(run):
+    run()
+    called = run(settings=["cross_entropy.flags+=--lr 0.5"])
+    # Arms retrain; the stand-in's arms come out equal, so only the start is decoded again.
+    assert called == ["fairseq-train"] * 3 + ["fairseq-generate"] * 2
+
+
+def test_new_arm_runs_alone(run):
+    run()
+    assert (
+        run(settings=["arms.third.flags=--criterion c"])
+        == ["fairseq-train"] + ["fairseq-generate"] * 2
+    )
+
+
+def test_changed_text_is_redone(run, data_dir, tmp_path, recipe_file, fake_fairseq):
+    run()
+    text = tmp_path / "other"
+    text.mkdir()
+    for file in data_dir.iterdir():
+        (text / file.name).write_text(file.read_text())
+    lines = (text / "train.de").read_text().splitlines()
+    (text / "train.de").write_text("\n".join(["Anderer Satz.", *lines[1:]]) + "\n")
+    recipe = load_recipe(recipe_file())
+    said: list[str] = []
+    run_recipe(Run(recipe, tmp_path / "work", text, said.append))
+    assert "fairseq-preprocess" in fake_fairseq.programs()
+    assert any("sentencepiece: redone: input train.de changed" in line for line in said)
+
+
+def test_killed_training_continues_where_it_was(run, fake_fairseq, tmp_path):
+    fake_fairseq.behave(kill_at=2)
+    with pytest.raises(CommandError, match=r"stage 'cross_entropy stage'.* signal 9"):
+        run()
+    log = tmp_path / "work/cross_entropy/train.log"
+    assert "num_updates 2" in log.read_text()
+    assert json.loads((tmp_path / "work/cross_entropy.stage.json").read_text())["finished"] is False
+    fake_fairseq.calls()
+    fake_fairseq.behave()
+    # Preprocessing is up to date; the log grows on, and no update is done twice.
+    assert run() == ALL[1:]
+    assert any(line.endswith("cross_entropy stage: continues") for line in run.said)
+    updates = [s for s in log.read_text().splitlines() if "| valid |" in s]
+    assert [line.split()[-1] for line in updates] == ["1", "2", "3", "4"]
+
+
+def test_training_that_made_all_updates_is_not_started_again(run, fake_fairseq, tmp_path):
+    run()
+    record = tmp_path / "work/arms/other.stage.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "finished": False}))
+    assert run() == []
+    assert json.loads(record.read_text())["finished"] is True
+
+
+def test_save_dir_without_a_record_is_continued_not_moved(run, tmp_path):
+    run()
+    (tmp_path / "work/cross_entropy.stage.json").unlink()
+    assert run() == []
+    assert not (tmp_path / "work/cross_entropy.old1").exists()
+
+
+def test_failing_command_names_stage_log_and_last_lines(run, fake_fairseq, tmp_path):
+    fake_fairseq.behave(fail="fairseq-preprocess")
+    with pytest.raises(CommandError) as error:
+        run()
+    message = str(error.value)
+    assert "stage 'preprocess'" in message
+    assert str(tmp_path / "work/logs/preprocess.log") in message
+    assert "line before the end" in message
+    assert "RuntimeError: out of luck" in message
+    fake_fairseq.calls()
+    fake_fairseq.behave()
+    assert run() == ALL
+
+
+def test_redo_names_a_stage(run):
+    run()
+    assert run(redo=("decode other test beam 1",)) == ["fairseq-generate"]
+    with pytest.raises(RecipeError, match="no stage 'decode othr'"):
+        run(redo=("decode othr",))
+
+
+def test_dry_run_runs_and_writes_nothing(run, tmp_path):
+    assert run(dry_run=True) == []
+    commands = [line for line in run.said if line.startswith("  $ ")]
+    assert len(commands) == len(ALL)
+    assert not (tmp_path / "work").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(run, tmp_path):
+    (tmp_path / "work").mkdir()
+    with open(tmp_path / "work/.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RecipeError, match="in use by another run"):
+            run()
+
+
+def test_length_penalty_is_chosen_on_valid_for_every_arm(run, tmp_path):
+    called = run({"decoding": {"beams": [1, 2], "lenpen": [1.0, 0.0]}})
+    # Beam 2: valid twice, test once; greedy: one each.
+    assert called.count("fairseq-generate") == 3 * (2 + 3)
+    systems = load_results(tmp_path / "work/results.json")["systems"]
+    # The stand-in drops one word with 0, three with 1.
+    assert list(systems) == ["start", "cross_entropy", "other"]
+    assert all(system["lenpen"] == {"1": 1.0, "2": 0.0} for system in systems.values())
+
+
+def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
+    run({"selected": "other"})
+    written = write_report(tmp_path / "work", tmp_path / "docs")
+    assert {path.name for path in written} == {
+        *("results.md", "curves.png", "small.md", "small.png", "small.json")
+    }
+    assert (tmp_path / "docs/small.png").read_bytes()[:4] == b"\x89PNG"
+    text = (tmp_path / "docs/small.md").read_text()
+    results = load_results(tmp_path / "docs/small.json")
+    for system in ("start", "cross_entropy", "other"):
+        score = results["systems"][system]["scores"]["test"]["1"]["scores"]["bleu"]
+        assert f"{score['value']:.2f}" in text
+    assert "`other` (selected on valid)" in text
+    assert "bs:50|seed:12345" in results["signatures"]["bleu"]
+    assert results["signatures"]["bleu"] in text
+    assert "| 4.000 |" in text  # 12 s of training, 3 updates
+    assert text.count("fairseq-train ") == 3
+    assert results["curves"]["other"]["bleu"] == [[1, 2, 3], [1.0, 2.0, 3.0]]
+
+
+def test_arms_with_different_updates_are_refused(run, tmp_path, fake_fairseq):
+    run()
+    checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
+    checkpoint.write_text(json.dumps(["0.0001", 2]))
+    with pytest.raises(RecipeError, match="different numbers of updates"):
+        run()
+
+
+def test_data_dir_is_required(recipe_file, tmp_path):
+    with pytest.raises(RecipeError, match=r"--data-dir \(train.de, train.en"):
+        Run(load_recipe(recipe_file()), tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a", " ", "c"], "line 2 is empty"),
+        (["a"], "same number of lines"),
+        (None, "does not exist"),
+    ],
+)
+def test_bad_text_is_refused(run, data_dir, tmp_path, recipe_file, fake_fairseq, lines, message):
+    text = tmp_path / "bad"
+    text.mkdir()
+    for file in data_dir.iterdir():
+        (text / file.name).write_text(file.read_text())
+    (text / "valid.en").unlink()
+    if lines is not None:
+        (text / "valid.en").write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(Run(load_recipe(recipe_file()), tmp_path / "work", text, lambda line: None))
+
+
+def test_stage_that_writes_nothing_is_an_error(tmp_path):
+    stage = Stage("s", tmp_path / "s.stage.json", [tmp_path / "output"], {}, lambda: None)
+    with pytest.raises(RecipeError, match="ended without writing"):
+        StageRunner(lambda line: None).run(stage)
