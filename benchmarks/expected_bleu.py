@@ -18,7 +18,7 @@ from benchmarks import peak_memory
 from benchmarks.loss_functions import BASELINE, OBJECTIVES, Shape, draw_batch, forward_backward
 from benchmarks.report import environment, markdown_table, write_json, write_text
 from benchmarks.timing import Timing, interleaved
-from benchmarks.training_step import training_steps
+from benchmarks.training_step import LAYERS, UNITS, training_steps
 
 # What the objectives are meant to stay below.
 OBJECTIVE_TARGETS = {
@@ -134,15 +134,15 @@ def benchmark_steps(report: Report, shape: Shape, device: torch.device, rounds: 
 EXPLANATION = """\
 # What expected BLEU costs
 
-Written by `python -m benchmarks.expected_bleu`. In every round each row is run once, one after
-the other; a **ratio** is the median over {rounds} rounds of a row's time divided by the first
-row's in the same round, with the quartiles of that beside it. On a CPU times are processor time
-of one thread. **Target** is what the row was meant to stay below. **Peak memory** is what one
-call needs at most over the logits themselves, their gradient included, in multiples of the
-logits' size: the growth of the resident set of a fresh process on a CPU, PyTorch's own count on
-an accelerator. References follow Zipf's law and are 20 to 30 tokens long with `</s>`. The model
-of the whole step is a transformer with 3 + 3 layers of 256 units; a step is forward, backward,
-clipping and Adam.
+Written by `python -m benchmarks.expected_bleu`. In every round each row is run once, in random
+order; a **ratio** is a row's time divided by the first row's in the same round, median over the
+rounds ({rounds}, and {step_rounds} of whole steps), with its quartiles beside it. On a CPU times
+are processor time of one thread. **Target** is what the row was meant to stay below. **Peak
+memory** is what one call needs at most over the logits themselves, their gradient included, in
+multiples of the logits' size: the growth of the resident set of a fresh process on a CPU,
+PyTorch's own count on an accelerator. References follow Zipf's law and, with `</s>`, fill at
+least two thirds of the rows. The model of the whole step is a transformer with
+{layers} + {layers} layers of {units} units; a step is forward, backward, clipping and Adam.
 
 Measured on: {environment}.
 
@@ -154,8 +154,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="sentences")
     parser.add_argument("--length", type=int, default=30, help="rows of a sentence, with </s>")
     parser.add_argument("--vocab", type=int, default=8_000, help="words")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of the objectives")
-    parser.add_argument("--step-rounds", type=int, default=12, help="timed rounds of whole steps")
+    parser.add_argument("--rounds", type=int, default=60, help="timed rounds of the objectives")
+    parser.add_argument("--step-rounds", type=int, default=20, help="timed rounds of whole steps")
     parser.add_argument("--output", type=Path, help="write this path plus .md and .json")
     parser.add_argument("--skip-steps", action="store_true", help="objectives only")
     parsed = parser.parse_args(arguments)
@@ -181,7 +181,11 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.output:
         facts = environment()
         text = EXPLANATION.format(
-            rounds=chosen.rounds, environment=", ".join(f"{k} {v}" for k, v in facts.items())
+            rounds=chosen.rounds,
+            step_rounds=chosen.step_rounds,
+            layers=LAYERS,
+            units=UNITS,
+            environment=", ".join(f"{k} {v}" for k, v in facts.items()),
         )
         write_text(chosen.output.with_suffix(".md"), text + "\n".join(report.parts))
         write_json(

@@ -1,7 +1,8 @@
-"""Interleaved timing: A B C A B C ..., so that whatever slows the machine slows all alike."""
+"""Interleaved timing: all functions in every round, so that what slows the machine slows all."""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -44,7 +45,10 @@ def interleaved(
     device: torch.device,
     warmup_rounds: int = 2,
 ) -> dict[str, Timing]:
-    """Time every function once a round, each round starting with another one.
+    """Time every function once a round, in an order shuffled anew.
+
+    What ran before leaves its mark on a call (caches, freed memory to take over), so no function
+    should always follow the same one.
 
     Args:
         functions: name -> what to time; return values are dropped.
@@ -62,10 +66,10 @@ def interleaved(
         raise ValueError(f"rounds must be at least 4 for quartiles; got {rounds}")
     now = clock(device)
     names = list(functions)
+    order = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(-warmup_rounds, rounds):
-        start = round_number % len(names)
-        for name in names[start:] + names[:start]:
+        for name in order.sample(names, len(names)):
             started = now()
             functions[name]()
             elapsed = now() - started

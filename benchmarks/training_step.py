@@ -17,13 +17,15 @@ from fairseq.tasks import FairseqTask
 from benchmarks.loss_functions import END, PADDING, Shape, word_ids
 
 USER_DIR = Path(__file__).resolve().parent.parent / "fairseq_plugins"
-MODEL = """
-    --arch transformer --share-all-embeddings --dropout 0.3
-    --encoder-layers 3 --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024
-    --decoder-layers 3 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024
-    --encoder-attention-heads 4 --decoder-attention-heads 4
-    --optimizer adam --lr 0.0001 --clip-norm 1.0
-""".split()
+LAYERS, UNITS = 3, 256
+
+
+def _model_flags() -> list[str]:
+    flags = ["--arch", "transformer", "--share-all-embeddings", "--dropout", "0.3"]
+    for side in ("encoder", "decoder"):
+        flags += [f"--{side}-layers", str(LAYERS), f"--{side}-attention-heads", "4"]
+        flags += [f"--{side}-embed-dim", str(UNITS), f"--{side}-ffn-embed-dim", str(4 * UNITS)]
+    return [*flags, "--optimizer", "adam", "--lr", "0.0001", "--clip-norm", "1.0"]
 
 
 def _write_dictionaries(folder: str, vocab: int) -> None:
@@ -36,7 +38,7 @@ def _write_dictionaries(folder: str, vocab: int) -> None:
 
 def _configuration(folder: str, criterion: Sequence[str], device: torch.device):
     flags = [folder, "--task", "translation", "--source-lang", "de", "--target-lang", "en"]
-    flags += ["--user-dir", str(USER_DIR), *MODEL, *criterion]
+    flags += ["--user-dir", str(USER_DIR), *_model_flags(), *criterion]
     if device.type == "cpu":
         flags.append("--cpu")
     parser = options.get_training_parser()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from criterions import reference_probabilities
 
@@ -119,7 +120,7 @@ class LargeStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
+        for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() >= self.bytes:
                 reference = StorageWeakRef(tensor.untyped_storage())
                 self.made[reference.cdata] = reference
