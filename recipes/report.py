@@ -87,7 +87,7 @@ def _seconds(results: dict[str, Any], system: str) -> list[str]:
     seconds = results["systems"][system]["seconds_per_update"]
     control = results["systems"][results["control"]]["seconds_per_update"]
     if seconds is None:
-        return ["not in the log", ""]
+        return ["n/a", ""]
     if system == START or not control:
         return [f"{seconds:.3f}", ""]
     return [f"{seconds:.3f}", f"{seconds / control:.2f}"]

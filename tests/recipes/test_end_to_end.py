@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import small_recipe
 
+from recipes.__main__ import main
 from recipes.report import load_results
 from recipes.text import read_lines
 
@@ -89,9 +90,10 @@ def test_recipe_from_text_to_report(tmp_path, data_dir):
     assert system["scores"]["bleu"]["value"] == pytest.approx(start["value"], abs=1e-9)
 
 
-def test_list_and_show():
-    assert re.search(r"^demo +\S", recipes("list").stdout, re.MULTILINE)
-    assert yaml.safe_load(recipes("show", "demo").stdout)["source_lang"] == "de"
-    failed = recipes("show", "dmo", check=False)
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: there is no recipe 'dmo'")
+def test_list_and_show(capsys):
+    assert main(["list"]) == 0
+    assert re.search(r"^demo +\S", capsys.readouterr().out, re.MULTILINE)
+    assert main(["show", "demo"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["source_lang"] == "de"
+    assert main(["show", "dmo"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no recipe 'dmo'")
