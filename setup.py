@@ -117,6 +117,7 @@ setup(
     ],
     extras_require={
         "dev": [
+            "filelock>=3",
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pytest>=8",
