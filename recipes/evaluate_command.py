@@ -157,7 +157,17 @@ def _languages(args: argparse.Namespace) -> tuple[str, str]:
     return args.source_lang or source, args.target_lang or target
 
 
+def _labels(names: list[str]) -> dict[str, str]:
+    """The shortest ends of the paths that tell them apart, two parts at least."""
+    for count in range(2, max(len(Path(name).parts) for name in names)):
+        short = {name: str(Path(*Path(name).parts[-count:])) for name in names}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: name for name in names}
+
+
 def _print(result: Comparison, baseline: str | None, console: Console) -> None:
+    labels = _labels(list(result.systems))
     table = Table()
     table.add_column("system", overflow="fold")
     for name in result.signatures:
@@ -172,7 +182,7 @@ def _print(result: Comparison, baseline: str | None, console: Console) -> None:
                 difference = score.value - result.systems[baseline].scores[name].value
                 text += f" ({difference:+.2f}, p={score.p_value:.3f})"
             cells.append(text)
-        label = f"{system} (baseline)" if system == baseline else system
+        label = f"{labels[system]} (baseline)" if system == baseline else labels[system]
         table.add_row(label, *cells, f"{row.length_ratio:.3f}")
     console.print(table)
     for name, signature in result.signatures.items():

@@ -12,6 +12,7 @@ import pytest
 from recipes.__main__ import main
 from recipes.decoding import parse_generate
 from recipes.errors import RecipeError
+from recipes.evaluate_command import _labels
 from recipes.evaluation import compare
 from recipes.text import read_lines, write_lines
 
@@ -134,6 +135,12 @@ def test_the_scored_text_is_named(texts, capsys):
     main(["evaluate", *arguments, "--metrics", "bleu"])
     shown = capsys.readouterr().out
     assert f"scored: detokenised text {texts['first']} against {texts['reference']}" in shown
+
+
+def test_table_tells_systems_apart_by_the_ends_of_their_paths():
+    labels = _labels(["/runs/a/b/last.pt", "/runs/c/b/last.pt"])
+    assert labels == {"/runs/a/b/last.pt": "a/b/last.pt", "/runs/c/b/last.pt": "c/b/last.pt"}
+    assert _labels(["x.pt"]) == {"x.pt": "x.pt"}
 
 
 def test_hypotheses_are_sorted_back_and_the_best_is_taken(tmp_path):
