@@ -1,0 +1,226 @@
+"""What is subtracted from the downstream cost of a node: ``Q_z - b_z`` in place of ``Q_z``.
+
+A baseline leaves the estimate unbiased as long as it does not depend on the sample ``z``, since
+``E[grad log p(z) * b] = b * grad sum_z p(z) = 0`` (Williams 1992; Schulman et al. 2015).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criterions.stochastic_graph.registry import Registry
+from criterions.stochastic_graph.samples import SampleLayout
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What is known of a stochastic node when its baseline is asked for.
+
+    ``rows`` is the batch with its samples, flattened; axes of enumerated nodes come first.
+    """
+
+    name: str
+    """The node's name, for error messages."""
+
+    cost: Tensor
+    """``[*enumerated, rows]`` or ``[*enumerated, rows, time]``: ``Q_z``, without gradient."""
+
+    weight: Tensor
+    """Broadcasts with ``cost``: 0 past the end, else the probability of the enumerated values."""
+
+    has_time: bool
+    """Whether the last axis is time."""
+
+    layout: SampleLayout
+    """Where the samples of a source lie among the rows."""
+
+    input: Tensor | None
+    """What the user gave for the baseline, as given."""
+
+    def rows_of_input(self, expected: str) -> Tensor:
+        """The given input with one row for each row of ``cost``.
+
+        Args:
+            expected: what the input must be, for the error message.
+
+        Raises:
+            ValueError: there is none, or its shape does not fit.
+        """
+        if self.input is None:
+            raise ValueError(
+                f"the baseline of node {self.name!r} needs {expected}: give it as baseline_input "
+                "of sample() or with graph.set_baseline_input()"
+            )
+        rows = self.cost.size(-2 if self.has_time else -1)
+        return self.layout.expand(f"baseline_input of node {self.name!r}", self.input, rows)
+
+
+class Baseline(nn.Module):
+    """``b_z`` of a score-function node."""
+
+    @abstractmethod
+    def forward(self, node: Downstream) -> Tensor:
+        """The baseline, broadcastable to ``node.cost``; gradient only into own parameters."""
+
+    def update(self, node: Downstream) -> None:
+        """Learn from the node's costs.  Called in training, after every baseline was used."""
+
+    def loss(self, baseline: Tensor, node: Downstream) -> Tensor | None:
+        """Loss of the baseline's own parameters, or None.
+
+        Args:
+            baseline: what ``forward`` returned.
+            node: the same as for ``forward``.
+
+        Returns:
+            elementwise, of ``node.cost``'s shape; the graph weights and sums it.
+        """
+        return None
+
+
+BASELINES: Registry[Baseline] = Registry("baseline", Baseline)  # type: ignore[type-abstract]
+
+
+@BASELINES.register("none")
+class NoBaseline(Baseline):
+    """``b = 0``."""
+
+    def forward(self, node: Downstream) -> Tensor:
+        return torch.zeros_like(node.cost)
+
+
+@BASELINES.register("moving_average")
+class MovingAverage(Baseline):
+    """Exponential moving average of the downstream costs of earlier updates (Williams 1992).
+
+    ``b = m / w`` where, after each update, ``m <- decay m + (1 - decay) mean(Q)`` and
+    ``w <- decay w + (1 - decay)``: an average of past costs from the first update on, not one
+    drawn towards 0; before the first update ``b = 0``.  The mean is over all steps that exist and,
+    where several nodes share the baseline, is taken node by node.  The current costs enter only
+    after they were used.  Both numbers are buffers and are never stored in less than float32.
+
+    Args:
+        decay: between 0 (the last update's mean only) and 1, exclusive.
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1; got {decay}")
+        self.decay = decay
+        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, node: Downstream) -> Tensor:
+        average = self.total / self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
+        return average.to(node.cost.dtype)
+
+    @torch.no_grad()
+    def update(self, node: Downstream) -> None:
+        weight = node.weight.expand_as(node.cost)
+        exists = weight.sum()
+        mean = (weight * node.cost).sum() / exists.clamp(min=torch.finfo(exists.dtype).tiny)
+        share = (1 - self.decay) * (exists > 0)
+        self.total.mul_(1 - share).add_(share * mean)
+        self.weight.mul_(1 - share).add_(share)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> MovingAverage:
+        # module.half() would leave three digits, and averages that small steps no longer move.
+        kept = {name: getattr(self, name) for name in ("total", "weight")}
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in kept.items():
+            moved = getattr(self, name)
+            if torch.finfo(moved.dtype).bits < 32:
+                setattr(self, name, buffer.to(moved.device))
+        return self
+
+
+@BASELINES.register("greedy")
+class GreedyDecode(Baseline):
+    """The cost of the model's own greedy output: self-critical training (Rennie et al. 2017).
+
+    The cost is given from outside as the node's ``baseline_input``: ``[batch]`` (or one value for
+    each sample), or with a time axis where the node has one.
+    """
+
+    def forward(self, node: Downstream) -> Tensor:
+        baseline = node.rows_of_input("the cost of the greedy output, [batch]")
+        if node.has_time and baseline.dim() == 1:
+            baseline = baseline.unsqueeze(-1)
+        if baseline.dim() != 1 + node.has_time:
+            raise ValueError(
+                f"baseline_input of node {node.name!r} must be the greedy output's cost, [batch]"
+                f"{' or [batch, time]' if node.has_time else ''}; "
+                f"got shape {list(baseline.shape)}"
+            )
+        return baseline.detach()
+
+
+@BASELINES.register("leave_one_out")
+class LeaveOneOut(Baseline):
+    """Mean cost of the source's other samples: ``b_i = sum_{j != i} Q_j / (k - 1)``.
+
+    Kool et al. 2019.  The samples must be independent.  At a step past the end of sample j,
+    ``Q_j`` has no costs to go and counts as such.
+    """
+
+    def forward(self, node: Downstream) -> Tensor:
+        samples = node.layout.samples
+        if samples < 2:
+            raise ValueError(
+                f"the leave_one_out baseline of node {node.name!r} needs samples >= 2: "
+                "open the graph with samples=k"
+            )
+        cost, dim = node.layout.split(node.cost, -2 if node.has_time else -1)
+        others = cost.sum(dim, keepdim=True) - cost
+        return (others / (samples - 1)).reshape(node.cost.shape)
+
+
+@BASELINES.register("learned")
+class LearnedBaseline(Baseline):
+    """A small regression head on a state: ``b = head(state)``, with loss ``(b - Q)^2``.
+
+    The state is the node's ``baseline_input``, ``[batch, features]``, or
+    ``[batch, time, features]`` where the node has a time axis.  It must not depend on the node's
+    own sample: at step t, a state from before ``z_t`` was drawn.
+
+    Args:
+        features: size of the state's last axis.
+        hidden: size of a hidden layer (default: none, a linear head).
+        through_state: let the loss train what computed the state, too.
+    """
+
+    def __init__(
+        self, features: int, hidden: int | None = None, through_state: bool = False
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.through_state = through_state
+        self.head: nn.Module
+        if hidden is None:
+            self.head = nn.Linear(features, 1)
+        else:
+            self.head = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def forward(self, node: Downstream) -> Tensor:
+        state = node.rows_of_input("a state [batch, features]")
+        if state.dim() != 2 + node.has_time or state.size(-1) != self.features:
+            axes = "batch, time" if node.has_time else "batch"
+            raise ValueError(
+                f"baseline_input of node {node.name!r} must be a state "
+                f"[{axes}, {self.features}]; got shape {list(state.shape)}"
+            )
+        baseline: Tensor = self.head(state if self.through_state else state.detach())
+        return baseline.squeeze(-1)
+
+    def loss(self, baseline: Tensor, node: Downstream) -> Tensor | None:
+        return (baseline - node.cost).square()

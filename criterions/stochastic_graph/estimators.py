@@ -1,0 +1,263 @@
+"""What stands in for the gradient through a stochastic node: one small class each.
+
+=========================  =============================  ==========  ===========================
+name                       value in the forward pass      unbiased    gradient
+=========================  =============================  ==========  ===========================
+``none``                   sample                         no          none through the node
+``score_function``         sample                         yes         ``grad log p(z) * (Q - b)``
+``reparameterized``        sample ``g(noise)``            yes         through ``g``
+``gumbel_softmax``         relaxed sample                 no          through the relaxation
+``straight_through_gumbel``  sample (one-hot)             no          as ``gumbel_softmax``
+``straight_through``       sample (one-hot)               no          as if the value were ``p``
+``enumeration``            every value, on an axis        yes         of ``sum_k p(k) c(k)``
+``expectation``            mean of the law (soft)         no          through the mean
+``mode``                   deterministic value (greedy)   no          that of the mean, if any
+=========================  =============================  ==========  ===========================
+
+Where a gradient flows through the value itself, the law must be ``OneHotCategorical`` (or
+``Bernoulli``), not ``Categorical``: indices carry no gradient.  A layer that uses
+``OneHotCategorical`` works with every estimator, unchanged.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from criterions.stochastic_graph.baselines import Baseline, NoBaseline
+from criterions.stochastic_graph.laws import deterministic_value, nearest_outcome, relaxed_law
+from criterions.stochastic_graph.registry import Registry
+from criterions.stochastic_graph.schedules import Schedule, value_at
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What an estimator makes of a law."""
+
+    value: Tensor
+    """What the layer goes on with: the shape of one sample, or with one more axis in front."""
+
+    log_prob: Tensor | None = None
+    """``log p(value)``, the law's batch shape: the node has a score term."""
+
+    weights: Tensor | None = None
+    """``p(k)``, ``[values, *batch_shape]``: the node is summed over, not sampled."""
+
+    independent_steps: bool = False
+    """With ``weights``: steps may be summed over side by side, each with its own cost."""
+
+
+class Estimator(nn.Module):
+    """A gradient estimator of one stochastic node.
+
+    A module only because a baseline may hold parameters or buffers: register it in the criterion,
+    so that they are trained, moved and checkpointed with it.
+    """
+
+    replays: ClassVar[bool] = False
+    """Whether an outcome can be given from outside instead of being drawn."""
+
+    baseline: Baseline | None
+    """``b_z`` of an estimator with a score term; None of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.baseline = None
+
+    def draw(self, law: Distribution, *, value: Tensor | None = None, update: int = 0) -> Draw:
+        """Draw from ``law``.
+
+        Args:
+            law: of any batch shape.
+            value: outcome to take instead of a random one.
+            update: number of the update, for schedules.
+
+        Raises:
+            ValueError: the law does not fit the estimator, or ``value`` is given to an estimator
+                whose value is not an outcome of the law.
+        """
+        if value is not None and not self.replays:
+            raise ValueError(
+                f"{type(self).__name__} cannot take a given value: only a sampled outcome can be "
+                "replayed (score_function, straight_through, none)"
+            )
+        return self._draw(law, value, update)
+
+    @abstractmethod
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw: ...
+
+
+ESTIMATORS: Registry[Estimator] = Registry("estimator", Estimator)  # type: ignore[type-abstract]
+
+
+def _outcome(law: Distribution, value: Tensor | None) -> Tensor:
+    """A constant: the given outcome or a random one."""
+    return law.sample() if value is None else value.detach()
+
+
+@ESTIMATORS.register("none")
+class NoScore(Estimator):
+    """Sample, and drop the score term: biased.
+
+    The expected gradient is ``E[sum_c grad c]``: all that reaches the parameters through the
+    choice of ``z`` is missing.  Scheduled sampling (Bengio et al. 2015) does this.
+    """
+
+    replays = True
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        return Draw(_outcome(law, value))
+
+
+@ESTIMATORS.register("score_function")
+class ScoreFunction(Estimator):
+    """``grad log p(z) * (Q_z - b_z)``: REINFORCE (Williams 1992), unbiased for every law.
+
+    Args:
+        baseline: ``b_z`` (default: none).
+    """
+
+    replays = True
+
+    def __init__(self, baseline: Baseline | None = None) -> None:
+        super().__init__()
+        self.baseline = NoBaseline() if baseline is None else baseline
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        outcome = _outcome(law, value)
+        return Draw(outcome, log_prob=law.log_prob(outcome))
+
+
+@ESTIMATORS.register("reparameterized")
+class Reparameterized(Estimator):
+    """``z = g(noise; parameters)``, gradient through ``g``: unbiased, for laws with ``rsample``."""
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        if not law.has_rsample:
+            raise ValueError(
+                f"{type(law).__name__} has no rsample to reparameterize: use score_function, "
+                "or for a discrete law gumbel_softmax or straight_through"
+            )
+        return Draw(law.rsample())
+
+
+@ESTIMATORS.register("gumbel_softmax")
+class GumbelSoftmax(Estimator):
+    """``softmax((log p + g) / temperature)`` with ``g`` from Gumbel(0, 1).
+
+    Jang et al. 2017 and, as the concrete law, Maddison et al. 2017.  Unbiased for the cost of the
+    relaxed value, biased for the cost of the sample; the bias vanishes and the variance grows as
+    the temperature goes to 0.
+
+    Args:
+        temperature: above 0; a number or a schedule.
+    """
+
+    def __init__(self, temperature: float | Schedule = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def relaxed(self, law: Distribution, update: int) -> Tensor:
+        """A relaxed sample, the shape of one sample of ``law``."""
+        temperature = value_at(self.temperature, update)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0; got {temperature} at update {update}")
+        relaxed: Tensor = relaxed_law(law, temperature).rsample()
+        return relaxed
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        return Draw(self.relaxed(law, update))
+
+
+def _straight_through(outcome: Tensor, surrogate: Tensor) -> Tensor:
+    """The value of ``outcome``, to the last bit, with the gradient of ``surrogate``."""
+    return outcome + (surrogate - surrogate.detach())
+
+
+@ESTIMATORS.register("straight_through_gumbel")
+class StraightThroughGumbel(GumbelSoftmax):
+    """One-hot ``argmax(log p + g)`` forward, the gradient of Gumbel-softmax backward.
+
+    Jang et al. 2017, section 2.2: the value is an exact sample of the law.  Biased.
+
+    Args:
+        temperature: above 0; a number or a schedule.
+    """
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        relaxed = self.relaxed(law, update)
+        return Draw(_straight_through(nearest_outcome(law, relaxed), relaxed))
+
+
+@ESTIMATORS.register("straight_through")
+class StraightThrough(Estimator):
+    """One-hot sample forward; backward as if the value were the vector of probabilities.
+
+    Bengio, Léonard and Courville 2013.  Exact where the cost is linear in the value.  Elsewhere
+    the cost's tangent at the sample replaces its difference between outcomes; for a Bernoulli
+    node the expected estimate of ``dE[c]/dp`` is ``p c'(1) + (1 - p) c'(0)`` instead of
+    ``c(1) - c(0)``: too large for convex costs where ``p`` is near 1, too small near 0.
+    """
+
+    replays = True
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        relaxed_law(law, 1.0)  # refuses laws whose mean is not a vector of probabilities
+        return Draw(_straight_through(_outcome(law, value), law.mean))
+
+
+@ESTIMATORS.register("enumeration")
+class Enumeration(Estimator):
+    """Sum over every value: ``sum_k p(k) c(k)``, no sampling noise.
+
+    The layer gets all values at once on a new leading axis, ``[values, *batch_shape, ...]``, and
+    everything computed from them carries that axis; the graph sums it out of the costs.  A second
+    enumerated node adds its axis in front of the first.
+
+    Args:
+        independent_steps: allow a law of batch shape ``[batch, time]``.  All its steps take value
+            ``k`` together, so step t's cost must depend on the node at step t alone (attention
+            without input feeding, say); a recurrent model needs one node for each step.
+    """
+
+    def __init__(self, independent_steps: bool = False) -> None:
+        super().__init__()
+        self.independent_steps = independent_steps
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        if not law.has_enumerate_support:
+            raise ValueError(
+                f"{type(law).__name__} cannot be enumerated: use a Categorical, OneHotCategorical "
+                "or Bernoulli law, or another estimator"
+            )
+        values = law.enumerate_support()
+        weights = law.log_prob(values).exp()
+        return Draw(values, weights=weights, independent_steps=self.independent_steps)
+
+
+@ESTIMATORS.register("expectation")
+class Expectation(Estimator):
+    """The law's mean in place of a sample (soft attention, expected embeddings).
+
+    It minimises ``c(E[z])``, which is the expected cost only where the cost is linear.
+    """
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        try:
+            return Draw(law.mean)
+        except NotImplementedError:
+            raise ValueError(
+                f"{type(law).__name__} has no mean: use score_function or reparameterized"
+            ) from None
+
+
+@ESTIMATORS.register("mode")
+class Mode(Estimator):
+    """The deterministic value in place of a sample (greedy); what a layer takes outside a graph."""
+
+    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+        return Draw(deterministic_value(law))
