@@ -72,8 +72,10 @@ def expected_bleu(
 ) -> Tensor:
     """BLEU of the expected clipped counts, totals and lengths (arXiv 1712.04708).
 
-    With exact overlaps and lengths this is an upper bound of the expected BLEU of one sentence
-    and, the more sentences the statistics are summed over, the expected corpus BLEU.
+    The score of expected statistics is not the expected score: with exact overlaps and a fixed
+    length it is an upper bound of one sentence's expected BLEU (the geometric mean is concave;
+    with a random length the brevity penalty is not), and the more sentences the statistics are
+    summed over, the nearer it is to the expected corpus BLEU.
 
     Args:
         p_ref, references, value, lengths, reference_lengths, eos_probabilities: as in

@@ -25,8 +25,8 @@ class Downstream:
     ``rows`` is the batch with its samples, flattened; axes of enumerated nodes come first.
     """
 
-    name: str
-    """The node's name, for error messages."""
+    node: str
+    """``node 'attention' at step 3``, for error messages."""
 
     cost: Tensor
     """``[*enumerated, rows]`` or ``[*enumerated, rows, time]``: ``Q_z``, without gradient."""
@@ -54,11 +54,11 @@ class Downstream:
         """
         if self.input is None:
             raise ValueError(
-                f"the baseline of node {self.name!r} needs {expected}: give it as baseline_input "
+                f"the baseline of {self.node} needs {expected}: give it as baseline_input "
                 "of sample() or with graph.set_baseline_input()"
             )
         rows = self.cost.size(-2 if self.has_time else -1)
-        return self.layout.expand(f"baseline_input of node {self.name!r}", self.input, rows)
+        return self.layout.expand(f"baseline_input of {self.node}", self.input, rows)
 
 
 class Baseline(nn.Module):
@@ -117,8 +117,8 @@ class MovingAverage(Baseline):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1; got {decay}")
         self.decay = decay
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float32))
 
     def forward(self, node: Downstream) -> Tensor:
         average = self.total / self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
@@ -158,7 +158,7 @@ class GreedyDecode(Baseline):
             baseline = baseline.unsqueeze(-1)
         if baseline.dim() != 1 + node.has_time:
             raise ValueError(
-                f"baseline_input of node {node.name!r} must be the greedy output's cost, [batch]"
+                f"baseline_input of {node.node} must be the greedy output's cost, [batch]"
                 f"{' or [batch, time]' if node.has_time else ''}; "
                 f"got shape {list(baseline.shape)}"
             )
@@ -177,7 +177,7 @@ class LeaveOneOut(Baseline):
         samples = node.layout.samples
         if samples < 2:
             raise ValueError(
-                f"the leave_one_out baseline of node {node.name!r} needs samples >= 2: "
+                f"the leave_one_out baseline of {node.node} needs samples >= 2: "
                 "open the graph with samples=k"
             )
         cost, dim = node.layout.split(node.cost, -2 if node.has_time else -1)
@@ -216,7 +216,7 @@ class LearnedBaseline(Baseline):
         if state.dim() != 2 + node.has_time or state.size(-1) != self.features:
             axes = "batch, time" if node.has_time else "batch"
             raise ValueError(
-                f"baseline_input of node {node.name!r} must be a state "
+                f"baseline_input of {node.node} must be a state "
                 f"[{axes}, {self.features}]; got shape {list(state.shape)}"
             )
         baseline: Tensor = self.head(state if self.through_state else state.detach())

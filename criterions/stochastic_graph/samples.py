@@ -101,7 +101,8 @@ class SampleLayout:
         heads = [(self.samples, batch), (1, batch)] if self.leading else [(rows,), (batch,)]
         head = tuple(tensor.shape[: self.dims])
         if head not in heads:
-            wanted = " or ".join(str([*shape, "..."]).replace("'", "") for shape in heads)
+            names = [str([*shape, "..."]).replace("'", "") for shape in heads]
+            wanted = " or ".join(dict.fromkeys(names))
             raise ValueError(f"{what} must have shape {wanted}; got {list(tensor.shape)}")
         if self.leading:
             tensor = tensor.expand(self.samples, *tensor.shape[1:])
