@@ -30,7 +30,7 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
     german_seen: set[str] = set()
     english_seen: set[str] = set()
     while len(found) < count:
-        german, english = phrases.rng.choice(PATTERNS)(phrases)
+        german, english = phrases.sentence(phrases.rng.choice(PATTERNS))
         if german in german_seen or english in english_seen:
             continue
         german_seen.add(german)

@@ -217,6 +217,29 @@ EVENTS = [
     ("Spiel", "das", ("game", "match")),
 ]
 
+# American words and their British counterparts, beside those that CLDR knows.
+BRITISH = {
+    "colorful": "colourful",
+    "gasoline": "petrol",
+    "traveled": "travelled",
+    "drugstore": "chemist",
+    "pharmacy": "chemist",
+    " store ": " shop ",
+}
+NUMBERS = {
+    2: ("zwei", "two"),
+    3: ("drei", "three"),
+    4: ("vier", "four"),
+    5: ("fünf", "five"),
+    6: ("sechs", "six"),
+    7: ("sieben", "seven"),
+    8: ("acht", "eight"),
+    9: ("neun", "nine"),
+    10: ("zehn", "ten"),
+    11: ("elf", "eleven"),
+    12: ("zwölf", "twelve"),
+}
+
 # Countries with an article in German: where, where to, where from.
 COUNTRIES_WITH_ARTICLE = {
     "CH": ("in der Schweiz", "in die Schweiz", "aus der Schweiz"),

@@ -64,7 +64,28 @@ class Phrases:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.de = Locale("de")
-        self.en = Locale("en", "US")
+        self.us = Locale("en", "US")
+        self.gb = Locale("en", "GB")
+        self.en = self.us
+
+    def sentence(self, pattern: Callable[[Phrases], Pair]) -> Pair:
+        """One sentence pair, its English all American or all British, as the translator was."""
+        self.en = self.gb if self.rng.random() < 0.4 else self.us
+        german, english = pattern(self)
+        if self.en is self.gb:
+            for american, british in lexicon.BRITISH.items():
+                english = english.replace(american, british)
+        return german, english
+
+    def spelled(self, german: str, english: str, count: float) -> Pair:
+        """Small numbers as words now and then, in each language by its own choice."""
+        if count in lexicon.NUMBERS:
+            german_word, english_word = lexicon.NUMBERS[int(count)]
+            if self.rng.random() < 0.4:
+                german = german.replace(f"{count} ", f"{german_word} ", 1)
+            if self.rng.random() < 0.4:
+                english = english.replace(f"{count} ", f"{english_word} ", 1)
+        return german, english
 
     # Vocabularies: the common items first, then the others; drawn with falling probability.
 
@@ -73,14 +94,14 @@ class Phrases:
         """Territory codes."""
 
         def usable(code: str) -> bool:
-            names = f"{self.de.territories[code]} {self.en.territories.get(code, '')}"
+            names = f"{self.de.territories[code]} {self.us.territories.get(code, '')}"
             adjective = code not in lexicon.COUNTRIES_WITH_ARTICLE and "Republik" in names
             return not adjective and not any(word in names for word in _AWKWARD)
 
         codes = sorted(
             c
             for c in self.de.territories
-            if len(c) == 2 and c.isalpha() and c not in _NO_COUNTRY and c in self.en.territories
+            if len(c) == 2 and c.isalpha() and c not in _NO_COUNTRY and c in self.us.territories
         )
         return _common_first(_FIRST_COUNTRIES, [c for c in codes if usable(c)])
 
@@ -93,13 +114,16 @@ class Phrases:
             for country in self.countries
             for code in numbers.get_territory_currencies(country, day, day)
         }
-        named = [c for c in sorted(codes) if c in self.de.currencies and c in self.en.currencies]
+        names = {
+            c: f"{self.de.currencies.get(c, '(')} {self.us.currencies.get(c, '(')}" for c in codes
+        }
+        named = [c for c in sorted(codes) if "(" not in names[c]]
         return _common_first(_FIRST_CURRENCIES, named)
 
     @cached_property
     def languages(self) -> list[str]:
         """Two-letter language codes."""
-        codes = sorted(c for c in self.de.languages if len(c) == 2 and c in self.en.languages)
+        codes = sorted(c for c in self.de.languages if len(c) == 2 and c in self.us.languages)
         return _common_first(_FIRST_LANGUAGES, codes)
 
     @cached_property
@@ -111,7 +135,7 @@ class Phrases:
         for zone in zones:
             fallback = zone.rsplit("/", 1)[1].replace("_", " ")
             german = self.de.time_zones[zone].get("city", fallback)
-            english = self.en.time_zones.get(zone, {}).get("city", fallback)
+            english = self.us.time_zones.get(zone, {}).get("city", fallback)
             with_article = german in countries or any(word in german for word in _AWKWARD)
             if not with_article and (german, english) not in pairs:
                 pairs.append((german, english))
@@ -171,7 +195,7 @@ class Phrases:
             )
             for locale in (self.de, self.en)
         )
-        return german, english
+        return self.spelled(german, english, count)
 
     def ago(self) -> Pair:
         """vor 3 Tagen / 3 days ago."""
@@ -190,7 +214,7 @@ class Phrases:
         """3 Tage / 3 days."""
         unit = self.rng.choice(("minute", "hour", "day", "week"))
         count = self.rng.randint(1, _DURATIONS[unit])
-        return self._unit(count, f"duration-{unit}")
+        return self.spelled(*self._unit(count, f"duration-{unit}"), count)
 
     def past(self) -> Pair:
         """A point in the past, as an adverbial."""
@@ -344,7 +368,8 @@ class Phrases:
         english = english if bare else f"{english_adjective} {english}"
         if form == "counted":
             count = self.rng.randint(2, self.common(range(3, 60)))
-            return (f"{count} {word}{german_noun}", f"{count} {english}"), plural
+            pair = self.spelled(f"{count} {word}{german_noun}", f"{count} {english}", count)
+            return pair, plural
         if form == "indefinite":
             article = lexicon.indefinite(gender, case)
             return (f"{article} {word}{german_noun}", lexicon.english_article(english)), plural

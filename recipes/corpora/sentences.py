@@ -19,7 +19,7 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def either(p: Phrases, usual: str, other: str, chance: float = 0.25) -> str:
+def either(p: Phrases, usual: str, other: str, chance: float = 0.4) -> str:
     """``other`` with probability ``chance``."""
     return other if p.rng.random() < chance else usual
 
@@ -44,13 +44,13 @@ def event(p: Phrases) -> Pair:
     """Die Prüfung findet am Montag um 14:05 Uhr in Rom statt."""
     noun, article, readings = p.rng.choice(lexicon.EVENTS)
     when, clock, where = p.date(), p.clock(7, 22), p.where()
-    english = readings[0] if p.rng.random() < 0.7 else readings[-1]
+    english = either(p, readings[0], readings[-1])
     if p.rng.random() < 0.5:
         german = f"{capital(article)} {noun} findet {when[0]} um {clock[0]} {where[0]} statt."
         verb = either(p, "takes place", "will take place")
     else:
         german = f"{capital(when[0])} beginnt {article} {noun} {where[0]} um {clock[0]}."
-        verb = either(p, "starts", "begins", 0.4)
+        verb = either(p, "starts", "begins")
     return german, f"The {english} {where[1]} {verb} at {clock[1]} {when[1]}."
 
 
@@ -59,14 +59,13 @@ def speaks(p: Phrases) -> Pair:
     name, (er, he) = p.person()
     spoken = p.several(p.language)
     since, where = p.since(), p.where()
-    work, works, working = p.rng.choice(
+    work, working = p.rng.choice(
         (
-            ("arbeitet", "works", "working"),
-            ("lebt", "lives", "living"),
-            ("studiert", "studies", "studying"),
+            ("arbeitet", "working"),
+            ("lebt", "living"),
+            ("studiert", "studying"),
         )
     )
-    del works
     english = f"{he} has been {working} {where[1]} {since[1]}"
     if p.rng.random() < 0.5:
         german = f"Weil {name} {spoken[0]} spricht, {work} {er} {since[0]} {where[0]}."
@@ -162,11 +161,10 @@ def speakers(p: Phrases) -> Pair:
         german = f"{language[0]} wird von {people[0]} Menschen gesprochen, vor allem {where[0]}."
         return german, (
             f"{language[1]} is spoken by {people[1]} people, "
-            f"{either(p, 'mainly', 'above all', 0.35)} {where[1]}."
+            f"{either(p, 'mainly', 'above all')} {where[1]}."
         )
     return german, (
-        f"{people[1]} people speak {language[1]}, "
-        f"{either(p, 'mainly', 'above all', 0.35)} {where[1]}."
+        f"{people[1]} people speak {language[1]}, {either(p, 'mainly', 'above all')} {where[1]}."
     )
 
 
@@ -222,7 +220,7 @@ def asks(p: Phrases) -> Pair:
             ("möchte wissen", "wants to know whether"),
         )
     )
-    english_ask = either(p, english_ask, english_ask.replace("whether", "if"), 0.35)
+    english_ask = either(p, english_ask, english_ask.replace("whether", "if"))
     vehicle = p.rng.choice(
         (("der Zug", "the train"), ("der Bus", "the bus"), ("das Schiff", "the ship"))
     )
@@ -278,7 +276,7 @@ def relative(p: Phrases) -> Pair:
             ("verkauft", ("sold {0} to {1}", "sold {1} {0}")),
         )
     )
-    done = either(p, *wordings, 0.4).format(what[1], name)
+    done = either(p, *wordings).format(what[1], name)
     return f"{person[0]}, {person[1]} {german}, hat {name} {what[0]} {verb}.", (
         f"{person[2]} who {english} {done}."
     )
@@ -297,7 +295,7 @@ def handled(p: Phrases) -> Pair:
     english = f"{name} {verb.english_past} {what[1]} {when[1]}"
     if p.rng.random() < 0.5:
         german += f", nachdem {er} {time[0]} gewartet hatte"
-        english += f" after {he} had {either(p, 'waited', 'been waiting', 0.35)} for {time[1]}"
+        english += f" after {he} had {either(p, 'waited', 'been waiting')} for {time[1]}"
     return f"{german}.", f"{english}."
 
 
@@ -347,8 +345,8 @@ def opening(p: Phrases) -> Pair:
     state, english = p.rng.choice((("geöffnet", "open"), ("geschlossen", "closed")))
     german = f"{shop} {where[0]} ist {day[0]} von {first[0]} bis {last[0]} {state}."
     return german, (
-        f"The {either(p, *readings, 0.4)} {where[1]} is {english} from {first[1]} "
-        f"{either(p, 'to', 'until', 0.35)} {last[1]} {day[1]}."
+        f"The {either(p, *readings)} {where[1]} is {english} from {first[1]} "
+        f"{either(p, 'to', 'until')} {last[1]} {day[1]}."
     )
 
 
@@ -359,7 +357,7 @@ def born(p: Phrases) -> Pair:
     german = f"{name} wurde {when[0]} in {city[0]} geboren und lebt heute {where[0]}."
     return german, (
         f"{name} was born {when[1]} in {city[1]} and "
-        f"{either(p, 'now lives', 'lives today', 0.4)} {where[1]}."
+        f"{either(p, 'now lives', 'lives today')} {where[1]}."
     )
 
 
