@@ -1,11 +1,15 @@
-"""Two workers on the CPU against one, and against the objective of the whole batch."""
+"""Two workers on the CPU against one, and against the objective of the whole batch.
+
+fairseq wraps models for the CPU with ``legacy_ddp`` alone; PyTorch's wrapper is tried by itself.
+"""
 
 import socket
 
 import pytest
 import torch
 from console_scripts import Started
-from fairseq_setup import epoch_batches, setup
+from fairseq.distributed import ModuleProxyWrapper
+from fairseq_setup import FEEDS, epoch_batches, setup
 from training_flags import expected_bleu, sgd
 
 RATE = 0.5
@@ -97,3 +101,34 @@ def test_a_worker_without_a_batch_left_does_not_count(
     two = two_workers(corpus, tmp_path, *arguments)
     expected = {name: value.detach() for name, value in built.model.named_parameters()}
     torch.testing.assert_close({name: two[name] for name in expected}, expected, **CLOSE)
+
+
+@pytest.fixture
+def lone_worker(tmp_path):
+    """A process group of one."""
+    rendezvous = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_pytorchs_wrapper_gets_the_same_gradient(corpus, learnt, feed, lone_worker):
+    """With a free-running prefix the wrapped model runs twice before it is differentiated."""
+    built, wrapped = (setup(corpus, weights=learnt("transformer"), feed=feed) for _ in range(2))
+    sample = built.batch(*range(6))
+    wrapped_model = torch.nn.parallel.DistributedDataParallel(wrapped.model)
+    proxy = ModuleProxyWrapper(wrapped_model)
+    for _ in range(2):
+        built.model.zero_grad()
+        wrapped.model.zero_grad()
+        torch.manual_seed(4)
+        built.criterion(built.model, sample)[0].backward()
+        torch.manual_seed(4)
+        wrapped.criterion(proxy, sample)[0].backward()
+        expected, actual = (
+            {name: parameter.grad for name, parameter in each.model.named_parameters()}
+            for each in (built, wrapped)
+        )
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert all(module.training for module in proxy.modules())
