@@ -77,13 +77,20 @@ class Estimator(nn.Module):
             update: number of the update, for schedules.
 
         Raises:
-            ValueError: the law does not fit the estimator, or ``value`` is given to an estimator
-                whose value is not an outcome of the law.
+            ValueError: the law does not fit the estimator, ``value`` is given to an estimator
+                whose value is not an outcome of the law, or has another shape than one.
         """
         if value is not None and not self.replays:
             raise ValueError(
                 f"{type(self).__name__} cannot take a given value: only a sampled outcome can be "
                 "replayed (score_function, straight_through, none)"
+            )
+        shape = law.batch_shape + law.event_shape
+        if value is not None and value.shape != shape:
+            # log_prob would broadcast, and so compute something else without a word.
+            raise ValueError(
+                f"the given value has shape {list(value.shape)}, but an outcome of "
+                f"{type(law).__name__} has {list(shape)}: give one for each of its elements"
             )
         return self._draw(law, value, update)
 

@@ -197,6 +197,7 @@ class StochasticGraph:
         judges it).  Where every step's cost is settled before the step's node is drawn (``z_t`` is
         fed to step t + 1), name the node in ``before``; then ``sum_{s > t} c_s``.  Leaving it out
         costs variance, not bias; naming a node that does influence its own step's cost is biased.
+        Such a node, too, is recorded before the cost.
         A cost ``[batch]`` counts in whole for every step.
 
         Args:

@@ -83,6 +83,12 @@ def test_a_value_for_an_estimator_that_cannot_replay():
             sample("z", LATENT, estimator=estimator, value=torch.zeros(2))
 
 
+def test_a_value_of_another_shape_does_not_broadcast():
+    for value in (torch.zeros(3), torch.zeros(2, 1), torch.zeros(())):
+        with StochasticGraph(values={"z": value}), raises("node 'z': the given value has shape"):
+            sample("z", TOKENS)
+
+
 @pytest.mark.parametrize(
     ("law", "value", "message"),
     [

@@ -121,3 +121,17 @@ def test_a_cost_that_is_the_same_for_every_value_counts_once():
         sample("a", Categorical(logits=torch.zeros(2, 5)))
         graph.cost("c", torch.tensor([[1.0, 2.0]]))  # size 1 at the enumerated axis
     assert graph.surrogate().item() == 3
+
+
+def test_masked_categories_have_no_weight_and_give_no_nan():
+    """Padded source positions at ``-inf``, as in attention."""
+    logits, values = random(2, 3, 4, seed=95), random(2, 1, 4, seed=96, grad=False)
+    padding = torch.tensor([[[False, False, True, True]], [[False] * 4]])
+    exact = {"attention": Enumeration(independent_steps=True)}
+    with StochasticGraph(estimators=exact) as graph:
+        z = sample("attention", OneHotCategorical(logits=logits.masked_fill(padding, -torch.inf)))
+        graph.cost("c", (z * values).sum(-1))
+    expected = (logits[:1, :, :2].softmax(-1) * values[:1, :, :2]).sum()
+    expected = expected + (logits[1:].softmax(-1) * values[1:]).sum()
+    torch.testing.assert_close(graph.surrogate(), expected)
+    assert_equal(gradient(graph.surrogate(), [logits]), gradient(expected, [logits]))

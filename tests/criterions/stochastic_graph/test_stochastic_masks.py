@@ -69,6 +69,20 @@ def test_a_cost_past_the_end_may_be_anything():
     assert torch.autograd.grad(graph.surrogate(), logits)[0].equal(gradient)
 
 
+def test_an_impossible_outcome_past_the_end_does_not_matter():
+    """A padding token may have probability 0 there: ``log p = -inf``."""
+    logits = random(2, 3, 4, seed=300)
+    ruled_out = torch.zeros(2, 3, 4, dtype=torch.bool)
+    ruled_out[..., 0] = ~MASK
+    with StochasticGraph(values={"z": OUTCOME}) as graph:
+        sample("z", Categorical(logits=logits.masked_fill(ruled_out, -torch.inf)), mask=MASK)
+        graph.cost("c", torch.ones(2, 3), mask=MASK)
+    (gradient,) = torch.autograd.grad(graph.surrogate(), logits)
+    assert graph.surrogate().isfinite()
+    assert gradient.isfinite().all()
+    assert all(value.isfinite() for value in graph.statistics().values())
+
+
 def test_without_a_mask_padding_would_count():
     """So the tests above do test the mask."""
     chain = Chain()
