@@ -83,6 +83,15 @@ def test_an_impossible_outcome_past_the_end_does_not_matter():
     assert all(value.isfinite() for value in graph.statistics().values())
 
 
+def test_the_log_stays_finite_whatever_stands_past_the_end():
+    scale = torch.ones(2, 3).masked_fill(~MASK, torch.nan)
+    with StochasticGraph() as graph:
+        sample("z", Normal(torch.zeros(2, 3), scale, validate_args=False), mask=MASK)
+        graph.cost("c", torch.ones(2, 3), mask=MASK)
+    assert all(value.isfinite() for value in graph.statistics().values())
+    torch.testing.assert_close(graph.statistics()["entropy/z"], Normal(0.0, 1.0).entropy())
+
+
 def test_without_a_mask_padding_would_count():
     """So the tests above do test the mask."""
     chain = Chain()
