@@ -85,7 +85,7 @@ def test_an_impossible_outcome_past_the_end_does_not_matter():
 
 def test_the_log_stays_finite_whatever_stands_past_the_end():
     scale = torch.ones(2, 3).masked_fill(~MASK, torch.nan)
-    with StochasticGraph() as graph:
+    with StochasticGraph(values={"z": torch.zeros(2, 3)}) as graph:
         sample("z", Normal(torch.zeros(2, 3), scale, validate_args=False), mask=MASK)
         graph.cost("c", torch.ones(2, 3), mask=MASK)
     assert all(value.isfinite() for value in graph.statistics().values())
