@@ -38,7 +38,7 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
     if windows.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
         distances = range(0)  # rare; looking costs nothing where no device has to be waited for
     tails = [windows.tail_products(distance) for distance in distances]
-    occurs = _Occurrences.apply(
+    occurs: Tensor = _Occurrences.apply(
         windows.products,
         windows.probability,
         torch.stack(tails) if tails else windows.products.new_zeros(0, *windows.products.shape),
