@@ -1,6 +1,6 @@
 """Speed and memory of expected BLEU, as ratios to cross-entropy in the same run.
 
-python -m benchmarks.expected_bleu --output docs/results/expected_bleu_cost
+python -m benchmarks.expected_bleu --output docs/results/expected_bleu
 """
 
 from __future__ import annotations
