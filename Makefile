@@ -39,7 +39,7 @@ format: $(INSTALLED) ## let ruff sort the imports and lay out the code
 	$(BIN)/ruff format
 
 benchmark: $(INSTALLED) ## run every program in benchmarks/ and write docs/results
-	$(BIN)/python -m benchmarks.expected_bleu --output docs/results/expected_bleu_cost
+	$(BIN)/python -m benchmarks.expected_bleu --output docs/results/expected_bleu
 	$(BIN)/python -m benchmarks.toy_expected_bleu --output docs/results/toy_expected_bleu
 
 clean: ## remove builds and caches; .venv and runs stay
