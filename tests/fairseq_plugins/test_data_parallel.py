@@ -49,8 +49,13 @@ def two_workers(corpus, folder, *arguments):
         )
         for rank in (0, 1)
     ]
-    for worker in workers:
-        worker.output()
+    failures = []
+    for worker in workers:  # where one fails the other does as well, and says less
+        try:
+            worker.output()
+        except AssertionError as failure:
+            failures.append(str(failure))
+    assert not failures, "\n\n".join(failures)
     return parameters(folder / "two")
 
 
