@@ -31,7 +31,7 @@ LENGTHS = range(3, 10)
 
 
 def sentence_pair(rng: random.Random, length: int) -> tuple[list[str], list[str]]:
-    """Source and target tokens; German 'klein' after the noun, English 'small' one place early."""
+    """Source and target tokens, word by word; now and then the last word is said twice."""
     source = [rng.choice(list(LEXICON)) for _ in range(length)]
     target = [rng.choice(LEXICON[word]) for word in source]
     if rng.random() < 0.3:
