@@ -2,14 +2,22 @@
 
 torch >= 2.6 refuses every class it was not told about.  A fairseq checkpoint
 holds an ``argparse.Namespace`` and, in its meters, numpy scalars and arrays.
-Exactly those are allow-listed here; ``weights_only`` stays on, so a checkpoint
-that asks for anything else is still refused.
+One worker's ``torch.load`` then hands the state to the others through
+``torch.save`` and ``torch.load`` again, by then with the configuration as an
+OmegaConf container.  Only these are allow-listed here; ``weights_only`` stays on,
+so a checkpoint that asks for anything else is still refused.
 """
 
+from __future__ import annotations
+
 import argparse
+import collections
+import typing
 
 import numpy
+import omegaconf
 import torch
+from fairseq.distributed import utils as distributed_utils
 
 
 def checkpoint_types() -> list[type]:
@@ -30,8 +38,25 @@ def checkpoint_types() -> list[type]:
     ]
 
 
+def worker_types() -> list[typing.Any]:
+    """What the state holds besides when fairseq sends it from one worker to the others."""
+    return [
+        omegaconf.DictConfig,
+        omegaconf.ListConfig,
+        omegaconf.nodes.AnyNode,
+        omegaconf.base.Metadata,
+        omegaconf.base.ContainerMetadata,
+        distributed_utils._TensorPlaceholder,
+        collections.defaultdict,
+        typing.Any,
+        dict,
+        int,
+        list,
+    ]
+
+
 def allow_fairseq_checkpoints() -> None:
-    """Allow-list :func:`checkpoint_types`; a no-op on torch < 2.4, which has no such list."""
+    """Allow-list what fairseq loads; a no-op on torch < 2.4, which has no such list."""
     add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
     if add_safe_globals is not None:
-        add_safe_globals(checkpoint_types())
+        add_safe_globals([*checkpoint_types(), *worker_types()])

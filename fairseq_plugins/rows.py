@@ -18,17 +18,32 @@ class Reference:
 
     ``tokens``: ``[batch, tgt_len]``, with ``</s>``.
     ``lengths``: ``[batch]``, tokens before ``</s>``.
+    ``rows``: ``[batch]``, tokens, ``</s>`` included: the rows of a teacher-forced pass.
     ``order``: ``[batch, tgt_len]``, the sample's column that each column was taken from.
     """
 
     tokens: Tensor
     lengths: Tensor
+    rows: Tensor
     order: Tensor
 
     def without_prefix(self, size: int) -> Reference:
-        """The sentences after their first ``size`` tokens (language tags and the like)."""
-        lengths = (self.lengths - size).clamp(min=0)
-        return Reference(self.tokens[:, size:], lengths, self.order[:, size:])
+        """The sentences after their first ``size`` tokens (language tags and the like).
+
+        At least one column stays, so that no shape is empty; the counts say what of it exists.
+        """
+        kept = prefix_columns(size, self.tokens.size(1))
+        return Reference(
+            self.tokens[:, kept:],
+            (self.lengths - size).clamp(min=0),
+            (self.rows - size).clamp(min=0),
+            self.order[:, kept:],
+        )
+
+
+def prefix_columns(size: int, columns: int) -> int:
+    """How many columns to cut off for a prefix of ``size`` tokens: all but one at most."""
+    return min(size, columns - 1)
 
 
 def reference_of(sample: dict[str, Any], dictionary: Dictionary) -> Reference:
@@ -36,8 +51,9 @@ def reference_of(sample: dict[str, Any], dictionary: Dictionary) -> Reference:
     target = sample["target"]
     order = target.eq(dictionary.pad()).int().sort(dim=1, stable=True).indices
     tokens = target.gather(1, order)
-    is_word = tokens.ne(dictionary.pad()) & tokens.ne(dictionary.eos()).cumprod(1).bool()
-    return Reference(tokens, is_word.sum(1), order)
+    exists = tokens.ne(dictionary.pad())
+    is_word = exists & tokens.ne(dictionary.eos()).cumprod(1).bool()
+    return Reference(tokens, is_word.sum(1), exists.sum(1), order)
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ def rows_of(logits: Tensor, reference: Reference, eos: int) -> Rows:
 
 
 def cross_entropy(
-    rows: Rows, reference: Reference, pad: int, vocab: int, label_smoothing: float
+    rows: Rows, reference: Reference, vocab: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """Label-smoothed and plain cross-entropy of teacher-forced rows, in nats, summed over tokens.
 
@@ -88,15 +104,15 @@ def cross_entropy(
 
     Args:
         rows: one row per target token, in the target's order.
-        reference: the target, ``[batch, tgt_len]``.
-        pad: index of padding; its rows do not count.
+        reference: the target, ``[batch, tgt_len]``; padding does not count.
         vocab: size of the vocabulary.
         label_smoothing: 0 for none.
 
     Returns:
         two scalars: the loss to minimise, the negative log-likelihood.
     """
-    is_token = reference.tokens.ne(pad)
+    columns = torch.arange(reference.tokens.size(1), device=reference.tokens.device)
+    is_token = columns < reference.rows.unsqueeze(1)
     log_target = rows.log_reference.diagonal(dim1=1, dim2=2)
     negative_log_likelihood = -log_target.masked_fill(~is_token, 0).sum()
     if label_smoothing == 0:

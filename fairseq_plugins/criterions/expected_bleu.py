@@ -17,7 +17,14 @@ from criterions import BleuStatistics, bleu_from_statistics, expected_statistics
 from criterions.bleu_statistics import LEVELS, SMOOTHINGS
 from criterions.expected_overlap import OVERLAP_VALUES
 from fairseq_plugins.decoding import decode, decode_limits
-from fairseq_plugins.rows import Reference, Rows, cross_entropy, reference_of, rows_of
+from fairseq_plugins.rows import (
+    Reference,
+    Rows,
+    cross_entropy,
+    prefix_columns,
+    reference_of,
+    rows_of,
+)
 from fairseq_plugins.workers import DummyBatchWatch, sum_over_workers
 
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
@@ -51,7 +58,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
         default="expected",
         metadata={
             "help": "length of the candidate: expected, by the rows' </s> probabilities, with "
-            "gradient; or fixed, that of the fed prefix"
+            "gradient; or fixed, that of the fed prefix (then only the cross-entropy trains </s>)"
         },
     )
     bleu_level: BLEU_LEVEL_CHOICES = field(
@@ -96,6 +103,29 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
         },
     )
     sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@dataclass(frozen=True)
+class FedRows:
+    """The decoder's rows, given a prefix.
+
+    ``number``: ``[batch]``, rows that exist, the one for ``</s>`` included.
+    ``words``: ``[batch]``, tokens of the prefix without ``</s>``.
+    """
+
+    rows: Rows
+    number: Tensor
+    words: Tensor
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """Sums over a batch: BLEU's statistics with gradient, and scalar tensors of its size."""
+
+    statistics: BleuStatistics
+    sample_size: Tensor
+    sentences: Tensor
+    ntokens: Tensor
 
 
 @register_criterion("expected_bleu", dataclass=ExpectedBleuCriterionConfig)
@@ -154,7 +184,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
             the loss summed up to ``sample_size``, ``sample_size``, and the logged sums.
 
         Raises:
-            ValueError: the model has no decoder, or an adaptive softmax.
+            ValueError: the model is no encoder-decoder model, or has an adaptive softmax.
         """
         _check_model(model)
         reference = reference_of(sample, self.dictionary)
@@ -166,24 +196,25 @@ class ExpectedBleuCriterion(FairseqCriterion):
         }
         scored = reference.without_prefix(self.ignore_prefix_size)
 
-        teacher_rows = None
-        loss = torch.zeros((), device=sample["target"].device)
+        teacher_rows = smoothed = None
         if self.feed == "teacher" or self.cross_entropy_weight > 0 or not self.training:
             logits = self._logits(model, sample, sample["net_input"]["prev_output_tokens"])
             teacher_rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
             smoothed, logged["nll_loss"] = cross_entropy(
-                teacher_rows, scored, self.padding_idx, logits.size(-1), self.label_smoothing
+                teacher_rows, scored, logits.size(-1), self.label_smoothing
             )
-            per_token = 1 if not self.sentence_avg else sample_size / sample["ntokens"]
-            loss = self.cross_entropy_weight * per_token * smoothed
-
         if self.feed == "teacher":
-            rows, fed_lengths = teacher_rows, scored.lengths + 1
+            fed = FedRows(teacher_rows, scored.rows, scored.lengths)
         else:
-            rows, fed_lengths = self._free_running_rows(model, sample, reference, scored)
-        statistics = self._statistics(rows, fed_lengths, scored)
-        gradient_loss, logged_loss = self._bleu_loss(statistics, sample_size)
-        logged["loss"] = loss + logged_loss
+            fed = self._free_running_rows(model, sample, reference, scored)
+
+        statistics = self._statistics(fed, scored)
+        batch = self._whole_batch(statistics, sample_size, sample["ntokens"])
+        loss, logged["loss"] = self._bleu_loss(statistics, batch, sample_size)
+        if smoothed is not None:
+            per_token = batch.sample_size / batch.ntokens.clamp(min=1) if self.sentence_avg else 1
+            weighted = self.cross_entropy_weight * per_token * smoothed
+            loss, logged["loss"] = loss + weighted, logged["loss"] + weighted
         for order in range(1, self.max_order + 1):
             logged[f"expected_matches_{order}"] = statistics.matches[:, order - 1].sum()
             logged[f"expected_totals_{order}"] = statistics.totals[:, order - 1].sum()
@@ -193,7 +224,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
             key: value.detach() if isinstance(value, Tensor) else value
             for key, value in logged.items()
         }
-        return loss + gradient_loss, sample_size, logged
+        return loss, sample_size, logged
 
     @staticmethod
     def _logits(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Tensor:
@@ -203,9 +234,11 @@ class ExpectedBleuCriterion(FairseqCriterion):
 
     def _free_running_rows(
         self, model: Any, sample: dict[str, Any], reference: Reference, scored: Reference
-    ) -> tuple[Rows, Tensor]:
-        """Rows given the model's own output, and the number of them, ``</s>``'s included."""
-        net_input = sample["net_input"]
+    ) -> FedRows:
+        """Rows given the model's own output."""
+        # With padding on the left, the first column is not where every sentence starts.
+        start = sample["net_input"]["prev_output_tokens"].gather(1, reference.order[:, :1])
+        net_input = {**sample["net_input"], "prev_output_tokens": start}
         prefix = reference.tokens[:, : self.ignore_prefix_size]
         longest = min(self.max_decode_length, model.max_decoder_positions() - 1)
         limits = decode_limits(net_input["src_lengths"], self.max_decode_ratio, longest)
@@ -218,52 +251,60 @@ class ExpectedBleuCriterion(FairseqCriterion):
             sample=self.feed == "sample" and self.training,
             prefix=prefix,
         )
-        start = net_input["prev_output_tokens"][:, :1]
         fed = torch.cat([start, decoded.tokens[:, :-1]], dim=1)
-        logits = self._logits(model, sample, fed)[:, self.ignore_prefix_size :]
-        fed_lengths = (decoded.emitted - self.ignore_prefix_size).clamp(min=0)
-        return rows_of(logits, scored, self.dictionary.eos()), fed_lengths
+        cut = prefix_columns(self.ignore_prefix_size, fed.size(1))
+        logits = self._logits(model, sample, fed)[:, cut:]
+        return FedRows(
+            rows_of(logits, scored, self.dictionary.eos()),
+            (decoded.emitted - self.ignore_prefix_size).clamp(min=0),
+            (decoded.lengths - self.ignore_prefix_size).clamp(min=0),
+        )
 
-    def _statistics(self, rows: Rows, fed_lengths: Tensor, scored: Reference) -> BleuStatistics:
-        """Expected statistics of each sentence.
-
-        Args:
-            rows: a row per fed token.
-            fed_lengths: ``[batch]``, rows that exist, the one for ``</s>`` included.
-            scored: the reference without its prefix.
-        """
+    def _statistics(self, fed: FedRows, scored: Reference) -> BleuStatistics:
+        """Expected statistics of each sentence; ``scored`` is the reference without its prefix."""
         expected_length = self.hypothesis_length == "expected"
         return expected_statistics(
-            rows.reference_probabilities(scored, self.dictionary),
+            fed.rows.reference_probabilities(scored, self.dictionary),
             scored.tokens,
             value=self.overlap,
             max_order=self.max_order,
-            lengths=fed_lengths if expected_length else (fed_lengths - 1).clamp(min=0),
+            lengths=fed.number if expected_length else fed.words,
             reference_lengths=scored.lengths,
-            eos_probabilities=rows.log_eos.exp() if expected_length else None,
+            eos_probabilities=fed.rows.log_eos.exp() if expected_length else None,
         )
 
-    def _bleu_loss(self, statistics: BleuStatistics, sample_size: int) -> tuple[Tensor, Tensor]:
+    def _whole_batch(
+        self, statistics: BleuStatistics, sample_size: int, ntokens: int
+    ) -> WholeBatch:
+        """Sums over the sentences of all workers in training, of this one in validation."""
+        corpus = statistics.over_corpus()
+        sizes = (sample_size, statistics.matches.size(0), ntokens)
+        # Filled on the device: a tensor made of a list would be copied from the host.
+        filled = [corpus.matches.new_full((1,), size) for size in sizes]
+        sums = torch.cat([*(item.flatten() for item in corpus), *filled])
+        if self.training:
+            sums = sum_over_workers(sums * self.dummy_batches.weight)
+        orders = self.max_order
+        matches, totals, rest = sums.split([orders, orders, sums.numel() - 2 * orders])
+        hypothesis_length, reference_length, *counts = rest
+        return WholeBatch(
+            BleuStatistics(matches, totals, hypothesis_length, reference_length), *counts
+        )
+
+    def _bleu_loss(
+        self, statistics: BleuStatistics, batch: WholeBatch, sample_size: int
+    ) -> tuple[Tensor, Tensor]:
         """``1 - BLEU`` as this worker's share: with the gradient, and as it is logged.
 
         fairseq adds the workers' gradients and divides by the sum of their sample sizes.  The
         first value, so treated, gives the gradient of the objective of the whole batch; the
         second, so treated, gives its value.
         """
-        corpus = statistics.over_corpus()
-        sentences = statistics.matches.size(0)
-        # Filled on the device: a tensor made of a list would be copied from the host.
-        sizes = [corpus.matches.new_full((1,), size) for size in (sample_size, sentences)]
-        sums = torch.cat([*(item.flatten() for item in corpus), *sizes])
-        if self.training:
-            sums = sum_over_workers(sums * self.dummy_batches.weight)
-        all_sample_size, all_sentences = sums[-2].detach(), sums[-1].detach()
         if self.bleu_level == "corpus":
-            matches, totals, lengths = sums[:-2].split([self.max_order, self.max_order, 2])
-            bleu = bleu_from_statistics(matches, totals, *lengths, smoothing=self.smoothing)
-            return (1 - bleu) * all_sample_size, (1 - bleu) * sample_size
+            loss = 1 - bleu_from_statistics(*batch.statistics, smoothing=self.smoothing)
+            return loss * batch.sample_size, loss * sample_size
         per_sentence = 1 - bleu_from_statistics(*statistics, smoothing=self.smoothing)
-        share = per_sentence.sum() * all_sample_size / all_sentences.clamp(min=1)
+        share = per_sentence.sum() * batch.sample_size / batch.sentences.clamp(min=1)
         return share, share
 
     @classmethod
@@ -325,17 +366,17 @@ class ExpectedBleuCriterion(FairseqCriterion):
 
 
 def _at_least(flag: str, value: Any, smallest: float) -> Any:
-    if value < smallest:
+    if not value >= smallest:  # so that NaN is refused as well
         raise ValueError(f"{flag} must be at least {smallest}; got {value}")
     return value
 
 
 def _check_model(model: Any) -> None:
     """Raise ``ValueError`` for a model whose rows cannot be had."""
-    if not hasattr(model, "decoder"):
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise ValueError(
             "--criterion expected_bleu needs an encoder-decoder --arch (transformer, lstm, fconv, "
-            f"...); {type(model).__name__} has no decoder"
+            f"...); {type(model).__name__} is not one"
         )
     if getattr(model.decoder, "adaptive_softmax", None) is not None:
         raise ValueError(
