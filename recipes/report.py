@@ -131,6 +131,10 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
     header = ["arm", "updates", "s / update", "ratio to control"]
     header += [f"length ratio {_column(*c)}" for c in columns]
     parts += ["## Cost and length", _table(header, rows)]
+    parts.append(
+        "Seconds per update are wall-clock time, whatever else the machine did meanwhile; "
+        "`benchmarks/` compares the cost of objectives in one run."
+    )
     if any(
         len(set(s["lenpen"].values())) > 1 or "1.0" not in map(str, s["lenpen"].values())
         for s in systems.values()

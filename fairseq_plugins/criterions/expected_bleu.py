@@ -16,6 +16,7 @@ from torch import Tensor
 from criterions import BleuStatistics, bleu_from_statistics, expected_statistics
 from criterions.bleu_statistics import LEVELS, SMOOTHINGS
 from criterions.expected_overlap import OVERLAP_VALUES
+from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.decoding import decode, decode_limits
 from fairseq_plugins.rows import (
     Reference,
@@ -215,11 +216,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
             per_token = batch.sample_size / batch.ntokens.clamp(min=1) if self.sentence_avg else 1
             weighted = self.cross_entropy_weight * per_token * smoothed
             loss, logged["loss"] = loss + weighted, logged["loss"] + weighted
-        for order in range(1, self.max_order + 1):
-            logged[f"expected_matches_{order}"] = statistics.matches[:, order - 1].sum()
-            logged[f"expected_totals_{order}"] = statistics.totals[:, order - 1].sum()
-        logged["expected_length"] = statistics.hypothesis_length.sum()
-        logged["reference_length"] = statistics.reference_length.sum()
+        logged.update(logged_sums(statistics.over_corpus()))
         logged = {
             key: value.detach() if isinstance(value, Tensor) else value
             for key, value in logged.items()
@@ -312,9 +309,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
         """Log the sums of all workers.
 
         ``loss`` is the minimised quantity; ``nll_loss`` (bits per token) and ``ppl`` compare with
-        fairseq's criterions; ``expected_bleu`` and ``precision_N`` run from 0 to 100, without
-        smoothing, over all sentences since the last line; ``length_ratio`` is expected tokens
-        over reference tokens.
+        fairseq's criterions; for the others see :func:`log_expected_bleu`.
         """
 
         def total(key: str) -> Any:
@@ -328,36 +323,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
             metrics.log_scalar("nll_loss", bits, ntokens, round=3)
             metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
 
-        orders = sum(key.startswith("expected_matches_") for key in logging_outputs[0])
-        names = [f"expected_matches_{order}" for order in range(1, orders + 1)]
-        names += [f"expected_totals_{order}" for order in range(1, orders + 1)]
-        for name in [*names, "expected_length", "reference_length"]:
-            metrics.log_scalar(f"_{name}", total(name))
-
-        def summed(meters: Any, name: str) -> Tensor:
-            return torch.as_tensor(meters[f"_{name}"].sum, dtype=torch.float64).cpu()
-
-        def expected_bleu(meters: Any) -> float:
-            sums = torch.stack([summed(meters, name) for name in names])
-            lengths = summed(meters, "expected_length"), summed(meters, "reference_length")
-            score = bleu_from_statistics(*sums.split(orders), *lengths, smoothing="none")
-            return round(100 * float(score), 2)
-
-        def ratio(meters: Any, numerator: str, denominator: str, scale: float) -> float:
-            below = float(summed(meters, denominator))
-            return round(scale * float(summed(meters, numerator)) / below, 4) if below else 0.0
-
-        metrics.log_derived("expected_bleu", expected_bleu)
-        metrics.log_derived(
-            "length_ratio", lambda meters: ratio(meters, "expected_length", "reference_length", 1)
-        )
-        for order in range(1, orders + 1):
-            metrics.log_derived(
-                f"precision_{order}",
-                lambda meters, n=order: ratio(
-                    meters, f"expected_matches_{n}", f"expected_totals_{n}", 100
-                ),
-            )
+        log_expected_bleu(logging_outputs)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
