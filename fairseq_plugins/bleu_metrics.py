@@ -21,9 +21,9 @@ def logged_sums(corpus: BleuStatistics) -> dict[str, Tensor]:
         "expected_length": corpus.hypothesis_length,
         "reference_length": corpus.reference_length,
     }
-    for order, (matches, totals) in enumerate(zip(corpus.matches, corpus.totals), start=1):
-        sums[f"expected_matches_{order}"] = matches
-        sums[f"expected_totals_{order}"] = totals
+    for index in range(corpus.matches.size(0)):
+        sums[f"expected_matches_{index + 1}"] = corpus.matches[index]
+        sums[f"expected_totals_{index + 1}"] = corpus.totals[index]
     return sums
 
 
