@@ -87,6 +87,19 @@ class Rows:
         return self.log_reference.exp().masked_fill(special.unsqueeze(1), 0)
 
 
+@dataclass(frozen=True)
+class FedRows:
+    """The decoder's rows, given a prefix.
+
+    ``number``: ``[batch]``, rows that exist, the one for ``</s>`` included.
+    ``words``: ``[batch]``, tokens of the prefix without ``</s>``.
+    """
+
+    rows: Rows
+    number: Tensor
+    words: Tensor
+
+
 def rows_of(logits: Tensor, reference: Reference, eos: int) -> Rows:
     """Pick from ``logits`` ``[batch, rows, vocab]`` what the objectives need."""
     ends = torch.full_like(reference.tokens[:, :1], eos)

@@ -19,8 +19,8 @@ from criterions.expected_overlap import OVERLAP_VALUES
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.decoding import decode, decode_limits
 from fairseq_plugins.rows import (
+    FedRows,
     Reference,
-    Rows,
     cross_entropy,
     prefix_columns,
     reference_of,
@@ -104,19 +104,6 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
         },
     )
     sentence_avg: bool = II("optimization.sentence_avg")
-
-
-@dataclass(frozen=True)
-class FedRows:
-    """The decoder's rows, given a prefix.
-
-    ``number``: ``[batch]``, rows that exist, the one for ``</s>`` included.
-    ``words``: ``[batch]``, tokens of the prefix without ``</s>``.
-    """
-
-    rows: Rows
-    number: Tensor
-    words: Tensor
 
 
 @dataclass(frozen=True)
