@@ -59,6 +59,8 @@ def length_mask(lengths: Tensor | None, size: int, like: Tensor) -> Tensor:
 
 def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
     """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or zero."""
+    if tensor.numel() == 0:
+        return tensor  # torch < 2 does not pad an empty side
     rows, columns = min(rows, tensor.size(-2)), min(columns, tensor.size(-1))
     return functional.pad(tensor, (-columns, columns, -rows, rows))
 

@@ -115,7 +115,7 @@ class _Occurrences(torch.autograd.Function):
             _, batch, _, ref_len = ctx.shape
             per_window = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
             per_row = per_window.view(rows - 1, batch, ref_len).sum(-1)
-            grad_going_on = functional.pad(per_row.t(), (0, 1))
+            grad_going_on = torch.cat([per_row, per_row.new_zeros(1, batch)]).t()
         return grad_products, grad_probability, grad_tails, grad_going_on, None
 
 
@@ -136,6 +136,8 @@ def _buffer_by_end(like: Tensor, lags: range) -> tuple[Tensor, Tensor]:
 
 def _delayed(rows: Tensor, distance: int) -> Tensor:
     """Row ``i`` of the result is row ``i - distance``, or zero."""
+    if rows.numel() == 0:
+        return rows
     distance = min(distance, rows.size(0))
     return functional.pad(rows, (0, 0, 0, 0, distance, -distance))
 

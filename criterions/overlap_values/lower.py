@@ -71,5 +71,7 @@ def _later_rows(before: Tensor, distance: int) -> Tensor:
 
 def _delay(tensor: Tensor, distance: int) -> Tensor:
     """Element ``[..., i, j]`` of the result is ``tensor[..., i - distance, j]``, or zero."""
+    if tensor.numel() == 0:
+        return tensor
     distance = min(distance, tensor.size(-2))
     return torch.nn.functional.pad(tensor, (0, 0, distance, -distance))
