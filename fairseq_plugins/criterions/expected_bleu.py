@@ -197,13 +197,14 @@ class ExpectedBleuCriterion(FairseqCriterion):
             fed = self._free_running_rows(model, sample, reference, scored)
 
         statistics = self._statistics(fed, scored)
-        batch = self._whole_batch(statistics, sample_size, sample["ntokens"])
+        corpus = statistics.over_corpus()
+        batch = self._whole_batch(corpus, sample_size, sample["target"].size(0), sample["ntokens"])
         loss, logged["loss"] = self._bleu_loss(statistics, batch, sample_size)
         if smoothed is not None:
             per_token = batch.sample_size / batch.ntokens.clamp(min=1) if self.sentence_avg else 1
             weighted = self.cross_entropy_weight * per_token * smoothed
             loss, logged["loss"] = loss + weighted, logged["loss"] + weighted
-        logged.update(logged_sums(statistics.over_corpus()))
+        logged.update(logged_sums(corpus))
         logged = {
             key: value.detach() if isinstance(value, Tensor) else value
             for key, value in logged.items()
@@ -258,11 +259,10 @@ class ExpectedBleuCriterion(FairseqCriterion):
         )
 
     def _whole_batch(
-        self, statistics: BleuStatistics, sample_size: int, ntokens: int
+        self, corpus: BleuStatistics, sample_size: int, sentences: int, ntokens: int
     ) -> WholeBatch:
         """Sums over the sentences of all workers in training, of this one in validation."""
-        corpus = statistics.over_corpus()
-        sizes = (sample_size, statistics.matches.size(0), ntokens)
+        sizes = (sample_size, sentences, ntokens)
         # Filled on the device: a tensor made of a list would be copied from the host.
         filled = [corpus.matches.new_full((1,), size) for size in sizes]
         sums = torch.cat([*(item.flatten() for item in corpus), *filled])
