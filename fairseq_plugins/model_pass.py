@@ -1,0 +1,147 @@
+"""One pass through the whole model, several samples of a source in it, features on demand.
+
+Data-parallel wrappers prepare the reduction of the gradients in their ``forward``; so the pass is
+always a call of the model that the trainer gave, whatever has to be changed inside it meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
+_OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
+
+
+@dataclass(frozen=True)
+class ModelPass:
+    """What a pass gives.
+
+    ``logits``: ``[batch * samples, tgt_len, vocab]``.
+    ``features``: ``[batch * samples, tgt_len, channels]``, the decoder's state, which the output
+    projection reads; None if not asked for.
+    ``extra``: the second value of the model's ``forward``.
+    """
+
+    logits: Tensor
+    features: Tensor | None
+    extra: Any
+
+
+def model_pass(
+    model: Any,
+    net_input: dict[str, Any],
+    prev_output_tokens: Tensor,
+    *,
+    samples: int = 1,
+    features: bool = False,
+) -> ModelPass:
+    """Run the model once on the batch, with other decoder input than the batch's own.
+
+    The encoder encodes each source once; its output is repeated for the samples, so that the
+    gradients of all samples of a source meet there.
+
+    Args:
+        model: fairseq encoder-decoder model, possibly wrapped for data parallelism.
+        net_input: ``sample["net_input"]``; its ``prev_output_tokens`` are ignored.
+        prev_output_tokens: ``[batch * samples, tgt_len]`` int64, the samples of a source side by
+            side.
+        samples: of each source.
+        features: whether to record the decoder's state as well.
+
+    Raises:
+        ValueError: ``prev_output_tokens`` has other than ``batch * samples`` rows, the decoder's
+            state cannot be had, or the encoder's output cannot be repeated.
+    """
+    batch = net_input["src_tokens"].size(0)
+    if prev_output_tokens.size(0) != batch * samples:
+        raise ValueError(
+            f"prev_output_tokens has {prev_output_tokens.size(0)} rows; {samples} samples of each "
+            f"of {batch} sources need {batch * samples}"
+        )
+    with ExitStack() as stack:
+        if samples > 1:
+            sources = torch.arange(batch, device=prev_output_tokens.device)
+            order = sources.repeat_interleave(samples)
+            stack.enter_context(_reordered_encoder_output(model.encoder, order))
+        recorded = stack.enter_context(_recorded_features(model.decoder)) if features else None
+        logits, extra = model(**{**net_input, "prev_output_tokens": prev_output_tokens})[:2]
+    if recorded is not None and not recorded:
+        raise ValueError(
+            "--baseline learned reads the state of the decoder, but "
+            f"{type(model.decoder).__name__} has none of {', '.join(_OUTPUT_PROJECTIONS)} and does "
+            "not use extract_features in its forward; choose another --baseline"
+        )
+    return ModelPass(logits, recorded[-1] if recorded else None, extra)
+
+
+@contextmanager
+def _reordered_encoder_output(encoder: Any, order: Tensor) -> Iterator[None]:
+    """For a while, let the encoder's output be that of the sources ``order`` ``[rows]``."""
+    calls = 0
+
+    def reorder(module: Any, arguments: Any, encoder_out: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return encoder.reorder_encoder_out(encoder_out, order)
+
+    handle = encoder.register_forward_hook(reorder)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not calls:
+        raise ValueError(
+            "several samples share one encoding of their source, but the model of this --arch does "
+            "not call its encoder as a module: train with one sample"
+        )
+
+
+@contextmanager
+def replaced_method(
+    instance: nn.Module, name: str, replacement: Callable[..., Any]
+) -> Iterator[None]:
+    """For a while, let ``instance.name`` be ``replacement``; the class stays as it is."""
+    absent = object()
+    previous = vars(instance).get(name, absent)
+    setattr(instance, name, replacement)
+    try:
+        yield
+    finally:
+        if previous is absent:
+            delattr(instance, name)
+        else:
+            setattr(instance, name, previous)
+
+
+@contextmanager
+def _recorded_features(decoder: Any) -> Iterator[list[Tensor]]:
+    """A list to which, for a while, each pass adds what the output projection reads."""
+    recorded: list[Tensor] = []
+    projections = (getattr(decoder, name, None) for name in _OUTPUT_PROJECTIONS)
+    projection = next((found for found in projections if isinstance(found, nn.Module)), None)
+    if projection is not None:
+        # Added last: after the hook with which weight normalisation computes the weight.
+        handle = projection.register_forward_pre_hook(
+            lambda module, arguments: recorded.append(arguments[0])
+        )
+        try:
+            yield recorded
+        finally:
+            handle.remove()
+        return
+    # Where the embeddings serve as the output layer, lstm has no module for it.
+    extract_features = decoder.extract_features
+
+    def recording(*arguments: Any, **keywords: Any) -> Any:
+        output = extract_features(*arguments, **keywords)
+        recorded.append(output[0])
+        return output
+
+    with replaced_method(decoder, "extract_features", recording):
+        yield recorded
