@@ -17,7 +17,7 @@ from criterions import BleuStatistics, bleu_from_statistics, expected_statistics
 from criterions.bleu_statistics import LEVELS, SMOOTHINGS
 from criterions.expected_overlap import OVERLAP_VALUES
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
-from fairseq_plugins.decoding import decode, decode_limits
+from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -225,6 +225,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
         start = sample["net_input"]["prev_output_tokens"].gather(1, reference.order[:, :1])
         net_input = {**sample["net_input"], "prev_output_tokens": start}
         prefix = reference.tokens[:, : self.ignore_prefix_size]
+        forced = ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool))
         longest = min(self.max_decode_length, model.max_decoder_positions() - 1)
         limits = decode_limits(net_input["src_lengths"], self.max_decode_ratio, longest)
         decoded = decode(
@@ -233,8 +234,8 @@ class ExpectedBleuCriterion(FairseqCriterion):
             limits,
             eos=self.dictionary.eos(),
             pad=self.padding_idx,
-            sample=self.feed == "sample" and self.training,
-            prefix=prefix,
+            sampling=Sampling() if self.feed == "sample" and self.training else None,
+            forced=forced if self.ignore_prefix_size else None,
         )
         fed = torch.cat([start, decoded.tokens[:, :-1]], dim=1)
         cut = prefix_columns(self.ignore_prefix_size, fed.size(1))

@@ -7,7 +7,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, FixedRows, evaluating, sample_of, setup
 
-from fairseq_plugins.decoding import decode, decode_limits, evaluation_mode
+from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits, evaluation_mode
 
 
 def decoded(built, batch, limit, **keywords):
@@ -84,7 +84,7 @@ def test_whole_sampled_outputs_have_the_models_probabilities(corpus, learnt, arc
     draws, limit = 6000, 2
     sample = built.batch(*[0] * draws)
     torch.manual_seed(11)
-    ours = decoded(built, sample, limit, sample=True)
+    ours = decoded(built, sample, limit, sampling=Sampling())
     counts = Counter(
         tuple(row[: int(length)])
         for row, length in zip(ours.tokens.tolist(), ours.emitted.tolist(), strict=True)
@@ -114,8 +114,8 @@ class Stub:
         self.task, self.model = task, FixedRows(rows)
 
 
-@pytest.mark.parametrize("sample", [False, True], ids=["greedy", "sample"])
-def test_padding_is_never_emitted_and_the_end_never_first(corpus, sample):
+@pytest.mark.parametrize("sampling", [None, Sampling()], ids=["greedy", "sample"])
+def test_padding_is_never_emitted_and_the_end_never_first(corpus, sampling):
     task = setup(corpus).task
     dictionary = task.target_dictionary
     eos, pad = dictionary.eos(), dictionary.pad()
@@ -124,23 +124,29 @@ def test_padding_is_never_emitted_and_the_end_never_first(corpus, sample):
     rows[:, :, eos] = 40.0
     rows[:, :, pad] = 60.0
     batch = sample_of([[4, 5]] * 50, eos, pad)
-    ours = decoded(Stub(task, rows), batch, 6, sample=sample)
+    ours = decoded(Stub(task, rows), batch, 6, sampling=sampling)
     assert ours.tokens.tolist() == [[7, eos]] * 50
     assert ours.lengths.tolist() == [1] * 50
-    later = decoded(Stub(task, rows), batch, 6, sample=sample, min_length=3)
+    later = decoded(Stub(task, rows), batch, 6, sampling=sampling, min_length=3)
     assert later.tokens.tolist() == [[7, 7, 7, eos]] * 50
 
 
-@pytest.mark.parametrize("sample", [False, True], ids=["greedy", "sample"])
+@pytest.mark.parametrize("sampling", [None, Sampling()], ids=["greedy", "sample"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_prefix_is_forced_and_conditions_what_follows(corpus, learnt, arch, sample):
+def test_a_prefix_is_forced_and_conditions_what_follows(corpus, learnt, arch, sampling):
     built = setup(corpus, arch, weights=learnt(arch))
     dictionary = built.task.target_dictionary
     batch = built.batch(*range(10))
     prefix = torch.randint(4, len(dictionary), (10, 2), generator=torch.manual_seed(3))
-    ours = decoded(built, batch, 8, sample=sample, prefix=prefix)
+    ours = decoded(
+        built,
+        batch,
+        8,
+        sampling=sampling,
+        forced=ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool)),
+    )
     assert torch.equal(ours.tokens[:, :2], prefix)
-    if not sample:
+    if sampling is None:
         with evaluating(built):
             generator = SequenceGenerator(
                 [built.model], dictionary, beam_size=1, max_len_a=0, max_len_b=8
