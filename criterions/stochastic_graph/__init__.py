@@ -59,6 +59,7 @@ from criterions.stochastic_graph.schedules import (
     Geometric,
     Linear,
     Schedule,
+    parse_schedule,
 )
 
 __all__ = [
@@ -93,5 +94,6 @@ __all__ = [
     "StraightThroughGumbel",
     "active_graph",
     "deterministic_value",
+    "parse_schedule",
     "sample",
 ]

@@ -6,8 +6,10 @@ from a checkpoint sees the values that uninterrupted training would have seen.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from criterions.stochastic_graph.registry import Registry
 
@@ -38,6 +40,9 @@ class Constant(Schedule):
     """``value`` at every update."""
 
     value: float
+
+    def __str__(self) -> str:
+        return str(self.value)
 
     def _value(self, update: int) -> float:
         return self.value
@@ -70,6 +75,9 @@ class _FromTo(Schedule):
 class Linear(_FromTo):
     """``start + (end - start) * update / updates``, then ``end`` (Bengio et al. 2015, linear)."""
 
+    def __str__(self) -> str:
+        return f"linear:{self.start}:{self.end}:{self.updates}"
+
     def _between(self, fraction: float) -> float:
         return self.start + (self.end - self.start) * fraction
 
@@ -91,6 +99,9 @@ class Geometric(_FromTo):
                 f"got {self.start} and {self.end}: use a linear schedule to reach 0"
             )
 
+    def __str__(self) -> str:
+        return f"geometric:{self.start}:{self.end}:{self.updates}"
+
     def _between(self, fraction: float) -> float:
         return float(self.start * (self.end / self.start) ** fraction)
 
@@ -98,3 +109,42 @@ class Geometric(_FromTo):
 def value_at(schedule: float | Schedule, update: int) -> float:
     """The schedule's value at ``update``; a number stands for itself at every update."""
     return schedule(update) if isinstance(schedule, Schedule) else schedule
+
+
+def parse_schedule(text: str | float) -> Schedule:
+    """A schedule from what a command line or a configuration file holds.
+
+    A number stands for itself at every update; otherwise ``NAME:FIELD:...`` with the name and the
+    fields of a registered schedule: ``linear:START:END:UPDATES``, ``geometric:START:END:UPDATES``.
+    ``str(schedule)`` gives the text back.
+
+    Raises:
+        ValueError: the text has none of these forms, or the schedule refuses the numbers.
+    """
+    name, *values = str(text).split(":")
+    try:
+        if not values:
+            return Constant(_finite(name))
+        if name not in SCHEDULES.names:
+            raise ValueError(f"no schedule is called {name!r}")
+        kind = SCHEDULES.get(name)
+        types: list[Any] = [field.type for field in fields(kind)] if is_dataclass(kind) else []
+        if len(values) != len(types):
+            raise ValueError(f"{name} has {len(types)} numbers")
+        numbers = [
+            int(value) if type_ in (int, "int") else _finite(value)
+            for value, type_ in zip(values, types, strict=True)
+        ]
+        return kind(*numbers)
+    except ValueError as error:
+        raise ValueError(
+            f"schedule {str(text)!r} is not understood ({error}): give a number, "
+            "linear:START:END:UPDATES or geometric:START:END:UPDATES"
+        ) from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number

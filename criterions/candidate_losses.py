@@ -1,0 +1,322 @@
+"""Sequence-level losses over a set of candidate outputs of each source.
+
+Notation: ``U`` are the candidates of a source that exist, ``s(u)`` the score of ``u`` (its
+log-probability, divided by its length where ``lengths`` are given), ``cost(u)`` its cost, and the
+pseudo-reference ``u*`` the first candidate of the lowest cost.
+
+==================  ==========================================================================
+name                loss
+==================  ==========================================================================
+``risk``            ``sum_u q(u) cost(u)``, ``q(u) = exp(alpha s(u)) / sum_v exp(alpha s(v))``
+``sequence_nll``    ``-s(u*) + log sum_u exp s(u)``
+``max_margin``      ``max(0, cost(u^) - cost(u*) + s(u^) - s(u*))``, ``u^`` of the highest score
+``multi_margin``    ``sum_u max(0, cost(u) - cost(u*) + s(u) - s(u*))``
+``softmax_margin``  ``-s(u*) + log sum_u exp(s(u) + cost(u))``
+==================  ==========================================================================
+
+Every loss is a function of ``log_probs [batch, candidates]`` and ``costs [batch, candidates]`` and
+returns ``[batch]``.  Costs are in units of the score: multiplying them scales the margins.  What a
+masked candidate holds, NaN included, never counts.  With one candidate, ``risk`` and
+``softmax_margin`` are its cost and the others 0, all without gradient to the score; with none,
+every loss is 0.
+
+Sources:
+    Edunov, Ott, Auli, Grangier, Ranzato 2018, arXiv 1711.04956, section 3.2; Shen et al. 2016,
+    arXiv 1512.02433 (minimum risk with sharpness ``alpha``); Gimpel and Smith 2010 (softmax
+    margin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from criterions.checks import check_shape
+
+
+def first_occurrences(
+    tokens: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Which candidates remain when equal ones are merged into the first.
+
+    Args:
+        tokens: ``[batch, candidates, length]``, token ids.
+        lengths: ``[batch, candidates]``, tokens that count in each candidate (default: all).
+        mask: boolean ``[batch, candidates]``, True where the candidate exists (default: all);
+            others are False in the result and nobody's duplicate.
+
+    Returns:
+        boolean ``[batch, candidates]``.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if tokens.dim() != 3:
+        raise ValueError(
+            f"tokens must be [batch, candidates, length]; got shape {list(tokens.shape)}"
+        )
+    check_shape("lengths", lengths, tokens.shape[:2])
+    _check_mask(mask, tokens.shape[:2])
+    equal_tokens = tokens.unsqueeze(2) == tokens.unsqueeze(1)
+    if lengths is None:
+        equal = equal_tokens.all(-1)
+    else:
+        outside = torch.arange(tokens.size(2), device=tokens.device) >= lengths.unsqueeze(-1)
+        equal = (equal_tokens | outside.unsqueeze(2)).all(-1)
+        equal &= lengths.unsqueeze(2) == lengths.unsqueeze(1)
+    if mask is not None:
+        equal &= mask.unsqueeze(1)
+    first = ~equal.tril(-1).any(-1)
+    return first if mask is None else first & mask
+
+
+def unique_samples(
+    tokens: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """How many different candidates each source has.
+
+    Args:
+        tokens, lengths, mask: as in :func:`first_occurrences`.
+
+    Returns:
+        ``[batch]``, int64.
+    """
+    return first_occurrences(tokens, lengths, mask).sum(1)
+
+
+def effective_sample_size(log_weights: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``1 / sum_i w_i^2`` of the normalised weights: of how many equal weights they are worth.
+
+    Kish 1965; Kong 1992.  From 1 (one candidate has all the weight) to the number of candidates
+    (equal weights); 0 where there is no candidate.
+
+    Args:
+        log_weights: ``[batch, candidates]``, logarithms of weights up to a constant.
+        mask: boolean ``[batch, candidates]``, True where the candidate exists (default: all).
+
+    Returns:
+        ``[batch]``, float32 (float64 for float64 weights).
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    _check_candidates("log_weights", log_weights)
+    _check_mask(mask, log_weights.shape)
+    exists = _existing(log_weights, mask)
+    weights = _normalised(_masked(_widened(log_weights), exists), exists)
+    squares = weights.square().sum(1)
+    none = ~exists.any(1)
+    return squares.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
+
+
+def minimum_risk(
+    log_probs: Tensor,
+    costs: Tensor,
+    *,
+    alpha: float = 1.0,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Expected cost under the model, renormalised over the candidates: ``sum_u q(u) cost(u)``.
+
+    ``q(u) = exp(alpha s(u)) / sum_v exp(alpha s(v))``.  Shen et al. 2016, equations 12 and 13, with
+    small sharpness ``alpha`` (theirs 0.005); Edunov et al. 2018 ("Risk") with ``alpha = 1`` and
+    length-normalised scores.  Over all outputs and with ``alpha = 1`` it is the expected cost.
+    Merge duplicates first, see :func:`first_occurrences`: each stands for the same output.
+
+    Args:
+        log_probs: ``[batch, candidates]``, log-probability of each whole candidate.
+        costs: ``[batch, candidates]``, in any unit.
+        alpha: sharpness of ``q``, above 0.
+        mask: boolean ``[batch, candidates]``, True where the candidate exists (default: all).
+        lengths: ``[batch, candidates]``, to divide the log-probabilities by (default: not).
+
+    Returns:
+        ``[batch]``, float32 (float64 if an input is).
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or ``alpha`` is not above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0; got {alpha}")
+    scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
+    return (_normalised(_masked(alpha * scores, exists), exists) * costs).sum(1)
+
+
+def sequence_nll(
+    log_probs: Tensor,
+    costs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Negative log-likelihood of the best candidate among the candidates.
+
+    ``-s(u*) + log sum_u exp s(u)``: only the order of the costs matters.
+
+    Args:
+        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
+
+    Returns:
+        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
+    best = _pseudo_reference(costs, exists)
+    loss = _masked(scores, exists).logsumexp(1) - _at(scores, best)
+    return loss.masked_fill(~exists.any(1), 0)
+
+
+def max_margin(
+    log_probs: Tensor,
+    costs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Hinge on the candidate that the model likes best: its margin should be its extra cost.
+
+    ``max(0, cost(u^) - cost(u*) + s(u^) - s(u*))`` with ``u^`` the first candidate of the highest
+    score; 0 where that is ``u*`` itself.
+
+    Args:
+        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
+
+    Returns:
+        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
+    best = _pseudo_reference(costs, exists)
+    likeliest = _masked(scores.detach(), exists).argmax(1)
+    augmented = scores + costs
+    return (_at(augmented, likeliest) - _at(augmented, best)).relu()
+
+
+def multi_margin(
+    log_probs: Tensor,
+    costs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Sum of the hinges of all candidates.
+
+    ``sum_u max(0, cost(u) - cost(u*) + s(u) - s(u*))``; the term of ``u*`` itself is 0.
+
+    Args:
+        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
+
+    Returns:
+        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
+    augmented = scores + costs
+    reference = _at(augmented, _pseudo_reference(costs, exists))
+    return (augmented - reference.unsqueeze(1)).relu().masked_fill(~exists, 0).sum(1)
+
+
+def softmax_margin(
+    log_probs: Tensor,
+    costs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """As :func:`sequence_nll`, with scores of the competitors raised by their costs.
+
+    ``-s(u*) + log sum_u exp(s(u) + cost(u))``.  The value does not vanish where ``cost(u*)`` does
+    not; subtracting that constant gives the variant whose numerator is cost-augmented, too, with
+    the same gradient.
+
+    Args:
+        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
+
+    Returns:
+        ``[batch]``, at least ``cost(u*)``, dtype as :func:`minimum_risk`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
+    best = _pseudo_reference(costs, exists)
+    loss = _masked(scores + costs, exists).logsumexp(1) - _at(scores, best)
+    return loss.masked_fill(~exists.any(1), 0)
+
+
+CANDIDATE_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "risk": minimum_risk,
+    "sequence_nll": sequence_nll,
+    "max_margin": max_margin,
+    "multi_margin": multi_margin,
+    "softmax_margin": softmax_margin,
+}
+"""``name -> loss(log_probs, costs, *, mask=None, lengths=None)``; ``risk`` has ``alpha``, too."""
+
+
+def _check_candidates(name: str, tensor: Tensor) -> None:
+    if tensor.dim() != 2 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} must be a floating tensor [batch, candidates]; "
+            f"got {tensor.dtype} of shape {list(tensor.shape)}"
+        )
+
+
+def _check_mask(mask: Tensor | None, shape: torch.Size) -> None:
+    check_shape("mask", mask, shape)
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, True where the candidate exists; got {mask.dtype}")
+
+
+def _existing(like: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _masked(scores: Tensor, exists: Tensor) -> Tensor:
+    # Not minus infinity: a row of nothing else would have NaN gradients.
+    return scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
+
+
+def _normalised(scores: Tensor, exists: Tensor) -> Tensor:
+    """Softmax over the candidates that exist; all 0 where none does."""
+    return scores.softmax(1).masked_fill(~exists, 0)
+
+
+def _prepared(
+    log_probs: Tensor, costs: Tensor, mask: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, costs and existence ``[batch, candidates]``; 0 where there is no candidate."""
+    _check_candidates("log_probs", log_probs)
+    check_shape("costs", costs, log_probs.shape)
+    check_shape("lengths", lengths, log_probs.shape)
+    _check_mask(mask, log_probs.shape)
+    dtype = torch.promote_types(torch.promote_types(log_probs.dtype, costs.dtype), torch.float32)
+    exists = _existing(log_probs, mask)
+    scores = log_probs.to(dtype).masked_fill(~exists, 0)
+    if lengths is not None:
+        scores = scores / lengths.to(dtype).masked_fill(~exists, 1)
+    return scores, costs.to(dtype).masked_fill(~exists, 0), exists
+
+
+def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:
+    """``[batch]``: index of the first candidate of the lowest cost."""
+    return costs.detach().masked_fill(~exists, torch.finfo(costs.dtype).max).argmin(1)
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """``[batch]``: element ``index[b]`` of row b."""
+    return values.gather(1, index.unsqueeze(1)).squeeze(1)
