@@ -4,24 +4,48 @@ Nothing here knows of fairseq: every function takes and returns tensors.
 """
 
 from criterions.bleu_statistics import BleuStatistics, bleu_from_statistics
+from criterions.candidate_losses import (
+    CANDIDATE_LOSSES,
+    effective_sample_size,
+    first_occurrences,
+    max_margin,
+    minimum_risk,
+    multi_margin,
+    sequence_nll,
+    softmax_margin,
+    unique_samples,
+)
 from criterions.counted_bleu import bleu, clipped_overlap, counted_statistics
+from criterions.edit_distance_sampling import sample_edits
 from criterions.expected_bleu import expected_bleu, expected_statistics
 from criterions.expected_overlap import expected_overlap
 from criterions.monte_carlo import monte_carlo_bleu, monte_carlo_overlap, sample_candidates
+from criterions.token_law import TokenLaw
 from criterions.token_probabilities import reference_probabilities, token_log_probabilities
 
 __all__ = [
+    "CANDIDATE_LOSSES",
     "BleuStatistics",
+    "TokenLaw",
     "bleu",
     "bleu_from_statistics",
     "clipped_overlap",
     "counted_statistics",
+    "effective_sample_size",
     "expected_bleu",
     "expected_overlap",
     "expected_statistics",
+    "first_occurrences",
+    "max_margin",
+    "minimum_risk",
     "monte_carlo_bleu",
     "monte_carlo_overlap",
+    "multi_margin",
     "reference_probabilities",
     "sample_candidates",
+    "sample_edits",
+    "sequence_nll",
+    "softmax_margin",
     "token_log_probabilities",
+    "unique_samples",
 ]
