@@ -19,7 +19,15 @@ from criterions.counted_bleu import bleu, clipped_overlap, counted_statistics
 from criterions.edit_distance_sampling import sample_edits
 from criterions.expected_bleu import expected_bleu, expected_statistics
 from criterions.expected_overlap import expected_overlap
+from criterions.gleu import gleu, gleu_from_statistics
 from criterions.monte_carlo import monte_carlo_bleu, monte_carlo_overlap, sample_candidates
+from criterions.prefix_statistics import (
+    increments,
+    prefix_bleu,
+    prefix_gleu,
+    prefix_statistics,
+)
+from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.token_law import TokenLaw
 from criterions.token_probabilities import reference_probabilities, token_log_probabilities
 
@@ -29,6 +37,7 @@ __all__ = [
     "TokenLaw",
     "bleu",
     "bleu_from_statistics",
+    "clip_rewards",
     "clipped_overlap",
     "counted_statistics",
     "effective_sample_size",
@@ -36,11 +45,18 @@ __all__ = [
     "expected_overlap",
     "expected_statistics",
     "first_occurrences",
+    "gleu",
+    "gleu_from_statistics",
+    "increments",
     "max_margin",
     "minimum_risk",
     "monte_carlo_bleu",
     "monte_carlo_overlap",
     "multi_margin",
+    "normalize_rewards",
+    "prefix_bleu",
+    "prefix_gleu",
+    "prefix_statistics",
     "reference_probabilities",
     "sample_candidates",
     "sample_edits",

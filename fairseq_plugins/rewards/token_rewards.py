@@ -1,0 +1,82 @@
+"""Rewards of token ids: counted on the ids' device, the whole batch at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from criterions import increments, prefix_bleu, prefix_gleu
+from criterions.counted_bleu import bleu
+from criterions.gleu import gleu
+from fairseq_plugins.rewards.base import REWARDS, Reward, RewardOptions
+from fairseq_plugins.rewards.outputs import Outputs
+
+
+class TokenReward(Reward):
+    """Compares n-grams of ids; special symbols, ``<unk>`` among them, never match."""
+
+    per_token: ClassVar[bool] = True
+
+    def __init__(self, options: RewardOptions) -> None:
+        super().__init__(options)
+        dictionary = options.task.target_dictionary
+        self._special = (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk())
+        self._never_in_a_reference = len(dictionary)
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return self.score(**self._arguments(outputs)).float()
+
+    def increments(self, outputs: Outputs) -> Tensor:
+        return increments(self.prefix_scores(**self._arguments(outputs)).float())
+
+    @abstractmethod
+    def score(self, **arguments: Any) -> Tensor:
+        """``[rows]``; the arguments are those of :func:`criterions.counted_statistics`."""
+
+    @abstractmethod
+    def prefix_scores(self, **arguments: Any) -> Tensor:
+        """``[rows, length]``; the arguments are those of :meth:`score`."""
+
+    def _arguments(self, outputs: Outputs) -> dict[str, Tensor]:
+        hypotheses = outputs.tokens
+        for symbol in self._special:
+            hypotheses = hypotheses.masked_fill(
+                outputs.tokens.eq(symbol), self._never_in_a_reference
+            )
+        return {
+            "hypotheses": hypotheses,
+            "references": outputs.references.repeat_interleave(outputs.samples, dim=0),
+            "lengths": outputs.lengths,
+            "reference_lengths": outputs.reference_lengths.repeat_interleave(outputs.samples),
+        }
+
+
+@REWARDS["tokens"].register("sentence_bleu")
+class TokenSentenceBleu(TokenReward):
+    """Sentence BLEU, smoothed."""
+
+    def score(self, **arguments: Any) -> Tensor:
+        return bleu(
+            **arguments,
+            max_order=self.options.max_order,
+            level="sentence",
+            smoothing=self.options.smoothing,
+        )
+
+    def prefix_scores(self, **arguments: Any) -> Tensor:
+        return prefix_bleu(
+            **arguments, max_order=self.options.max_order, smoothing=self.options.smoothing
+        )
+
+
+@REWARDS["tokens"].register("gleu")
+class TokenGleu(TokenReward):
+    """GLEU (arXiv 1609.08144)."""
+
+    def score(self, **arguments: Any) -> Tensor:
+        return gleu(**arguments, max_order=self.options.max_order)
+
+    def prefix_scores(self, **arguments: Any) -> Tensor:
+        return prefix_gleu(**arguments, max_order=self.options.max_order)

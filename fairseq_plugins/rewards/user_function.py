@@ -1,0 +1,88 @@
+"""``--reward module:function``: a reward that the user wrote."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq_plugins.rewards.base import Reward, RewardOptions
+from fairseq_plugins.rewards.outputs import Outputs
+from fairseq_plugins.rewards.texts import Texts
+
+Function = Callable[[list[str], list[str], list[str]], Sequence[float]]
+"""Hypotheses, references and sources, one of each for every output, to as many rewards."""
+
+
+def load_function(name: str) -> Function:
+    """The function that ``module:function`` names; modules of the working directory count.
+
+    Raises:
+        ValueError: there is no such module or function; it starts with ``--reward``.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"--reward {name}: write module:function, such as my_rewards:length_ratio")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"--reward {name}: cannot import {module_name} ({error}); it must be installed, on "
+            f"PYTHONPATH or in the working directory, {os.getcwd()}"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        what = "has no function" if function is None else "has, but cannot call,"
+        where = getattr(module, "__file__", None) or "a built-in module"
+        raise ValueError(f"--reward {name}: {module_name} ({where}) {what} {function_name}")
+    return function
+
+
+class UserFunction(Reward):
+    """Calls the user's function in this process, without gradient, once for each batch."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        super().__init__(options)
+        self._function = load_function(options.name)
+        self._texts = Texts(options)
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        hypotheses = self._texts.hypotheses(outputs)
+        references = self._texts.references(outputs)
+        with torch.no_grad():
+            result = self._function(hypotheses, references, self._texts.sources(outputs))
+        rewards = self._checked(result, hypotheses)
+        return torch.tensor(rewards, dtype=torch.float32).to(outputs.tokens.device)
+
+    def _checked(self, result: Any, hypotheses: list[str]) -> list[float]:
+        name = f"--reward {self.options.name}"
+        if isinstance(result, Tensor):
+            result = result.tolist()  # one copy from an accelerator, not one for each element
+        try:
+            rewards = [float(reward) for reward in result]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} must return a sequence of numbers, one for each hypothesis; "
+                f"got {type(result).__name__} ({error})"
+            ) from error
+        if len(rewards) != len(hypotheses):
+            raise ValueError(
+                f"{name} must return a number for each of {len(hypotheses)} hypotheses; "
+                f"got {len(rewards)}"
+            )
+        for index, reward in enumerate(rewards):
+            if not math.isfinite(reward):
+                raise ValueError(
+                    f"{name} must return finite numbers; got {reward} for hypothesis {index}: "
+                    f"{hypotheses[index]!r}"
+                )
+        return rewards
