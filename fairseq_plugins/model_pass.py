@@ -136,7 +136,10 @@ def _recorded_features(decoder: Any) -> Iterator[list[Tensor]]:
             handle.remove()
         return
     # Where the embeddings serve as the output layer, lstm has no module for it.
-    extract_features = decoder.extract_features
+    extract_features = getattr(decoder, "extract_features", None)
+    if extract_features is None:
+        yield recorded
+        return
 
     def recording(*arguments: Any, **keywords: Any) -> Any:
         output = extract_features(*arguments, **keywords)
