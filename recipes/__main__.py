@@ -47,10 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(console: Console) -> None:
-    for name in recipe_names():
+    names = recipe_names()
+    width = max(map(len, names))
+    for name in names:
         recipe = load_recipe(name)
         first = recipe.description.strip().split(". ")[0]
-        console.print(f"{name:<16} {first}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<{width}}  {first}", highlight=False, soft_wrap=True)
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:

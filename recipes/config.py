@@ -81,6 +81,11 @@ class Training:
     checkpoint: str = "checkpoint_last.pt"
     average: int = 0
 
+    @property
+    def checkpoint_name(self) -> str:
+        """File name, in the save-dir, of the checkpoint that is used afterwards."""
+        return f"average_{self.average}.pt" if self.average else self.checkpoint
+
 
 @dataclass
 class Arm:
@@ -109,7 +114,11 @@ class Evaluation:
 
 @dataclass
 class Recipe:
-    """The whole experiment."""
+    """The whole experiment.
+
+    With ``annealing``, a second stage of cross-entropy continues from the first one's checkpoint
+    with an optimiser and a learning rate of its own, and the arms start from what it ends with.
+    """
 
     source_lang: str
     target_lang: str
@@ -118,6 +127,7 @@ class Recipe:
     cross_entropy: Training
     finetune: Training
     arms: dict[str, Arm]
+    annealing: Training | None = None
     description: str = ""
     control: str = "cross_entropy"
     selected: str | None = None
@@ -317,6 +327,7 @@ def _check(recipe: Recipe) -> None:
     groups = {
         "architecture": recipe.architecture,
         "cross_entropy.flags": recipe.cross_entropy.flags,
+        "annealing.flags": recipe.annealing.flags if recipe.annealing else [],
         "finetune.flags": recipe.finetune.flags,
         **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
     }
@@ -332,6 +343,10 @@ def _check(recipe: Recipe) -> None:
             )
     if not any(flag_value(recipe.arm_flags(recipe.control), f) for f in BUDGET_FLAGS[:2]):
         raise ConfigError("finetune.flags: give the arms an end, --max-update or --max-epoch")
+    if recipe.annealing and not any(
+        flag_value(recipe.annealing.flags, f) for f in BUDGET_FLAGS[:2]
+    ):
+        raise ConfigError("annealing.flags: give the stage an end, --max-update or --max-epoch")
     if recipe.sentencepiece.model_type not in ("unigram", "bpe", "char", "word"):
         raise ConfigError(
             f"sentencepiece.model_type: {recipe.sentencepiece.model_type!r} is not one of "

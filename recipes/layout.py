@@ -10,6 +10,11 @@ from recipes.config import Recipe, Training
 START = "start"  # the row of the checkpoint that all arms start from
 
 
+def training_log(save_dir: Path) -> Path:
+    """What the fairseq-train that writes to ``save_dir`` printed."""
+    return save_dir / "train.log"
+
+
 @dataclass(frozen=True)
 class Layout:
     """File names of one run of ``recipe`` in ``work_dir``, text read from ``text_dir``."""
@@ -59,23 +64,29 @@ class Layout:
         pair = "-".join(self.recipe.languages)
         return self.binarized / f"{self.subset(split)}.{pair}.{lang}.bin"
 
+    @property
+    def start_stages(self) -> dict[str, Training]:
+        """The trainings that make ``start``, in order; each one's name is that of its save-dir."""
+        stages = {"cross_entropy": self.recipe.cross_entropy}
+        if self.recipe.annealing is not None:
+            stages["annealing"] = self.recipe.annealing
+        return stages
+
     def save_dir(self, arm: str) -> Path:
-        """Checkpoint folder of an arm, or of the cross-entropy stage (``start``)."""
-        return self.work_dir / ("cross_entropy" if arm == START else f"arms/{arm}")
+        """Checkpoint folder of an arm, or of the last training that makes ``start``."""
+        return self.work_dir / (list(self.start_stages)[-1] if arm == START else f"arms/{arm}")
 
     def training(self, arm: str) -> Training:
         """Settings of the training behind a system."""
-        return self.recipe.cross_entropy if arm == START else self.recipe.finetune
+        return list(self.start_stages.values())[-1] if arm == START else self.recipe.finetune
 
     def checkpoint(self, arm: str) -> Path:
         """The checkpoint of an arm (or of ``start``) that is decoded."""
-        settings = self.training(arm)
-        average = settings.average
-        return self.save_dir(arm) / (f"average_{average}.pt" if average else settings.checkpoint)
+        return self.save_dir(arm) / self.training(arm).checkpoint_name
 
     def training_log(self, arm: str) -> Path:
         """What fairseq-train printed."""
-        return self.save_dir(arm) / "train.log"
+        return training_log(self.save_dir(arm))
 
     def hypotheses(self, system: str, split: str, beam: int, lenpen: float) -> Path:
         """Detokenised output of one decoding."""

@@ -15,6 +15,7 @@ from recipes.layout import START
 from recipes.plot import plot_curves
 from recipes.text import write_text
 
+_THEN = ", then "
 _NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
 
 
@@ -82,15 +83,33 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def _trainings(results: dict[str, Any], system: str) -> list[dict[str, Any]]:
+    """The trainings of a system, in order: one, but for a ``start`` that took two stages."""
+    # Results of earlier versions have no stages.
+    stages = results.get("start_stages") if system == START else None
+    return stages or [results["systems"][system]]
+
+
+def _updates(results: dict[str, Any], system: str) -> str:
+    return _THEN.join(str(training["updates"]) for training in _trainings(results, system))
+
+
+def _flags(results: dict[str, Any], system: str) -> str:
+    trainings = _trainings(results, system)
+    if len(trainings) == 1:
+        return f"`{trainings[0]['flags']}`"
+    return _THEN.join(f"{training['stage']}: `{training['flags']}`" for training in trainings)
+
+
 def _seconds(results: dict[str, Any], system: str) -> list[str]:
-    """Seconds per update and the ratio to the control."""
-    seconds = results["systems"][system]["seconds_per_update"]
+    """Mean seconds per update in the system's own log, and their ratio to the control's."""
+    means = [training["seconds_per_update"] for training in _trainings(results, system)]
+    shown = _THEN.join("n/a" if mean is None else f"{mean:.3f}" for mean in means)
     control = results["systems"][results["control"]]["seconds_per_update"]
-    if seconds is None:
-        return ["n/a", ""]
-    if system == START or not control:
-        return [f"{seconds:.3f}", ""]
-    return [f"{seconds:.3f}", f"{seconds / control:.2f}"]
+    # The start has batches and a purpose of its own.
+    if system == START or means[0] is None or not control:
+        return [shown, ""]
+    return [shown, f"{means[0] / control:.2f}"]
 
 
 def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
@@ -119,7 +138,7 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
     rows = [
         [
             _label(results, s),
-            str(systems[s]["updates"]),
+            _updates(results, s),
             *_seconds(results, s),
             *(
                 f"{systems[s]['scores'][split][beam]['length_ratio']:.3f}"
@@ -132,7 +151,8 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
     header += [f"length ratio {_column(*c)}" for c in columns]
     parts += ["## Cost and length", _table(header, rows)]
     parts.append(
-        "Seconds per update are wall-clock time, whatever else the machine did meanwhile; "
+        "Seconds per update are the mean over each arm's own training log, without validation: "
+        "wall-clock time, whatever else the machine did meanwhile; "
         "`benchmarks/` compares the cost of objectives in one run."
     )
     if any(
@@ -148,9 +168,7 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
         )
     if plot is not None:
         parts += ["## Curves", f"![validation curves]({plot})"]
-    rows = [
-        [_label(results, s), systems[s]["description"], f"`{systems[s]['flags']}`"] for s in systems
-    ]
+    rows = [[_label(results, s), systems[s]["description"], _flags(results, s)] for s in systems]
     parts += ["## Arms", _table(["arm", "what it is", "its own flags"], rows)]
     parts.append(f"All arms: `{results['shared_flags']}`")
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])
@@ -169,7 +187,7 @@ def _scored(results: dict[str, Any]) -> str:
 
 
 def print_table(results: dict[str, Any], console: Console) -> None:
-    """BLEU of all arms on the terminal, a table for every split."""
+    """BLEU and time of all arms on the terminal, a table for every split."""
     beams = list(dict.fromkeys(beam for _, beam in splits_and_beams(results)))
     for split in dict.fromkeys(split for split, _ in splits_and_beams(results)):
         table = Table(title=f"{split}: BLEU (difference to {results['control']}, p-value)")
@@ -177,9 +195,10 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         for beam in beams:
             table.add_column("greedy" if beam == "1" else f"beam {beam}", justify="right")
         table.add_column("s / update", justify="right")
+        table.add_column("ratio", justify="right")
         for system in results["systems"]:
             cells = [_cell(results, system, "bleu", split, beam) for beam in beams]
             label = _label(results, system).replace("`", "")
-            table.add_row(label, *cells, _seconds(results, system)[0])
+            table.add_row(label, *cells, *_seconds(results, system))
         console.print(table)
     console.print(f"signature: {results['signatures']['bleu']}", highlight=False, soft_wrap=True)

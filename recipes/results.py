@@ -16,7 +16,7 @@ from recipes.commands import display_path, has_gpu
 from recipes.config import Recipe
 from recipes.decoding import detokenised, generate_log
 from recipes.evaluation import compare
-from recipes.layout import START, Layout
+from recipes.layout import START, Layout, training_log
 from recipes.text import read_lines
 from recipes.training_log import read_training_log
 
@@ -61,18 +61,16 @@ def collect_results(
     systems: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, list[Any]]] = {}
     for system in layout.systems:
-        log = read_training_log(layout.training_log(system))
-        flags = recipe.cross_entropy.flags if system == START else recipe.arms[system].flags
+        flags = layout.training(START).flags if system == START else recipe.arms[system].flags
         described = "the checkpoint all arms start from"
         systems[system] = {
             "description": described if system == START else recipe.arms[system].description,
-            "flags": shlex.join(flags),
-            "updates": checkpoint_updates(layout.save_dir(system) / "checkpoint_last.pt"),
-            "seconds_per_update": log.seconds_per_update(),
+            **_training(layout.save_dir(system), flags),
             "lenpen": {str(b): lenpen[system, b] for b in recipe.decoding.beams},
             "scores": {},
         }
         if system != START:
+            log = read_training_log(layout.training_log(system))
             curves[system] = {m: list(log.curve(m)) for m in CURVES if log.curve(m)[0]}
     signatures: dict[str, str] = {}
     references = {}
@@ -106,10 +104,23 @@ def collect_results(
         "scored_text": references,
         "signatures": signatures,
         "shared_flags": shlex.join(recipe.finetune.flags),
+        "start_stages": [
+            {"stage": stage, **_training(layout.work_dir / stage, training.flags)}
+            for stage, training in layout.start_stages.items()
+        ],
         "systems": systems,
         "curves": curves,
         "start_valid_bleu": _start_bleu(recipe, layout, decoded),
         "commands": [list(pair) for pair in commands],
+    }
+
+
+def _training(save_dir: Path, flags: list[str]) -> dict[str, Any]:
+    """What one fairseq-train did: its flags, updates and time for each update."""
+    return {
+        "flags": shlex.join(flags),
+        "updates": checkpoint_updates(save_dir / "checkpoint_last.pt"),
+        "seconds_per_update": read_training_log(training_log(save_dir)).seconds_per_update(),
     }
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from recipes.layout import START
 from recipes.run import Run
 from recipes.steps.data import prepare_text, preprocess, segment
 from recipes.steps.decoding import decode_all, evaluate
-from recipes.steps.training import check_updates, train
+from recipes.steps.training import check_updates, train_arm, train_start
 
 
 def run_recipe(run: Run) -> None:
@@ -15,9 +14,9 @@ def run_recipe(run: Run) -> None:
         prepare_text(run)
         segment(run)
         preprocess(run)
-        train(run, START)
+        train_start(run)
         for arm in run.recipe.arms:
-            train(run, arm)
+            train_arm(run, arm)
         check_updates(run)
         evaluate(run, decode_all(run))
         run.stages.check_redo()

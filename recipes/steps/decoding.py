@@ -7,6 +7,7 @@ import json
 from recipes.commands import generate_command
 from recipes.decoding import decode, generate_log
 from recipes.evaluation import compare
+from recipes.layout import training_log
 from recipes.progress import generation_progress
 from recipes.results import collect_results
 from recipes.run import Run
@@ -99,9 +100,11 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
     inputs = {"/".join(map(str, key)): path for key, path in decoded.items()}
     for split in recipe.data.splits[1:]:
         inputs[f"reference {split}"] = layout.text(split, recipe.target_lang)
-    for system in layout.systems:
-        if layout.training_log(system).is_file():
-            inputs[f"log {system}"] = layout.training_log(system)
+    logs = {system: layout.training_log(system) for system in layout.systems}
+    # The last of the stages that make the start is the start's own.
+    for stage in list(layout.start_stages)[:-1]:
+        logs[f"{stage} stage"] = training_log(layout.work_dir / stage)
+    inputs.update({f"log {name}": log for name, log in logs.items() if log.is_file()})
     settings = {
         "metrics": recipe.evaluation.metrics,
         "bootstrap_samples": recipe.evaluation.bootstrap_samples,

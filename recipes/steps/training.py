@@ -1,39 +1,55 @@
-"""fairseq-train: the cross-entropy stage, then one fine-tuning run for each arm."""
+"""fairseq-train: cross-entropy, in one stage or two, then one fine-tuning run for each arm."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recipes.checkpoints import average_checkpoints, checkpoint_updates, last_checkpoints
 from recipes.commands import train_command
-from recipes.config import flag_value
+from recipes.config import Training, flag_value
 from recipes.errors import RecipeError
-from recipes.layout import START
+from recipes.layout import START, training_log
 from recipes.progress import training_progress
 from recipes.run import Run
 
 
-def train(run: Run, arm: str) -> None:
-    """The cross-entropy stage (``start``) or one arm; a killed one continues."""
+def train_start(run: Run) -> None:
+    """The checkpoint that all arms start from: each stage fine-tunes the one before."""
+    checkpoint = None
+    for stage, training in run.layout.start_stages.items():
+        checkpoint = _train(run, f"{stage} stage", stage, training, training.flags, checkpoint)
+
+
+def train_arm(run: Run, arm: str) -> None:
+    """One arm, from the common start."""
+    recipe, start = run.recipe, run.layout.checkpoint(START)
+    _train(run, f"arm {arm}", f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start)
+
+
+def _train(
+    run: Run, name: str, folder: str, training: Training, flags: list[str], start: Path | None
+) -> Path:
+    """One stage of fairseq-train into ``folder``; a killed one continues.
+
+    Returns the checkpoint that is used afterwards.
+    """
     recipe, layout = run.recipe, run.layout
-    first = arm == START
-    flags = recipe.cross_entropy.flags if first else recipe.arm_flags(arm)
-    start = None if first else layout.checkpoint(START)
-    save_dir = layout.save_dir(arm)
+    save_dir = run.work_dir / folder
     command = train_command(recipe, layout.binarized, save_dir, flags, start)
-    name = "cross_entropy stage" if first else f"arm {arm}"
-    last = save_dir / "checkpoint_last.pt"
+    last, checkpoint = save_dir / "checkpoint_last.pt", save_dir / training.checkpoint_name
     limit = flag_value(flags, "--max-update")
-    average = layout.training(arm).average
+    average = training.average
 
     def make() -> None:
         # With all updates done, fairseq-train would make one more.
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
-            log, progress = layout.training_log(arm), training_progress(run.say)
+            log, progress = training_log(save_dir), training_progress(run.say)
             run.execute(command, log, name, progress, append=last.is_file())
         if average:
             paths = last_checkpoints(save_dir, average)
             run.say(f"  average of {', '.join(path.name for path in paths)}")
-            average_checkpoints(paths, layout.checkpoint(arm))
+            average_checkpoints(paths, checkpoint)
 
     inputs = {
         path.name: path
@@ -47,13 +63,14 @@ def train(run: Run, arm: str) -> None:
     run.command_stage(
         name,
         command,
-        layout.record("cross_entropy" if first else f"arms/{arm}"),
-        [last, layout.checkpoint(arm)],
+        layout.record(folder),
+        [last, checkpoint],
         make,
         inputs,
         {"average": average},
         resumable=save_dir,
     )
+    return checkpoint
 
 
 def check_updates(run: Run) -> None:

@@ -77,7 +77,7 @@ class FakeFairseq:
         return [call[0] for call in self.calls()]
 
     def behave(self, **orders) -> None:
-        """Orders: ``kill_at`` (update), ``fail`` (program)."""
+        """Orders: ``kill_at`` (update), ``fail`` (program), ``train_wall`` (seconds by folder)."""
         (self.folder / "orders.json").write_text(json.dumps(orders))
 
 

@@ -54,7 +54,9 @@ def train():
         )
         if orders.get("kill_at") == update:
             os.kill(os.getpid(), signal.SIGKILL)
-    print(f"{tag} train | epoch 001 | loss 1 | num_updates {value('--max-update')} | train_wall 12")
+    wall = orders.get("train_wall", {}).get(save_dir.name, 12)
+    figures = f"num_updates {value('--max-update')} | train_wall {wall}"
+    print(f"{tag} train | epoch 001 | loss 1 | {figures}")
 
 
 def generate():

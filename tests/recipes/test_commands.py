@@ -7,6 +7,8 @@ import pytest
 from recipes import commands
 from recipes.config import load_recipe
 from recipes.layout import START, Layout
+from recipes.run import Run
+from recipes.steps.training import train_start
 
 CROSS_ENTROPY = """
 fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
@@ -20,6 +22,19 @@ fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task tr
 --save-dir runs/multi30k-de-en/cross_entropy --log-format simple --log-interval 20
 --no-progress-bar
 """
+ANNEALING = """
+fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
+--source-lang de --target-lang en
+--finetune-from-model runs/multi30k-de-en/cross_entropy/checkpoint_last.pt --arch transformer
+--encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
+--encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4
+--decoder-attention-heads 4 --share-all-embeddings --criterion label_smoothed_cross_entropy
+--label-smoothing 0.1 --dropout 0.3 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
+--weight-decay 0.0001 --lr-scheduler polynomial_decay --lr 7e-4 --total-num-update 560
+--end-learning-rate 1e-4 --max-tokens 4096 --max-update 560 --seed 1 --no-epoch-checkpoints
+--required-batch-size-multiple 1 --cpu --save-dir runs/multi30k-de-en/annealing
+--log-format simple --log-interval 20 --no-progress-bar
+"""
 
 
 @pytest.fixture
@@ -29,12 +44,24 @@ def layout(monkeypatch):
     return Layout(load_recipe("multi30k-de-en"), Path("runs/multi30k-de-en"), Path("data"))
 
 
-def test_multi30k_cross_entropy_is_the_published_command(layout):
-    recipe = layout.recipe
-    command = commands.train_command(
-        recipe, layout.binarized, layout.save_dir(START), recipe.cross_entropy.flags
-    )
-    assert shlex.split(command.portable()) == shlex.split(CROSS_ENTROPY)
+def test_multi30k_stages_before_the_arms_are_the_published_commands(layout, tmp_path):
+    run = Run(layout.recipe, layout.work_dir, tmp_path, lambda line: None, dry_run=True)
+    train_start(run)
+    expected = [("cross_entropy stage", CROSS_ENTROPY), ("annealing stage", ANNEALING)]
+    assert [(name, shlex.split(line)) for name, line in run.commands] == [
+        (name, shlex.split(line)) for name, line in expected
+    ]
+
+
+def test_arms_start_from_the_last_stage(recipe_file):
+    def start(**changes):
+        return Layout(load_recipe(recipe_file(**changes)), Path("w"), Path("d")).checkpoint(START)
+
+    flags = {"flags": "--max-update 2"}
+    assert start() == Path("w/cross_entropy/checkpoint_last.pt")
+    assert start(annealing=None) == Path("w/cross_entropy/checkpoint_last.pt")
+    assert start(annealing=flags) == Path("w/annealing/checkpoint_last.pt")
+    assert start(annealing={**flags, "average": 3}) == Path("w/annealing/average_3.pt")
 
 
 def test_multi30k_preprocess_is_the_published_command(layout):

@@ -5,11 +5,27 @@ from recipes.errors import ConfigError
 
 
 def test_packaged_recipes_are_valid():
-    assert {"demo", "multi30k-de-en"} <= set(recipe_names())
+    assert {"demo", "multi30k-de-en", "multi30k-de-en-expected-bleu"} <= set(recipe_names())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.control == "cross_entropy"
+
+
+def test_multi30k_recipes_share_data_model_and_first_stage():
+    one, other = (load_recipe(n) for n in ("multi30k-de-en", "multi30k-de-en-expected-bleu"))
+    for key in ("data", "sentencepiece", "architecture", "cross_entropy", "decoding"):
+        assert getattr(one, key) == getattr(other, key)
+    assert one.annealing is not None
+    assert other.annealing is None
+
+
+def test_annealing_ends_at_the_learning_rate_of_the_arms():
+    recipe = load_recipe("multi30k-de-en")
+    end = flag_value(recipe.annealing.flags, "--end-learning-rate")
+    updates = [flag_value(recipe.annealing.flags, f"--{f}-update") for f in ("total-num", "max")]
+    assert {flag_value(recipe.arm_flags(arm), "--lr") for arm in recipe.arms} == {end}
+    assert updates[0] == updates[1]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +47,12 @@ def test_packaged_recipes_are_valid():
         ({"arms": {"cross_entropy": "", "a b": ""}}, "'a b' becomes a file name"),
         ({"arms": {"cross_entropy": "", "b": "--max-update 9"}}, "the same updates"),
         ({"finetune": {"flags": "--lr 1"}}, "give the arms an end"),
+        ({"annealing": {"flag": "--lr 1"}}, "annealing: unknown key 'flag'; did you mean 'flags'"),
+        ({"annealing": {}}, "annealing: missing key 'flags'"),
+        ({"annealing": "--lr 1"}, "annealing: expected a mapping"),
+        ({"annealing": {"flags": "--save-dir=x"}}, "annealing.flags: --save-dir=x is set by the"),
+        ({"annealing": {"flags": "--lr '1"}}, "annealing.flags: No closing quotation"),
+        ({"annealing": {"flags": "--lr 1"}}, "annealing.flags: give the stage an end"),
         ({"evaluation": {"metrics": ["comet"]}}, "choose from bleu, chrf, ter"),
         ({"data": {"tests": ["train"]}}, "two splits are the same file"),
     ],

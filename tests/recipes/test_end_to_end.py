@@ -14,6 +14,7 @@ from conftest import small_recipe
 from recipes.__main__ import main
 from recipes.report import load_results
 from recipes.text import read_lines
+from recipes.training_log import read_training_log
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (
@@ -40,6 +41,11 @@ def test_recipe_from_text_to_report(tmp_path, data_dir):
             "flags": f"{COMMON} --criterion label_smoothed_cross_entropy --label-smoothing 0.1 "
             "--lr 0.02 --max-update 60 --no-epoch-checkpoints",
         },
+        annealing={
+            "flags": f"{COMMON} --criterion label_smoothed_cross_entropy --label-smoothing 0.1 "
+            "--lr 0.01 --lr-scheduler polynomial_decay --total-num-update 20 "
+            "--end-learning-rate 0.001 --max-update 20 --no-epoch-checkpoints",
+        },
         finetune={
             "flags": f"{COMMON} --lr 0.001 --max-update 6 --no-epoch-checkpoints --eval-bleu "
             """--eval-bleu-args '{"beam": 1, "max_len_b": 20}' """
@@ -58,8 +64,16 @@ def test_recipe_from_text_to_report(tmp_path, data_dir):
     assert done.returncode == 0, done.stdout + done.stderr
     results = load_results(work / "results.json")
     assert {name: s["updates"] for name, s in results["systems"].items()} == {
-        "start": 60, "cross_entropy": 6, "expected_bleu": 6,
+        "start": 20, "cross_entropy": 6, "expected_bleu": 6,
     }  # fmt: skip
+    assert [stage["updates"] for stage in results["start_stages"]] == [60, 20]
+    # A fresh optimiser: the rate begins anew, not where the first stage ended, and falls.
+    rates = [
+        values["lr"]
+        for _, values in sorted(read_training_log(work / "annealing/train.log").epochs.items())
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert 0.001 == rates[-1] < rates[0]
     for arm in ("cross_entropy", "expected_bleu"):
         assert results["curves"][arm]["bleu"][0] == [3, 6]
     assert results["curves"]["expected_bleu"]["expected_bleu"][0] == [3, 6]
@@ -73,7 +87,7 @@ def test_recipe_from_text_to_report(tmp_path, data_dir):
     # Any checkpoint can be scored alone; the figures agree with the recipe's.
     scores = tmp_path / "scores.json"
     shown = recipes(
-        *("evaluate", "--checkpoint", work / "cross_entropy/checkpoint_last.pt", "--beam", 1),
+        *("evaluate", "--checkpoint", work / "annealing/checkpoint_last.pt", "--beam", 1),
         *("--data", work / "binarized", "--split", "test", "--reference", data_dir / "test.en"),
         *("--sentencepiece", work / "sentencepiece.model", "--metrics", "bleu"),
         *(

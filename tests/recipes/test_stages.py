@@ -1,13 +1,16 @@
 """Which stages run, and why."""
 
 import fcntl
+import io
 import json
+import re
 
 import pytest
+from rich.console import Console
 
 from recipes.config import load_recipe
 from recipes.errors import CommandError, RecipeError
-from recipes.report import load_results, write_report
+from recipes.report import load_results, print_table, write_report
 from recipes.run import Run
 from recipes.runner import run_recipe
 from recipes.stages import Stage, StageRunner
@@ -107,6 +110,97 @@ def test_save_dir_without_a_record_is_continued_not_moved(run, tmp_path):
     (tmp_path / "work/cross_entropy.stage.json").unlink()
     assert run() == []
     assert not (tmp_path / "work/cross_entropy.old1").exists()
+
+
+ANNEALING = {"annealing": {"flags": "--max-update 2 --lr 0.0005"}}
+
+
+def test_annealing_continues_from_cross_entropy_and_the_arms_from_it(run, tmp_path):
+    def record(name):
+        return json.loads((tmp_path / f"work/{name}.stage.json").read_text())
+
+    def start(name, flag="--finetune-from-model"):
+        command = record(name)["settings"]["command"]
+        return command[command.index(flag) + 1]
+
+    decoded = "decoded/start/test.beam1.lenpen1.en"
+    assert run() == ALL
+    first = record("cross_entropy")
+    assert start("arms/other") == "{work}/cross_entropy/checkpoint_last.pt"
+    assert start(decoded, "--path") == "{work}/cross_entropy/checkpoint_last.pt"
+
+    run(ANNEALING)
+    assert any(line.endswith("annealing stage: start") for line in run.said)
+    assert record("cross_entropy") == first
+    assert record("annealing")["stage"] == "annealing stage"
+    assert record("annealing")["finished"] is True
+    assert start("annealing") == "{work}/cross_entropy/checkpoint_last.pt"
+    assert start("arms/cross_entropy") == "{work}/annealing/checkpoint_last.pt"
+    assert start("arms/other") == "{work}/annealing/checkpoint_last.pt"
+    assert start(decoded, "--path") == "{work}/annealing/checkpoint_last.pt"
+    made = json.loads((tmp_path / "work/annealing/checkpoint_last.pt").read_text())
+    assert made == ["0.0005", 2]
+
+
+@pytest.mark.parametrize(("made", "trained"), [(2, 0), (1, 1)])
+def test_annealing_started_by_hand_is_taken_over(run, tmp_path, made, trained):
+    run()
+    folder = tmp_path / "work/annealing"
+    folder.mkdir()
+    (folder / "checkpoint_last.pt").write_text(json.dumps(["0.0005", made]))
+    # The two arms, and annealing only where updates are missing.
+    assert run(ANNEALING).count("fairseq-train") == 2 + trained
+    record = json.loads((tmp_path / "work/annealing.stage.json").read_text())
+    assert record["finished"] is True
+    assert json.loads((folder / "checkpoint_last.pt").read_text())[-1] == 2
+    assert not (tmp_path / "work/annealing.old1").exists()
+    assert run(ANNEALING) == []
+
+
+def test_changed_annealing_leaves_cross_entropy_alone(run):
+    run(ANNEALING)
+    called = run(ANNEALING, settings=["annealing.flags+=--lr 0.5"])
+    assert called == ["fairseq-train"] * 3 + ["fairseq-generate"] * 2
+
+
+def test_report_names_both_stages_before_the_arms(run, tmp_path):
+    run(ANNEALING)
+    write_report(tmp_path / "work")
+    text = (tmp_path / "work/results.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `start`")]
+    # 12 s of training in each stage: 4 updates, then 2.
+    assert rows[-2].startswith("| `start` | 4, then 2 | 3.000, then 6.000 |  |")
+    assert rows[-1].endswith(
+        "| cross_entropy: `--max-update 4 --lr 0.001`, "
+        "then annealing: `--max-update 2 --lr 0.0005` |"
+    )
+    assert "annealing stage\nfairseq-train " in text
+
+
+def test_time_is_that_of_each_arm_and_compared_with_the_control(run, fake_fairseq, tmp_path):
+    fake_fairseq.behave(train_wall={"cross_entropy": 9, "other": 18})
+    run()
+    write_report(tmp_path / "work")
+    text = (tmp_path / "work/results.md").read_text()
+    assert "| `cross_entropy` (control) | 3 | 3.000 | 1.00 |" in text
+    assert "| `other` | 3 | 6.000 | 2.00 |" in text
+    console = Console(file=io.StringIO(), width=120)
+    print_table(load_results(tmp_path / "work/results.json"), console)
+    rows = re.findall(r"^│ other .*│ +6\.000 │ +2\.00 │$", console.file.getvalue(), re.MULTILINE)
+    assert len(rows) == 2  # valid and test
+
+
+def test_report_of_results_without_stages_has_the_start_alone(run, tmp_path):
+    run()
+    path = tmp_path / "work/results.json"
+    results = load_results(path)
+    write_report(tmp_path / "work")
+    text = (tmp_path / "work/results.md").read_text()
+    assert "`start` | 4 | 3.000 |  |" in text
+    del results["start_stages"]
+    path.write_text(json.dumps(results))
+    write_report(tmp_path / "work")
+    assert (tmp_path / "work/results.md").read_text() == text
 
 
 def test_failing_command_names_stage_log_and_last_lines(run, fake_fairseq, tmp_path):
