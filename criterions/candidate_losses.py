@@ -131,7 +131,8 @@ def minimum_risk(
         costs: ``[batch, candidates]``, in any unit.
         alpha: sharpness of ``q``, above 0.
         mask: boolean ``[batch, candidates]``, True where the candidate exists (default: all).
-        lengths: ``[batch, candidates]``, to divide the log-probabilities by (default: not).
+        lengths: ``[batch, candidates]``, to divide the log-probabilities by: at least 1 where a
+            candidate exists (default: 1).
 
     Returns:
         ``[batch]``, float32 (float64 if an input is).

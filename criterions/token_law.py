@@ -79,9 +79,12 @@ class TokenLaw(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self._batch_shape)
+        axes_of_samples = len(shape) - len(self._batch_shape)
+        if shape[axes_of_samples:] != self._batch_shape:
+            return self.expand(shape[axes_of_samples:]).log_prob(value)
         logits = self._rows()
         # All samples of a position are looked up at once.
-        samples = value.long().expand(shape).reshape(-1, logits.size(0)).t()
+        samples = value.long().expand(shape).reshape(shape[:axes_of_samples].numel(), -1).t()
         return token_log_probabilities(logits, samples).selected.squeeze(1).t().reshape(shape)
 
     @torch.no_grad()

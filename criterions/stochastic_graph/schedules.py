@@ -130,7 +130,7 @@ def parse_schedule(text: str | float) -> Schedule:
         kind = SCHEDULES.get(name)
         types: list[Any] = [field.type for field in fields(kind)] if is_dataclass(kind) else []
         if len(values) != len(types):
-            raise ValueError(f"{name} has {len(types)} numbers")
+            raise ValueError(f"{name} takes {len(types)} values, got {len(values)}")
         numbers = [
             int(value) if type_ in (int, "int") else _finite(value)
             for value, type_ in zip(values, types, strict=True)
