@@ -128,9 +128,26 @@ def cross_entropy(
     is_token = columns < reference.rows.unsqueeze(1)
     log_target = rows.log_reference.diagonal(dim1=1, dim2=2)
     negative_log_likelihood = -log_target.masked_fill(~is_token, 0).sum()
+    uniform = -rows.log_mean.masked_fill(~is_token, 0).sum()
+    return (
+        smoothed(negative_log_likelihood, uniform, vocab, label_smoothing),
+        negative_log_likelihood,
+    )
+
+
+def smoothed(
+    negative_log_likelihood: Tensor, uniform: Tensor, vocab: int, label_smoothing: float
+) -> Tensor:
+    """Label-smoothed cross-entropy from its two parts, of any one shape.
+
+    Args:
+        negative_log_likelihood: of the target.
+        uniform: mean over the vocabulary of the negative log-probabilities.
+        vocab: size of the vocabulary.
+        label_smoothing: 0 for none.
+    """
     if label_smoothing == 0:
-        return negative_log_likelihood, negative_log_likelihood
-    uniform = -rows.log_mean.masked_fill(~is_token, 0).sum() * vocab
+        return negative_log_likelihood
     others = label_smoothing / (vocab - 1)
-    smoothed = (1 - label_smoothing - others) * negative_log_likelihood + others * uniform
-    return smoothed, negative_log_likelihood
+    target = (1 - label_smoothing - others) * negative_log_likelihood
+    return target + others * vocab * uniform

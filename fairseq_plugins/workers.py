@@ -25,21 +25,26 @@ def sum_over_workers(local: Tensor) -> Tensor:
     return total + (local - local.detach())
 
 
-class DummyBatchWatch:
-    """Tells whether the batch in training is one that fairseq's trainer will throw away.
+class TrainStepWatch:
+    """What fairseq tells a task of the batch in training, but not a criterion.
 
-    Where the batches do not come out even, the trainer gives a worker a batch seen before so
-    that it takes part in the update, and drops its gradient (``ignore_grad``).  A criterion
-    is not told; but a statistic that is summed over workers must leave such a batch out.  So
-    the task's ``train_step``, which is told, is listened to.
+    ``update``: number of the update, from 0; the right one after resuming, too.
+    ``is_dummy``: the trainer will throw the batch away.  Where the batches do not come out even, it
+    gives a worker a batch seen before so that it takes part in the update, and drops its gradient
+    (``ignore_grad``); a statistic that is summed over workers must leave such a batch out.
+
+    The task's ``train_step``, which is told, is listened to.
     """
 
     def __init__(self, task: Any) -> None:
         self.is_dummy = False
+        self.update = 0
         train_step = task.train_step
 
         @functools.wraps(train_step)
         def listening_train_step(*args: Any, **kwargs: Any) -> Any:
+            # (sample, model, criterion, optimizer, update_num, ignore_grad=False)
+            self.update = args[4] if len(args) > 4 else kwargs["update_num"]
             ignore_grad = args[5] if len(args) > 5 else kwargs.get("ignore_grad", False)
             self.is_dummy = bool(ignore_grad)
             try:

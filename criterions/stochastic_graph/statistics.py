@@ -31,8 +31,9 @@ def score_statistics(terms: Iterable[ScoreTerm], layout: SampleLayout) -> dict[s
         layout: of its samples.
 
     Returns:
-        scalars ``log_prob/NAME``, ``entropy/NAME`` (where the law has one), ``downstream/NAME``
-        (``Q``), ``baseline/NAME``, ``advantage/NAME`` and ``advantage_variance/NAME``.
+        scalars, 0 where no position exists: ``log_prob/NAME``, ``entropy/NAME`` (where the law has
+        one), ``downstream/NAME`` (``Q``), ``baseline/NAME``, ``advantage/NAME`` and
+        ``advantage_variance/NAME``.
     """
     by_name: dict[str, list[ScoreTerm]] = {}
     for term in terms:
@@ -54,7 +55,8 @@ def score_statistics(terms: Iterable[ScoreTerm], layout: SampleLayout) -> dict[s
             pairs = zip(values, group, strict=True)
             flat = torch.cat([v.expand_as(t.downstream.cost).flatten() for v, t in pairs])
             # What lies past the end may be anything, NaN too.
-            return torch.where(weight > 0, weight * flat, torch.zeros_like(flat)).sum() / total
+            counted = torch.where(weight > 0, weight * flat, torch.zeros_like(flat)).sum()
+            return counted / total.clamp(min=torch.finfo(total.dtype).tiny)
 
         log_probs = [t.node.log_prob for t in group if t.node.log_prob is not None]
         advantage = mean(t.advantage for t in group)

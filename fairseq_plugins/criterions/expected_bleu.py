@@ -18,6 +18,7 @@ from criterions.bleu_statistics import LEVELS, SMOOTHINGS
 from criterions.expected_overlap import OVERLAP_VALUES
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
+from fairseq_plugins.flags import at_least, check_label_smoothing, check_model
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -26,7 +27,7 @@ from fairseq_plugins.rows import (
     reference_of,
     rows_of,
 )
-from fairseq_plugins.workers import DummyBatchWatch, sum_over_workers
+from fairseq_plugins.workers import TrainStepWatch, sum_over_workers
 
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
@@ -147,16 +148,14 @@ class ExpectedBleuCriterion(FairseqCriterion):
         self.overlap, self.feed = str(overlap), str(feed)
         self.hypothesis_length = str(hypothesis_length)
         self.bleu_level, self.smoothing = str(bleu_level), str(smoothing)
-        self.max_order = _at_least("--max-order", max_order, 1)
-        self.cross_entropy_weight = _at_least("--cross-entropy-weight", cross_entropy_weight, 0)
-        self.label_smoothing = _at_least("--label-smoothing", label_smoothing, 0)
-        if label_smoothing >= 1:
-            raise ValueError(f"--label-smoothing must be below 1; got {label_smoothing}")
-        self.max_decode_length = _at_least("--max-decode-length", max_decode_length, 1)
-        self.max_decode_ratio = _at_least("--max-decode-ratio", max_decode_ratio, 0)
-        self.ignore_prefix_size = _at_least("--ignore-prefix-size", ignore_prefix_size, 0)
+        self.max_order = at_least("--max-order", max_order, 1)
+        self.cross_entropy_weight = at_least("--cross-entropy-weight", cross_entropy_weight, 0)
+        self.label_smoothing = check_label_smoothing(label_smoothing)
+        self.max_decode_length = at_least("--max-decode-length", max_decode_length, 1)
+        self.max_decode_ratio = at_least("--max-decode-ratio", max_decode_ratio, 0)
+        self.ignore_prefix_size = at_least("--ignore-prefix-size", ignore_prefix_size, 0)
         self.sentence_avg = sentence_avg
-        self.dummy_batches = DummyBatchWatch(task)
+        self.train_step = TrainStepWatch(task)
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
@@ -174,7 +173,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
         Raises:
             ValueError: the model is no encoder-decoder model, or has an adaptive softmax.
         """
-        _check_model(model)
+        check_model(model, "expected_bleu")
         reference = reference_of(sample, self.dictionary)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         logged: dict[str, Any] = {
@@ -268,7 +267,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
         filled = [corpus.matches.new_full((1,), size) for size in sizes]
         sums = torch.cat([*(item.flatten() for item in corpus), *filled])
         if self.training:
-            sums = sum_over_workers(sums * self.dummy_batches.weight)
+            sums = sum_over_workers(sums * self.train_step.weight)
         orders = self.max_order
         matches, totals, rest = sums.split([orders, orders, sums.numel() - 2 * orders])
         hypothesis_length, reference_length, *counts = rest
@@ -317,23 +316,3 @@ class ExpectedBleuCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All logged values are sums."""
         return True
-
-
-def _at_least(flag: str, value: Any, smallest: float) -> Any:
-    if not value >= smallest:  # so that NaN is refused as well
-        raise ValueError(f"{flag} must be at least {smallest}; got {value}")
-    return value
-
-
-def _check_model(model: Any) -> None:
-    """Raise ``ValueError`` for a model whose rows cannot be had."""
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        raise ValueError(
-            "--criterion expected_bleu needs an encoder-decoder --arch (transformer, lstm, fconv, "
-            f"...); {type(model).__name__} is not one"
-        )
-    if getattr(model.decoder, "adaptive_softmax", None) is not None:
-        raise ValueError(
-            "--criterion expected_bleu needs the logits of the whole vocabulary; train without "
-            "--adaptive-softmax-cutoff"
-        )

@@ -1,0 +1,33 @@
+"""Checks of flags and models that criterions share; every message names the flag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def at_least(flag: str, value: Any, smallest: float) -> Any:
+    """``value``, or ``ValueError`` if it is below ``smallest``, or NaN."""
+    if not value >= smallest:
+        raise ValueError(f"{flag} must be at least {smallest}; got {value}")
+    return value
+
+
+def check_label_smoothing(value: float) -> float:
+    """``value``, or ``ValueError`` if it is no probability below 1."""
+    if at_least("--label-smoothing", value, 0) >= 1:
+        raise ValueError(f"--label-smoothing must be below 1; got {value}")
+    return value
+
+
+def check_model(model: Any, criterion: str) -> None:
+    """Raise ``ValueError`` for a model whose rows ``--criterion`` cannot have."""
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        raise ValueError(
+            f"--criterion {criterion} needs an encoder-decoder --arch (transformer, lstm, fconv, "
+            f"...); {type(model).__name__} is not one"
+        )
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        raise ValueError(
+            f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
+            "--adaptive-softmax-cutoff"
+        )

@@ -1,0 +1,1 @@
+"""The parts of ``--criterion stochastic_graph``: settings, feeding, costs, estimators, log."""

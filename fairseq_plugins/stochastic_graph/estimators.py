@@ -1,0 +1,116 @@
+"""Estimators of the graph's nodes, from the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criterions.stochastic_graph import (
+    BASELINES,
+    ESTIMATORS,
+    Baseline,
+    Downstream,
+    Estimator,
+    Expectation,
+    GumbelSoftmax,
+    MovingAverage,
+    Schedule,
+    ScoreFunction,
+    StraightThrough,
+    StraightThroughGumbel,
+)
+from fairseq_plugins.stochastic_graph.settings import Settings
+from fairseq_plugins.workers import TrainStepWatch, sum_over_workers
+
+FED = "fed_token"
+"""Name of the node of the tokens (or weights) that the decoder is fed."""
+
+EMITTED = "emitted_token"
+"""Name of the node of the tokens that are rewarded."""
+
+
+class WorkersMovingAverage(MovingAverage):
+    """The moving average of the costs of all data-parallel workers, the same on each of them.
+
+    Args:
+        decay: as for :class:`MovingAverage`.
+        train_step: tells which batches will be thrown away.
+    """
+
+    def __init__(self, decay: float, train_step: TrainStepWatch) -> None:
+        super().__init__(decay)
+        self._train_step = train_step
+
+    @torch.no_grad()
+    def update(self, node: Downstream) -> None:
+        weight = node.weight.expand_as(node.cost)
+        sums = torch.stack([(weight * node.cost).sum(), weight.sum()]).float()
+        self.learn(*sum_over_workers(sums * self._train_step.weight))
+
+    def learn(self, cost: Tensor, exists: Tensor) -> None:
+        """Take in the sum of the costs and their number."""
+        mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
+        share = (1 - self.decay) * (exists > 0)
+        self.total.mul_(1 - share).add_(share * mean)
+        self.weight.mul_(1 - share).add_(share)
+
+
+class CriterionEstimators(nn.Module):
+    """All estimators of one criterion: registered, so that their state is kept in checkpoints.
+
+    Args:
+        settings: the objective.
+        temperature: of relaxed feeding, by update.
+        baseline_decay: of moving averages.
+        baseline_state_dim: size of the decoder state that a learned baseline reads.
+        layer_estimator: for stochastic layers that do not ask for an estimator of their own.
+        layer_baseline: of ``layer_estimator`` if that is the score function.
+        train_step: tells which batches will be thrown away.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        temperature: Schedule,
+        baseline_decay: float,
+        baseline_state_dim: int,
+        layer_estimator: str,
+        layer_baseline: str,
+        train_step: TrainStepWatch,
+    ) -> None:
+        super().__init__()
+
+        def baseline(name: str) -> Baseline:
+            if name == "moving_average":
+                return WorkersMovingAverage(baseline_decay, train_step)
+            if name == "learned":
+                return BASELINES.create(name, baseline_state_dim)
+            return BASELINES.create(name)
+
+        def for_layers() -> Estimator:
+            if layer_estimator == "score_function":
+                return ScoreFunction(baseline(layer_baseline))
+            return ESTIMATORS.create(layer_estimator)
+
+        self.token: Estimator = ScoreFunction(baseline(settings.baseline))
+        self.relaxed: Estimator | None = None
+        if settings.relaxed:
+            self.relaxed = {
+                "soft": Expectation,
+                "gumbel": lambda: GumbelSoftmax(temperature),
+                "gumbel_st": lambda: StraightThroughGumbel(temperature),
+                "straight_through": StraightThrough,
+            }[settings.feed]()
+        # The costs of the two passes differ in kind and size, and so do their averages.
+        self.layers = nn.ModuleDict({"cost": for_layers(), "cross_entropy": for_layers()})
+        if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
+            # fairseq saves a criterion's state only if it has a parameter.
+            self.anchor = nn.Parameter(torch.zeros(()))
+
+    def anchored(self, loss: Tensor) -> Tensor:
+        """The same loss, from which every parameter gets a gradient, be it 0."""
+        anchor: Any = getattr(self, "anchor", None)
+        return loss if anchor is None else loss + 0 * anchor

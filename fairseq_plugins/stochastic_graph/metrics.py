@@ -1,0 +1,65 @@
+"""What the log shows of a graph: means over sentences, never the surrogate's own value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fairseq import utils
+from fairseq.logging import metrics
+from torch import Tensor
+
+from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
+
+# A key of the logging output that is a sum over sentences.
+_PER_SENTENCE = "per_sentence/"
+_TOKEN_NODES = (EMITTED, FED)
+
+
+def per_sentence(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mark sums over the sources of a batch, to be logged as means over all sources."""
+    return {_PER_SENTENCE + name: value for name, value in sums.items()}
+
+
+def graph_sums(statistics: Mapping[str, Tensor], sentences: int) -> dict[str, Tensor]:
+    """A graph's statistics as sums over sentences.
+
+    Of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
+    ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.
+
+    Args:
+        statistics: :meth:`StochasticGraph.statistics`, ``KIND/NAME``.
+        sentences: of the batch.
+    """
+    sums = {}
+    for key, value in statistics.items():
+        kind, name = key.split("/", 1)
+        if kind in ("cost", "downstream"):
+            continue
+        label = kind if name in _TOKEN_NODES else f"{kind}_{name}"
+        sums[label] = value.detach() * sentences
+    return per_sentence(sums)
+
+
+def log_graph_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+    """Log the sums of all workers.
+
+    ``loss``: what is minimised; ``nll_loss`` (bits per token) and ``ppl``: of the teacher-forced
+    pass, if there was one; the rest: means over sentences.
+    """
+
+    def total(key: str) -> Any:
+        return sum(log.get(key, 0) for log in logging_outputs)
+
+    sample_size, sentences = total("sample_size"), total("nsentences")
+    metrics.log_scalar("loss", total("loss") / sample_size, sample_size, round=4)
+    if any("nll_loss" in log for log in logging_outputs):
+        ntokens = total("ntokens")
+        bits = total("nll_loss") / ntokens / math.log(2)
+        metrics.log_scalar("nll_loss", bits, ntokens, round=3)
+        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+    names = {key for log in logging_outputs for key in log if key.startswith(_PER_SENTENCE)}
+    for key in sorted(names):
+        name = key.removeprefix(_PER_SENTENCE)
+        metrics.log_scalar(name, total(key) / sentences, sentences, round=4)
