@@ -1,0 +1,114 @@
+"""``--reward module:function`` calls the user's function, and says what is wrong with it."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from reward_cases import dictionary_of, outputs_of, task_of
+
+from fairseq_plugins.rewards import build_reward
+
+DICTIONARY = dictionary_of("a@@", "b", "c")
+OUTPUTS = outputs_of(
+    ["a@@ b c", "c", "b", "b b"], ["a@@ b", "c c"], DICTIONARY, sources=["c b", "b"]
+)
+
+REWARDS = """
+import torch
+
+calls = []
+
+def length_ratio(hypotheses, references, sources):
+    calls.append((hypotheses, references, sources, torch.is_grad_enabled()))
+    return [len(h.split()) / len(r.split()) for h, r in zip(hypotheses, references)]
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture
+def working_directory(tmp_path, monkeypatch):
+    """A folder with a module of rewards, which Python knows only as the working directory."""
+    (tmp_path / "rewards_of_a_user.py").write_text(REWARDS, encoding="utf-8")
+    (tmp_path / "broken_rewards.py").write_text("import no_such_library\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    yield tmp_path
+    sys.modules.pop("rewards_of_a_user", None)
+
+
+def reward(name: str, **options: object):
+    return build_reward(name, level="text", task=task_of(DICTIONARY), bpe="@@ ", **options)
+
+
+def test_a_function_of_the_working_directory_gets_text_and_gives_rewards(working_directory):
+    scored = reward("rewards_of_a_user:length_ratio")
+    rewards = scored(OUTPUTS)
+    assert rewards.dtype == torch.float32
+    assert rewards.tolist() == [2, 1, 0.5, 1]
+    assert sys.modules["rewards_of_a_user"].calls == [
+        (
+            ["ab c", "c", "b", "b b"],
+            ["ab", "ab", "c c", "c c"],
+            ["c b", "c b", "b", "b"],
+            False,  # without gradient
+        )
+    ]
+    assert not scored.per_token
+
+
+def test_an_installed_module_wins_over_a_file_of_the_same_name(working_directory, monkeypatch):
+    (working_directory / "colorsys.py").write_text("rgb_to_hsv = None", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    reward("colorsys:rgb_to_hsv")  # the file has nothing to call under that name
+    assert sys.modules["colorsys"].__file__ != str(working_directory / "colorsys.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:f", "cannot import no_such_module"),
+        ("broken_rewards:f", "cannot import broken_rewards (No module named 'no_such_library')"),
+        ("rewards_of_a_user:f", "rewards_of_a_user.py) has no function f"),
+        ("rewards_of_a_user:not_a_function", "has, but cannot call, not_a_function"),
+        ("rewards_of_a_user:", "write module:function"),
+        (":length_ratio", "write module:function"),
+    ],
+)
+def test_what_cannot_be_found_is_named(working_directory, name, message):
+    with pytest.raises(ValueError, match=rf"--reward {name}: .*{re.escape(message)}"):
+        reward(name)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        (1, 0.5, 0, -2),
+        np.array([1, 0.5, 0, -2], dtype=np.float32),
+        torch.tensor([1, 0.5, 0, -2], dtype=torch.float64),
+    ],
+)
+def test_any_sequence_of_numbers_will_do(monkeypatch, result):
+    monkeypatch.setattr("reward_cases.answer", lambda *_: result, raising=False)
+    assert reward("reward_cases:answer")(OUTPUTS).tolist() == [1, 0.5, 0, -2]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([1.0, 2.0], "a number for each of 4 hypotheses; got 2"),
+        ([0.0, float("nan"), 0.0, 0.0], "finite numbers; got nan for hypothesis 1: 'c'"),
+        ([0.0, 0.0, 0.0, float("inf")], "finite numbers; got inf for hypothesis 3: 'b b'"),
+        (None, "a sequence of numbers, one for each hypothesis; got NoneType"),
+        (0.5, "a sequence of numbers, one for each hypothesis; got float"),
+        (torch.tensor(0.5), "a sequence of numbers, one for each hypothesis; got float"),
+        (["high"] * 4, "a sequence of numbers, one for each hypothesis; got list"),
+        ({"scores": [0] * 4}, "a sequence of numbers, one for each hypothesis; got dict"),
+    ],
+)
+def test_what_is_wrong_with_the_result_is_named(monkeypatch, result, message):
+    monkeypatch.setattr("reward_cases.answer", lambda *_: result, raising=False)
+    with pytest.raises(ValueError, match=rf"--reward reward_cases:answer must .*{message}"):
+        reward("reward_cases:answer")(OUTPUTS)
