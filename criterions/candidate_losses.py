@@ -288,7 +288,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _masked(scores: Tensor, exists: Tensor) -> Tensor:
-    # Not minus infinity: a row of nothing else would have NaN gradients.
+    # Not minus infinity: a source without candidates would pass through NaN on its way to 0.
     return scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
 
 

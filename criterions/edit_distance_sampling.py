@@ -50,8 +50,8 @@ def sample_edits(
     ``e`` new tokens from a vocabulary of ``V``; one of these choices is then drawn uniformly.
     This is an approximation of ``q``: different choices can give the same output, and a new token
     can equal the one it replaces, so ``d(y, y*)`` is at most ``e``.  There are no deletions: under
-    ``q`` to delete a token is as likely as to replace it by one certain other, so ``V - 1`` times
-    less likely than to replace it by any.
+    ``q``, to delete a token is as likely as to replace it by one certain other, so ``V - 1`` times
+    less likely than to replace it by any.  Outputs that need a deletion are not drawn.
 
     With a large vocabulary the interesting temperatures lie below ``1 / log V``.  The temperature
     ``tau`` of the paper's published sampler is in units of ``1 + log V``:
@@ -136,14 +136,10 @@ def _edited(
     slots = torch.arange(2 * ref_len, device=references.device).expand(batch, -1)
     open_slots = slots < (kept_count + insertions).unsqueeze(1)
     of_kept = _chosen(open_slots, kept_count, generator)
-    # Column k: insertions before kept token number k; after the last one, all.
-    order = slots[:, : ref_len + 1]
     slot = slots.masked_fill(~of_kept, 2 * ref_len).sort(1).values[:, : ref_len + 1]
-    inserted = torch.where(
-        order < kept_count.unsqueeze(1), slot - order, insertions.unsqueeze(1).expand_as(order)
-    )
-    before = kept.long().cumsum(1) - kept.long()
-    position = slots[:, :ref_len] + inserted.gather(1, before)
+    # A kept token moves right by the insertions before it: its slot less its number among the kept.
+    number = kept.long().cumsum(1) - kept.long()
+    position = slots[:, :ref_len] + slot.gather(1, number) - number
 
     # New tokens everywhere, then the kept ones in their places (one more for what is not kept).
     index = (_uniform(slots, generator) * vocabulary.size(0)).long()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from host_reads import HostReads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,15 +120,17 @@ def test_what_a_masked_candidate_holds_never_counts(name: str, junk: float):
     assert (gradient[~MASK] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_source_with_one_candidate_or_none_has_no_gradient(name: str):
     scores = torch.tensor([[-3.0, 9.0], [1.0, 2.0]], requires_grad=True)
     costs = torch.tensor([[0.25, -9.0], [5.0, 5.0]])
     mask = torch.tensor([[True, False], [False, False]])
-    loss = CANDIDATE_LOSSES[name](scores, costs, mask=mask)
+    with torch.autograd.detect_anomaly():  # refuses NaN on the way, too
+        loss = CANDIDATE_LOSSES[name](scores, costs, mask=mask)
+        loss.sum().backward()
     of_one = 0.25 if name in ("risk", "softmax_margin") else 0.0
     torch.testing.assert_close(loss.detach(), torch.tensor([of_one, 0.0]))
-    loss.sum().backward()
     assert scores.grad.tolist() == [[0, 0], [0, 0]]
 
 
@@ -251,6 +254,18 @@ def test_effective_sample_size():
     expected = torch.tensor([4.0, 1.0, 1 / (0.75**2 + 0.25**2), 0.0])
     torch.testing.assert_close(effective_sample_size(log_weights, mask), expected)
     torch.testing.assert_close(effective_sample_size(log_weights[:2]), expected[:2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_read_back_from_the_device(name: str):
+    scores = random(5, 4, seed=0).requires_grad_()
+    tokens, lengths = torch.arange(60).view(5, 4, 3) % 2, torch.arange(20).view(5, 4) % 3 + 1
+    with HostReads() as reads:
+        first = first_occurrences(tokens, lengths, MASK)
+        loss = CANDIDATE_LOSSES[name](scores, tokens[..., 0].double(), mask=first, lengths=lengths)
+        loss.sum().backward()
+        effective_sample_size(scores, first)
+    assert reads.operations == []
 
 
 def test_registry():

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 import torch
+from host_reads import HostReads
 
 from criterions import sample_edits
 from criterions.edit_distance_sampling import EDIT_KINDS, edit_log_weights
@@ -233,6 +234,15 @@ def test_the_generator_alone_decides(kind: str):
     assert first == draw([1, 2, 3], [7, 8], generator=seeded(1), **options)
     assert first != draw([1, 2, 3], [7, 8], generator=seeded(2), **options)
     assert torch.random.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("kind", EDIT_KINDS)
+def test_nothing_is_read_back_from_the_device(kind: str):
+    references, lengths = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([3, 2])
+    vocabulary = torch.arange(9)
+    with HostReads() as reads:
+        sample_edits(references, lengths, vocabulary=vocabulary, temperature=1.0, kind=kind)
+    assert reads.operations == []
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)

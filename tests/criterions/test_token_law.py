@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch.distributions import Categorical
 
 from criterions import TokenLaw
@@ -154,6 +155,18 @@ def test_backward_keeps_nothing_as_large_as_the_logits_but_the_logits(dtype: tor
 
     assert set(kept(TokenLaw)) == {logits.data_ptr()}
     assert set(kept(plain)) - {logits.data_ptr()}  # the watch does see what is kept
+
+
+def test_nothing_is_read_back_from_the_device():
+    logits = random_logits(2, 3, 5).requires_grad_()
+    with HostReads() as reads:
+        law = TokenLaw(logits)
+        law.log_prob(law.sample((2,))).sum().backward()
+        law.entropy(), law.mode, law.enumerate_support()
+    assert reads.operations == []
+    with HostReads() as reads:
+        Categorical(logits=logits)  # validates
+    assert reads.operations  # the watch does see a read
 
 
 def test_expanded_law():
