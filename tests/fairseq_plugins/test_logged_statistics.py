@@ -65,7 +65,9 @@ def test_padding_never_counts_around_a_sampled_prefix(corpus, learnt, arch, monk
         index = next(indices)
         one = slice(index, index + 1)
         length = int(batch.emitted[index])
-        return DecodedTokens(batch.tokens[one, :length], batch.emitted[one], batch.ended[one])
+        return DecodedTokens(
+            batch.tokens[one, :length], batch.emitted[one], batch.ended[one], batch.lengths[one]
+        )
 
     indices = iter(range(len(batch.emitted)))
     monkeypatch.setattr(module, "decode", replay)
