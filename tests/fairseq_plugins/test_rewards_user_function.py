@@ -2,9 +2,11 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from reward_cases import dictionary_of, outputs_of, task_of
 
@@ -64,6 +66,16 @@ def test_an_installed_module_wins_over_a_file_of_the_same_name(working_directory
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     reward("colorsys:rgb_to_hsv")  # the file has nothing to call under that name
     assert sys.modules["colorsys"].__file__ != str(working_directory / "colorsys.py")
+
+
+def test_the_example_of_the_documentation_works(working_directory):
+    page = Path(__file__).parents[2] / "docs" / "rewards.md"
+    example = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert example.startswith("# my_rewards.py\n")
+    (working_directory / "my_rewards.py").write_text(example, encoding="utf-8")
+    rewards = reward("my_rewards:chrf_plus_plus")(OUTPUTS)
+    expected = sacrebleu.sentence_chrf("ab c", ["ab"], word_order=2).score / 100
+    assert rewards[0].item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
