@@ -14,7 +14,7 @@ that data-parallel wrappers work; inside it the decoder runs as often as it has 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -222,9 +222,8 @@ def _fed_weights(
         fed = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
         columns = fed.size(1)
         # An autocast product would be rounded to 16 bits; an embedding looked up is not.
-        exact = torch.autocast("cuda", enabled=False) if fed.is_cuda else nullcontext()
-        with exact:
-            mixed = torch.matmul(fed.to(module.weight.dtype), module.weight)
+        with torch.autocast(fed.device.type, enabled=False):
+            mixed = torch.matmul(fed.to(embed_tokens.weight.dtype), embed_tokens.weight)
         kept = embedded.size(1) - columns
         stays = is_token[:, is_token.size(1) - columns :].unsqueeze(2)
         mixed = torch.where(stays, embedded[:, kept:], mixed.to(embedded.dtype))

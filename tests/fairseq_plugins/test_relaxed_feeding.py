@@ -23,6 +23,7 @@ MODELS = {
     "lstm-shared": ("lstm", ("--share-all-embeddings",)),
     "fconv": ("fconv", ()),
 }
+one_of_each = pytest.mark.parametrize("name", ["transformer", "lstm", "fconv"])
 every_model = pytest.mark.parametrize("name", MODELS)
 both_forms = pytest.mark.parametrize(
     "relaxed", [unrolled_logits, two_pass_logits], ids=["unrolled", "two-pass"]
@@ -107,6 +108,18 @@ class Given(nn.Module):
     def forward(self, tokens):
         assert tokens.shape == self.vectors.shape[:2]
         return self.vectors.clone()
+
+
+class Recorder(nn.Module):
+    """Passes on what it is given, and keeps it."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, vectors):
+        self.kept.append(vectors)
+        return vectors
 
 
 def run_on(model, encoder_out, vectors, tokens):
@@ -198,7 +211,7 @@ def test_two_passes_are_fed_the_weights_of_the_teacher_forced_rows(corpus, name)
     )
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "fconv"])
+@one_of_each
 @both_forms
 @pytest.mark.parametrize("feed", [soft, noisy])
 def test_gradient_through_the_weights_is_the_finite_difference(corpus, name, relaxed, feed):
@@ -235,7 +248,7 @@ def test_gradient_through_the_weights_is_the_finite_difference(corpus, name, rel
     assert abs(cut - difference) > 0.01 * abs(difference), "the weights' own gradient has to count"
 
 
-@every_model
+@one_of_each
 @both_forms
 def test_weights_are_fed_and_not_zeros(corpus, name, relaxed):
     model, net_input = built_model(corpus, name, dtype=torch.float32)
@@ -249,7 +262,7 @@ def test_weights_are_fed_and_not_zeros(corpus, name, relaxed):
         assert (softly - other)[:, 1].abs().amax(-1).min() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "fconv"])
+@one_of_each
 def test_straight_through_goes_the_way_of_greedy_decoding(corpus, name):
     """Its value is that of the tokens; its gradient is not."""
     model, net_input = built_model(corpus, name)
@@ -268,7 +281,7 @@ def test_straight_through_goes_the_way_of_greedy_decoding(corpus, name):
     assert (through[key] - without[key]).norm() > 0.01 * without[key].norm()
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "fconv"])
+@one_of_each
 def test_the_unroll_goes_on_after_the_teacher(corpus, name):
     model, net_input = built_model(corpus, name)
     teacher = net_input["prev_output_tokens"][:, :3]
@@ -283,7 +296,7 @@ def test_the_unroll_goes_on_after_the_teacher(corpus, name):
     torch.testing.assert_close(shorter, expected[:, :2], rtol=1e-6, atol=1e-7)
 
 
-@every_model
+@one_of_each
 @both_forms
 def test_other_sentences_of_the_batch_do_not_matter(corpus, name, relaxed):
     model, net_input = built_model(corpus, name)
@@ -317,9 +330,27 @@ def test_16_bit_models_are_fed_in_their_dtype(corpus, name, relaxed, dtype):
     assert all(value.isfinite().all() for value in gradient.values())
 
 
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+@both_forms
+def test_autocast_does_not_round_the_embeddings(corpus, name, relaxed):
+    model, net_input = built_model(corpus, name, dtype=torch.float32)
+    embedded = []
+    model.decoder.dropout_module = model.decoder.dropout_in_module = Recorder(embedded)
+    teacher = net_input["prev_output_tokens"][:1, :3]
+    source = {key: net_input[key][:1] for key in ("src_tokens", "src_lengths")}
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        vocab = model(**source, prev_output_tokens=teacher)[0].size(-1)
+        expected = embedded[0]
+        embedded.clear()
+        relaxed(model, source, teacher, feed=reference_feed(teacher, vocab))
+    actual = embedded[-1][:, -1]
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected[:, -1], rtol=1e-6, atol=1e-6)
+
+
 @every_model
 @both_forms
-def test_nothing_is_left_behind_even_by_an_error(corpus, name, relaxed):
+def test_the_encoder_runs_once_and_nothing_is_left_behind_even_by_an_error(corpus, name, relaxed):
     model, net_input = built_model(corpus, name, dtype=torch.float32)
     teacher = net_input["prev_output_tokens"]
     model(**net_input)  # fairseq's modules keep some things themselves
@@ -336,8 +367,11 @@ def test_nothing_is_left_behind_even_by_an_error(corpus, name, relaxed):
     def misshapen(logits, step):
         return logits[..., :3]
 
+    runs = []
+    model.encoder.register_forward_hook(lambda *_: runs.append(1))
     before = traces()
     relaxed(model, net_input, teacher, feed=soft)
+    assert len(runs) == 1
     assert traces() == before
     for feed, error in ((failing, ArithmeticError), (misshapen, RuntimeError)):
         with pytest.raises(error):
@@ -345,16 +379,6 @@ def test_nothing_is_left_behind_even_by_an_error(corpus, name, relaxed):
         assert traces() == before
     assert "forward" not in vars(model.decoder)
     assert not model.decoder.embed_tokens._forward_hooks
-
-
-@every_model
-@both_forms
-def test_the_encoder_runs_once(corpus, name, relaxed):
-    model, net_input = built_model(corpus, name, dtype=torch.float32)
-    runs = []
-    model.encoder.register_forward_hook(lambda *_: runs.append(1))
-    relaxed(model, net_input, net_input["prev_output_tokens"], feed=soft)
-    assert len(runs) == 1
 
 
 @pytest.fixture
@@ -366,7 +390,7 @@ def lone_worker(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "fconv"])
+@one_of_each
 @both_forms
 def test_pytorchs_data_parallel_wrapper_gets_the_same_gradient(corpus, name, relaxed, lone_worker):
     model, net_input = built_model(corpus, name)
