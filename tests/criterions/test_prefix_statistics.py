@@ -129,3 +129,12 @@ def test_lengths_of_another_batch_are_refused():
     tokens = torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(ValueError, match=r"lengths must have shape \[2\]"):
         prefix_statistics(tokens, tokens, lengths=torch.tensor([1]))
+
+
+def test_no_value_is_looked_at():
+    # Tensors of the meta device have none, so an accelerator never has to wait.
+    tokens = torch.zeros(2, 5, dtype=torch.long, device="meta")
+    both = {"lengths": tokens[:, 0], "reference_lengths": tokens[:, 0]}
+    assert increments(prefix_bleu(tokens, tokens, **both)).shape == (2, 5)
+    assert prefix_gleu(tokens, tokens, **both).shape == (2, 5)
+    assert gleu(tokens, tokens, **both).shape == (2,)

@@ -128,3 +128,10 @@ def test_rewards_are_clipped_at_either_bound_or_both():
 def test_bounds_in_the_wrong_order_are_refused(low: float, high: float):
     with pytest.raises(ValueError, match="low must not be above high"):
         clip_rewards(torch.ones(2), low, high)
+
+
+@pytest.mark.parametrize("mode", NORMALIZATIONS)
+def test_no_value_is_looked_at(mode: str):
+    # Tensors of the meta device have none, so an accelerator never has to wait.
+    rewards = torch.zeros(2, 3, device="meta")
+    assert clip_rewards(normalize_rewards(rewards, mode, rewards > 0), 0, 1).shape == (2, 3)
