@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,7 +80,9 @@ def edited(batch: Batch, settings: Settings, dictionary: Dictionary, kept: int) 
         reference.tokens[:, kept:],
         (reference.lengths - kept).clamp(min=0),
         vocabulary=vocabulary,
-        temperature=settings.raml_temperature,
+        # With V tokens to choose from, an edit of probability exp(-1 / t) has V forms.  In units of
+        # 1 + log V the same temperature means about as many edits for every vocabulary.
+        temperature=settings.raml_temperature / (1 + math.log(vocabulary.numel())),
         kind=settings.raml_distance,
     )
     head = reference.tokens[:, :kept]

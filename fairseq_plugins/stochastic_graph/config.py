@@ -71,7 +71,9 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
         "target of the cross-entropy: the reference, or edits of it (raml)"
     )
     raml_distance: Optional[RAML_DISTANCE] = _axis("which edits raml samples")
-    raml_temperature: Optional[float] = _axis("of raml's exponentiated payoff; 0 is the reference")
+    raml_temperature: Optional[float] = _axis(
+        "of raml's exponentiated payoff, in units of 1 + log(vocabulary); the smaller, the fewer edits"
+    )
 
     emit: Optional[EMIT] = _axis("how the rewarded tokens are chosen")
     samples: Optional[int] = _axis("outputs that are sampled for each source")
