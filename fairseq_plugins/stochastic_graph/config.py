@@ -72,7 +72,7 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
     )
     raml_distance: Optional[RAML_DISTANCE] = _axis("which edits raml samples")
     raml_temperature: Optional[float] = _axis(
-        "of raml's exponentiated payoff, in units of 1 + log(vocabulary); the smaller, the fewer edits"
+        "of raml's exponentiated payoff, in units of 1 + log(vocabulary); smaller means fewer edits"
     )
 
     emit: Optional[EMIT] = _axis("how the rewarded tokens are chosen")
