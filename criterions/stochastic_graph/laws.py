@@ -104,12 +104,18 @@ def _(law: Categorical, temperature: float) -> Distribution:
 
 @relaxed_law.register
 def _(law: OneHotCategorical, temperature: float) -> Distribution:
-    return RelaxedOneHotCategorical(law.logits.new_full((), temperature), logits=law.logits)
+    # The law was checked, or not, when it was made; a check of its relaxation fails by rounding for
+    # a large vocabulary, and waits for the device.
+    return RelaxedOneHotCategorical(
+        law.logits.new_full((), temperature), logits=law.logits, validate_args=False
+    )
 
 
 @relaxed_law.register
 def _(law: Bernoulli, temperature: float) -> Distribution:
-    return RelaxedBernoulli(law.logits.new_full((), temperature), logits=law.logits)
+    return RelaxedBernoulli(
+        law.logits.new_full((), temperature), logits=law.logits, validate_args=False
+    )
 
 
 @relaxed_law.register(Independent)
