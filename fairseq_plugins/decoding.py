@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,40 +11,25 @@ import torch
 from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
+from fairseq_plugins.sampling import Sampling, draw, policy_logits, to_policy_
+
+__all__ = [
+    "DecodedTokens",
+    "ForcedTokens",
+    "Sampling",
+    "decode",
+    "decode_limits",
+    "evaluation_mode",
+    "policy_logits",
+]
+
 # On an accelerator, asking whether all sentences have ended makes the host wait; asked once in
 # this many steps, the few superfluous steps cost less.
 _STEPS_BETWEEN_CHECKS = {"cpu": 1}
 _STEPS_BETWEEN_CHECKS_ELSEWHERE = 8
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn from the model's distribution.
-
-    ``temperature``: logits are divided by it.
-    ``topk``: draw from the most probable ``topk`` tokens only; 0 means from all.
-    ``topp``: draw from the fewest most probable tokens that together have this probability
-    (nucleus sampling, Holtzman et al. 2020); 1 means from all.  After ``topk``, if both are given.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    temperature: float = 1.0
-    topk: int = 0
-    topp: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"--sampling-temperature must be above 0; got {self.temperature}")
-        if self.topk < 0:
-            raise ValueError(
-                f"--sampling-topk must be at least 1, or 0 for all tokens; got {self.topk}"
-            )
-        if not 0 < self.topp <= 1:
-            raise ValueError(
-                f"--sampling-topp must be above 0, and 1 (all tokens) at most; got {self.topp}"
-            )
+# Rows that have ended are dropped when no more than this share is left, since dropping them copies
+# the state of the others.
+_LARGEST_SHARE_TO_SELECT = 0.85
 
 
 @dataclass(frozen=True)
@@ -121,53 +105,6 @@ def decode_limits(source_lengths: Tensor, ratio: float, longest: int) -> Tensor:
     return (source_lengths * ratio).long().add(10).clamp(max=longest)
 
 
-def policy_logits(
-    logits: Tensor, *, eos: int, pad: int, min_length: int = 1, temperature: float = 1.0
-) -> Tensor:
-    """Logits of the law that :func:`decode` samples from, of a whole pass over its samples.
-
-    Their log-softmax at the sampled tokens gives the samples' log-probabilities.  Top-k and
-    top-p, which leave probabilities of 0, are not part of it.
-
-    Args:
-        logits: ``[rows, tgt_len, vocab]``, of a pass that was fed the sentences from their start.
-        eos: index of ``</s>``; excluded in the first ``min_length`` columns.
-        pad: index of padding; excluded everywhere.
-        min_length: tokens before which ``</s>`` is not allowed.
-        temperature: logits are divided by it.
-
-    Returns:
-        ``[rows, tgt_len, vocab]`` float32, ``-inf`` where a token is excluded; differentiable.
-    """
-    # A copy in any case: what follows is in place.
-    scaled = logits.float() / temperature if temperature != 1 else logits.float().clone()
-    return _exclude(scaled, 0, eos=eos, pad=pad, min_length=min_length)
-
-
-def _exclude(logits: Tensor, first_step: int, *, eos: int, pad: int, min_length: int) -> Tensor:
-    """Exclude tokens in place; ``logits`` ``[rows, steps, vocab]`` begin at ``first_step``."""
-    logits[:, :, pad] = -torch.inf
-    if first_step < min_length:
-        logits[:, : min_length - first_step, eos] = -torch.inf
-    return logits
-
-
-def _draw(logits: Tensor, sampling: Sampling) -> Tensor:
-    """``[rows]``: a token for each row of ``logits`` ``[rows, vocab]``."""
-    candidates = None
-    if 0 < sampling.topk < logits.size(1):
-        logits, candidates = logits.topk(sampling.topk, dim=1)
-    elif sampling.topp < 1:
-        logits, candidates = logits.sort(dim=1, descending=True)
-    probabilities = logits.softmax(dim=1)
-    if sampling.topp < 1:
-        # A token stays while those before it do not have the mass yet; so the first always does.
-        before = probabilities.cumsum(dim=1) - probabilities
-        probabilities = probabilities.masked_fill(before >= sampling.topp, 0)
-    drawn = torch.multinomial(probabilities, 1)
-    return (drawn if candidates is None else candidates.gather(1, drawn)).squeeze(1)
-
-
 def _per_row(values: Tensor, batch: int, samples: int, name: str) -> Tensor:
     """``values`` for each row, repeated where there is one for each source."""
     if values.size(0) == batch * samples:
@@ -229,47 +166,82 @@ def decode(
         raise ValueError(f"samples must be at least 1; got {samples}")
     start = net_input["prev_output_tokens"][:, :1]
     batch = start.size(0)
-    start = _per_row(start, batch, samples, "prev_output_tokens")
     limits = _per_row(limits, batch, samples, "limits")
+    # Steps before which the samples of a source are the same: one row does for all of them.
+    shared_steps = 0 if samples == 1 or dropout else 1
     if forced is not None:
+        mask = forced.mask & forced.tokens.ne(pad)
+        if shared_steps and mask.size(0) == batch:
+            shared_steps += int(mask.all(dim=0).int().cumprod(0).sum())
         forced = ForcedTokens(
             _per_row(forced.tokens, batch, samples, "forced tokens"),
-            _per_row(forced.mask & forced.tokens.ne(pad), batch, samples, "forced tokens"),
+            _per_row(mask, batch, samples, "forced tokens"),
         )
-    longest = int(limits.max())
-    # Rows that have ended go on until the last one has; what they emit is cut off in the end.
-    fed = torch.cat([start, start.new_full((start.size(0), longest), pad)], dim=1)
-    finished = limits <= 0
-    interval = _STEPS_BETWEEN_CHECKS.get(fed.device.type, _STEPS_BETWEEN_CHECKS_ELSEWHERE)
+    longest = max(int(limits.max()), 0)
+    tokens = start.new_full((batch * samples, longest + 1), pad)
+    tokens[:, :1] = start.repeat_interleave(samples, dim=0)
+    rows = torch.arange(batch * samples, device=tokens.device)
+    sources = torch.arange(batch, device=tokens.device).repeat_interleave(samples)
+    # Rows that have ended go on until enough have; what they emit is cut off in the end.
+    going = limits > 0
+    interval = _STEPS_BETWEEN_CHECKS.get(tokens.device.type, _STEPS_BETWEEN_CHECKS_ELSEWHERE)
+    steps = 0
     with nullcontext() if dropout else evaluation_mode(model):
-        encoder_out = model.encoder.forward_torchscript(net_input)
-        if samples > 1:
-            order = torch.arange(batch, device=fed.device).repeat_interleave(samples)
-            encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
-        state: dict[str, Any] = {}
-        incremental = isinstance(model.decoder, FairseqIncrementalDecoder)
-        extra = {"incremental_state": state} if incremental else {}
-        steps = 0
+        decoder = _StepDecoder(model, net_input)
+        if samples > 1 and not shared_steps:
+            decoder.select(sources)
         while steps < longest:
-            logits = model.decoder(fed[:, : steps + 1], encoder_out=encoder_out, **extra)[0]
-            logits = logits[:, -1:].float()
-            logits = _exclude(logits, steps, eos=eos, pad=pad, min_length=min_length).squeeze(1)
-            if sampling is None:
-                token = logits.argmax(dim=1)
+            if steps < shared_steps:
+                logits = decoder.logits(tokens[::samples, : steps + 1])[sources]
+                if steps + 1 == shared_steps:
+                    decoder.select(sources)
             else:
-                if sampling.temperature != 1:
-                    logits = logits / sampling.temperature
-                token = _draw(logits, sampling)
+                logits = decoder.logits(tokens[rows, : steps + 1])
+            logits = to_policy_(
+                logits,
+                steps,
+                eos=eos,
+                pad=pad,
+                min_length=min_length,
+                temperature=1.0 if sampling is None else sampling.temperature,
+            ).squeeze(1)
+            token = logits.argmax(dim=1) if sampling is None else draw(logits, sampling)
             if forced is not None and steps < forced.tokens.size(1):
-                token = torch.where(forced.mask[:, steps], forced.tokens[:, steps], token)
+                token = torch.where(forced.mask[rows, steps], forced.tokens[rows, steps], token)
             steps += 1
-            fed[:, steps] = token
+            tokens[rows, steps] = token
+            going = going & (limits[rows] > steps)
             if stop_at_eos:
-                finished = finished | token.eq(eos)
-            finished = finished | (limits <= steps)
-            if steps % interval == 0 and bool(finished.all()):
-                break
-    return _cut(fed[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)
+                going = going & token.ne(eos)
+            if steps % interval == 0 and steps >= shared_steps:
+                kept = going.nonzero().squeeze(1)
+                if kept.numel() == 0:
+                    break
+                if decoder.incremental and kept.numel() <= _LARGEST_SHARE_TO_SELECT * len(rows):
+                    rows, going = rows[kept], going[kept]
+                    decoder.select(kept)
+    return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)
+
+
+class _StepDecoder:
+    """A fairseq decoder, one step at a time, with what it carries from step to step."""
+
+    def __init__(self, model: Any, net_input: dict[str, Tensor]) -> None:
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.incremental = isinstance(self.decoder, FairseqIncrementalDecoder)
+        self.encoder_out = self.encoder.forward_torchscript(net_input)
+        self.state: dict[str, Any] = {}
+
+    def logits(self, fed: Tensor) -> Tensor:
+        """``[rows, 1, vocab]`` float32, after the tokens ``fed`` ``[rows, step + 1]``."""
+        extra = {"incremental_state": self.state} if self.incremental else {}
+        return self.decoder(fed, encoder_out=self.encoder_out, **extra)[0][:, -1:].float()
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order; a row may be taken several times."""
+        self.encoder_out = self.encoder.reorder_encoder_out(self.encoder_out, rows)
+        if self.incremental:
+            self.decoder.reorder_incremental_state_scripting(self.state, rows)
 
 
 def _cut(tokens: Tensor, limits: Tensor, eos: int, pad: int, stop_at_eos: bool) -> DecodedTokens:
