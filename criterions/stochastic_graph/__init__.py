@@ -35,6 +35,12 @@ from criterions.stochastic_graph.baselines import (
     MovingAverage,
     NoBaseline,
 )
+from criterions.stochastic_graph.drawing import (
+    NotReplayableError,
+    ReplayingGraph,
+    SharedDrawError,
+    StepwiseDraws,
+)
 from criterions.stochastic_graph.estimators import (
     ESTIMATORS,
     Draw,
@@ -84,10 +90,14 @@ __all__ = [
     "MovingAverage",
     "NoBaseline",
     "NoScore",
+    "NotReplayableError",
     "Reparameterized",
+    "ReplayingGraph",
     "SampleLayout",
     "Schedule",
     "ScoreFunction",
+    "SharedDrawError",
+    "StepwiseDraws",
     "StochasticGraph",
     "StochasticNode",
     "StraightThrough",

@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.laws import deterministic_value
+from criterions.stochastic_graph.recomputation import check_not_recomputing
 
 if TYPE_CHECKING:
+    from criterions.stochastic_graph.drawing import StepwiseDraws
     from criterions.stochastic_graph.estimators import Estimator
     from criterions.stochastic_graph.graph import StochasticGraph
 
 ACTIVE: ContextVar[StochasticGraph | None] = ContextVar("active_stochastic_graph", default=None)
+DRAWING: ContextVar[StepwiseDraws | None] = ContextVar("active_stepwise_draws", default=None)
 
 
 def active_graph() -> StochasticGraph | None:
@@ -38,7 +41,8 @@ def sample(
     """A value of ``law``: drawn and recorded in the active graph, deterministic outside one.
 
     For use inside a model's ``forward``.  Where no graph is active (evaluation, generation) it
-    returns ``value`` if that is given, else :func:`deterministic_value` of the law.
+    returns ``value`` if that is given, else :func:`deterministic_value` of the law.  While outputs
+    are decoded for a graph to come, it is drawn, see :class:`StepwiseDraws`.
 
     Args:
         name, law, estimator, mask, parents, step, causal, value, baseline_input: as in
@@ -47,11 +51,15 @@ def sample(
     Returns:
         a tensor of the shape of one sample of ``law`` (an enumerated node: all its values, one
         axis more).
+
+    Raises:
+        RuntimeError: activation checkpointing runs the layer a second time.
     """
-    graph = active_graph()
-    if graph is None:
+    check_not_recomputing(name)
+    recorder = active_graph() or DRAWING.get()
+    if recorder is None:
         return deterministic_value(law) if value is None else value
-    return graph.sample(
+    return recorder.sample(
         name,
         law,
         estimator=estimator,

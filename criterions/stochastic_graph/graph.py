@@ -7,6 +7,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -21,6 +22,7 @@ from criterions.stochastic_graph.nodes import (
     StochasticNode,
     describe,
 )
+from criterions.stochastic_graph.recomputation import check_keeps_gradient
 from criterions.stochastic_graph.recording import cost_node, enumerated_axis, score_node
 from criterions.stochastic_graph.samples import SampleLayout
 from criterions.stochastic_graph.statistics import score_statistics
@@ -76,9 +78,11 @@ class StochasticGraph:
         self._rows: int | None = None
         self._result: Surrogate | None = None
         self._entered: list[Token[StochasticGraph | None]] = []
+        self._with_gradient = torch.is_grad_enabled()
 
     def __enter__(self) -> StochasticGraph:
         self._entered.append(ACTIVE.set(self))
+        self._with_gradient = torch.is_grad_enabled()
         return self
 
     def __exit__(
@@ -144,11 +148,13 @@ class StochasticGraph:
         Raises:
             ValueError: the name was used, a parent is unknown, or law, estimator and shapes do
                 not fit.
-            RuntimeError: the surrogate was already asked for.
+            RuntimeError: the surrogate was already asked for, or activation checkpointing runs
+                the layer without gradient.
         """
         key = (name, step)
         what = describe("node", *key)
         self._check_open(what)
+        check_keeps_gradient(what, self._with_gradient)
         if key in self._nodes:
             raise ValueError(
                 f"{what} was recorded before: give each stochastic layer its own name, "
