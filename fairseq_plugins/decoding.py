@@ -11,6 +11,7 @@ import torch
 from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
+from criterions.stochastic_graph import StepwiseDraws
 from fairseq_plugins.sampling import Sampling, draw, policy_logits, to_policy_
 
 __all__ = [
@@ -131,6 +132,7 @@ def decode(
     forced: ForcedTokens | None = None,
     stop_at_eos: bool = True,
     dropout: bool = False,
+    layers: StepwiseDraws | None = None,
 ) -> DecodedTokens:
     """Greedy decoding or ancestral sampling with a fairseq encoder-decoder model.
 
@@ -154,6 +156,8 @@ def decode(
         dropout: decode in the mode that the model is in, so with dropout in training (the samples
             of a source share the encoder's).  By default in evaluation mode, as
             ``fairseq-generate`` does.
+        layers: lets the model's stochastic layers draw, for every sample and step, and keeps what
+            they drew.  By default they take their deterministic value.
 
     Returns:
         the emitted tokens, forced ones included, ``batch * samples`` rows.
@@ -168,7 +172,7 @@ def decode(
     batch = start.size(0)
     limits = _per_row(limits, batch, samples, "limits")
     # Steps before which the samples of a source are the same: one row does for all of them.
-    shared_steps = 0 if samples == 1 or dropout else 1
+    shared_steps = 0 if samples == 1 or dropout or layers is not None else 1
     if forced is not None:
         mask = forced.mask & forced.tokens.ne(pad)
         if shared_steps and mask.size(0) == batch:
@@ -186,11 +190,13 @@ def decode(
     going = limits > 0
     interval = _STEPS_BETWEEN_CHECKS.get(tokens.device.type, _STEPS_BETWEEN_CHECKS_ELSEWHERE)
     steps = 0
-    with nullcontext() if dropout else evaluation_mode(model):
+    with nullcontext() if dropout else evaluation_mode(model), layers or nullcontext():
         decoder = _StepDecoder(model, net_input)
         if samples > 1 and not shared_steps:
             decoder.select(sources)
         while steps < longest:
+            if layers is not None:
+                layers.at_step(steps, incremental=decoder.incremental)
             if steps < shared_steps:
                 logits = decoder.logits(tokens[::samples, : steps + 1])[sources]
                 if steps + 1 == shared_steps:
@@ -217,7 +223,9 @@ def decode(
                 kept = going.nonzero().squeeze(1)
                 if kept.numel() == 0:
                     break
-                if decoder.incremental and kept.numel() <= _LARGEST_SHARE_TO_SELECT * len(rows):
+                few = kept.numel() <= _LARGEST_SHARE_TO_SELECT * len(rows)
+                # What layers draw has a row for each sample, to the last step.
+                if few and decoder.incremental and layers is None:
                     rows, going = rows[kept], going[kept]
                     decoder.select(kept)
     return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)

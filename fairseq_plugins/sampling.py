@@ -55,9 +55,10 @@ def policy_logits(
         temperature: logits are divided by it.
 
     Returns:
-        ``[rows, tgt_len, vocab]`` float32, ``-inf`` where a token is excluded; differentiable.
+        ``[rows, tgt_len, vocab]`` float32 (float64 for float64 logits), ``-inf`` where a token is
+        excluded; differentiable.
     """
-    copy = logits.to(torch.float32, copy=True)
+    copy = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     return to_policy_(copy, 0, eos=eos, pad=pad, min_length=min_length, temperature=temperature)
 
 

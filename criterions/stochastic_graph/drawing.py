@@ -109,9 +109,10 @@ class StepwiseDraws:
         A node with ``step=`` has one for each ``(name, step)``.
         """
         values: dict[str | NodeKey, Tensor] = {}
-        values.update({(name, None): torch.cat(z, dim=1) for name, z in self._columns.items()})
-        values.update(self._once)
-        values.update(self._steps)
+        for name, drawn in self._columns.items():
+            values[name, None] = torch.cat(drawn, dim=1)
+        for key, outcome in [*self._once.items(), *self._steps.items()]:
+            values[key] = outcome
         return values
 
     def step_of(self, name: str, step: int | None) -> int | None:
