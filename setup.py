@@ -120,6 +120,7 @@ setup(
             "filelock>=3",
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "pyro-ppl>=1.8",  # an independent implementation of stochastic graphs, to compare with
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.9",
