@@ -1,40 +1,32 @@
-"""Decoding in a training step, against fairseq's generator and the model's distribution."""
-
-from collections import Counter
+"""Decoding in a training step, against fairseq's generator."""
 
 import pytest
 import torch
+from decoded_outputs import Stub, decoded, prefix_of
 from fairseq.sequence_generator import SequenceGenerator
-from fairseq_setup import ARCHITECTURES, FixedRows, evaluating, sample_of, setup
+from fairseq_setup import ARCHITECTURES, evaluating, sample_of, setup
 
-from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits, evaluation_mode
-
-
-def decoded(built, batch, limit, **keywords):
-    dictionary = built.task.target_dictionary
-    size = batch["target"].size(0)
-    limits = torch.full((size,), limit) if isinstance(limit, int) else limit
-    net_input = batch["net_input"]
-    eos, pad = dictionary.eos(), dictionary.pad()
-    return decode(built.model, net_input, limits, eos=eos, pad=pad, **keywords)
+from fairseq_plugins.decoding import Sampling, decode_limits, evaluation_mode
 
 
+@pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_greedy_decoding_is_fairseqs_beam_search_of_one(corpus, learnt, arch):
+def test_greedy_decoding_is_fairseqs_beam_search_of_one(corpus, learnt, arch, samples):
     built = setup(corpus, arch, weights=learnt(arch))
     dictionary = built.task.target_dictionary
     sample = built.batch(*range(10))
     ended = set()
     for limit in (1, 3, 6, 12):
-        ours = decoded(built, sample, limit)
+        ours = decoded(built, sample, limit, samples=samples)
         with evaluating(built):
             # fairseq's limit does not count </s>, with which it ends every sentence.
             generator = SequenceGenerator(
                 [built.model], dictionary, beam_size=1, max_len_a=0, max_len_b=limit
             )
             theirs = generator.generate([built.model], sample)
-        for index, hypotheses in enumerate(theirs):
-            tokens = hypotheses[0]["tokens"][:limit].tolist()
+        assert len(ours.tokens) == samples * len(theirs)
+        for index in range(samples * len(theirs)):
+            tokens = theirs[index // samples][0]["tokens"][:limit].tolist()
             length = int(ours.emitted[index])
             assert ours.tokens[index, :length].tolist() == tokens
             assert bool(ours.ended[index]) == (tokens[-1] == dictionary.eos())
@@ -53,65 +45,17 @@ def test_every_sentence_has_its_own_limit(corpus):
     assert ours.tokens.ne(built.task.target_dictionary.pad()).sum(1).tolist() == [2, 5, 3, 1]
 
 
+def test_every_sample_may_have_its_own_limit(corpus):
+    built = setup(corpus)
+    limits = torch.tensor([2, 5, 0, 3, 1, 4])
+    ours = decoded(built, built.batch(0, 1), limits, samples=3, min_length=9)
+    assert ours.emitted.tolist() == limits.tolist()
+    assert ours.tokens.size(1) == 5
+
+
 def test_limits_grow_with_the_source():
     limits = decode_limits(torch.tensor([1, 4, 100]), ratio=1.5, longest=60)
     assert limits.tolist() == [11, 16, 60]
-
-
-def exact_distribution(model, sample, limit, eos, pad):
-    """Probability of every output of at most ``limit`` tokens: the chain rule, by full passes."""
-    source = {key: sample["net_input"][key][:1] for key in ("src_tokens", "src_lengths")}
-    complete, open_prefixes = {}, {(): 1.0}
-    for step in range(limit):
-        following = {}
-        for prefix, probability in open_prefixes.items():
-            fed = torch.tensor([[eos, *prefix]])
-            output = model(**source, prev_output_tokens=fed)
-            row = model.get_normalized_probs(output, log_probs=False)[0, -1].tolist()
-            allowed = [v for v in range(len(row)) if v != pad and (v != eos or step > 0)]
-            mass = sum(row[v] for v in allowed)
-            for v in allowed:
-                target = complete if v == eos or step + 1 == limit else following
-                target[(*prefix, v)] = probability * row[v] / mass
-        open_prefixes = following
-    return complete
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_whole_sampled_outputs_have_the_models_probabilities(corpus, learnt, arch):
-    built = setup(corpus, arch, weights=learnt(arch))
-    dictionary = built.task.target_dictionary
-    draws, limit = 6000, 2
-    sample = built.batch(*[0] * draws)
-    torch.manual_seed(11)
-    ours = decoded(built, sample, limit, sampling=Sampling())
-    counts = Counter(
-        tuple(row[: int(length)])
-        for row, length in zip(ours.tokens.tolist(), ours.emitted.tolist(), strict=True)
-    )
-    with evaluating(built), torch.no_grad():
-        expected = exact_distribution(
-            built.model, sample, limit, dictionary.eos(), dictionary.pad()
-        )
-    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
-    assert set(counts) <= set(expected)
-    # Pearson's statistic; outputs expected fewer than 5 times are one class.
-    frequent = {output for output, p in expected.items() if p * draws >= 5}
-    classes = [(counts[output], expected[output] * draws) for output in frequent]
-    seen, wanted = (sum(column) for column in zip(*classes, strict=True))
-    if draws - wanted >= 5:
-        classes.append((draws - seen, draws - wanted))
-    freedom = len(classes) - 1
-    assert freedom >= 5, "too few classes to tell anything"
-    chi_square = sum((got - mean) ** 2 / mean for got, mean in classes)
-    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
-
-
-class Stub:
-    """A ``FixedRows`` model where ``decoded`` looks for one."""
-
-    def __init__(self, task, rows):
-        self.task, self.model = task, FixedRows(rows)
 
 
 @pytest.mark.parametrize("sampling", [None, Sampling()], ids=["greedy", "sample"])
@@ -131,30 +75,25 @@ def test_padding_is_never_emitted_and_the_end_never_first(corpus, sampling):
     assert later.tokens.tolist() == [[7, 7, 7, eos]] * 50
 
 
+@pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("sampling", [None, Sampling()], ids=["greedy", "sample"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_prefix_is_forced_and_conditions_what_follows(corpus, learnt, arch, sampling):
+def test_a_prefix_is_forced_and_conditions_what_follows(corpus, learnt, arch, sampling, samples):
     built = setup(corpus, arch, weights=learnt(arch))
     dictionary = built.task.target_dictionary
     batch = built.batch(*range(10))
     prefix = torch.randint(4, len(dictionary), (10, 2), generator=torch.manual_seed(3))
-    ours = decoded(
-        built,
-        batch,
-        8,
-        sampling=sampling,
-        forced=ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool)),
-    )
-    assert torch.equal(ours.tokens[:, :2], prefix)
+    ours = decoded(built, batch, 8, sampling=sampling, samples=samples, forced=prefix_of(prefix))
+    assert torch.equal(ours.tokens[:, :2], prefix.repeat_interleave(samples, dim=0))
     if sampling is None:
         with evaluating(built):
             generator = SequenceGenerator(
                 [built.model], dictionary, beam_size=1, max_len_a=0, max_len_b=8
             )
             theirs = generator.generate([built.model], batch, prefix_tokens=prefix)
-        for index, hypotheses in enumerate(theirs):
+        for index in range(samples * len(theirs)):
             length = int(ours.emitted[index])
-            tokens = hypotheses[0]["tokens"][:8].tolist()
+            tokens = theirs[index // samples][0]["tokens"][:8].tolist()
             assert ours.tokens[index, :length].tolist() == tokens
 
 
@@ -172,6 +111,38 @@ def test_every_module_gets_its_mode_back(corpus):
     with pytest.raises(KeyError):
         inside()
     assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_recurrent_modules_keep_training_without_their_dropout(corpus, learnt):
+    flags = ("--encoder-layers", 2, "--decoder-layers", 2, "--dropout", 0.5)
+    built = setup(corpus, "lstm", flags=flags)
+    model, net_input = built.model, built.batch(*range(4))["net_input"]
+    lstm = model.encoder.lstm
+    assert lstm.dropout == 0.5
+    with evaluation_mode(model), torch.no_grad():
+        wanted = model(**net_input)[0]
+    with evaluation_mode(model, keep_recurrent=True):
+        assert [module for module in model.modules() if module.training] == [lstm]
+        logits = model(**net_input)[0]
+        logits.sum().backward()
+    assert torch.equal(logits, wanted)
+    assert lstm.dropout == 0.5
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_dropout_on_request_is_that_of_the_models_mode(corpus, learnt, arch):
+    built = setup(corpus, arch, flags=("--dropout", 0.5), weights=learnt(arch))
+    batch = built.batch(*range(10))
+    without = decoded(built, batch, 10, samples=2)
+    torch.manual_seed(5)
+    several = [decoded(built, batch, 10, samples=2, dropout=True).tokens.tolist() for _ in "ab"]
+    assert several[0] != several[1]
+    assert several[0][::2] != several[0][1::2], "the samples have their own dropout in the decoder"
+    with evaluating(built):
+        assert torch.equal(
+            decoded(built, batch, 10, samples=2, dropout=True).tokens, without.tokens
+        )
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
