@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -9,6 +10,14 @@ def at_least(flag: str, value: Any, smallest: float) -> Any:
     """``value``, or ``ValueError`` if it is below ``smallest``, or NaN."""
     if not value >= smallest:
         raise ValueError(f"{flag} must be at least {smallest}; got {value}")
+    return value
+
+
+def above(flag: str, value: Any, bound: float, *, at_most: float = math.inf) -> Any:
+    """``value``, or ``ValueError`` if it is not above ``bound``, is above ``at_most``, or NaN."""
+    if not (bound < value <= at_most and math.isfinite(value)):
+        also = "" if at_most == math.inf else f", and {at_most} at most"
+        raise ValueError(f"{flag} must be above {bound}{also}; got {value}")
     return value
 
 

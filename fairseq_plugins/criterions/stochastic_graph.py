@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from criterions.stochastic_graph import Schedule, StochasticGraph, parse_schedule
-from fairseq_plugins.flags import at_least, check_label_smoothing, check_model
+from criterions.stochastic_graph import ReplayingGraph, StepwiseDraws, StochasticGraph
+from fairseq_plugins.flags import at_least, check_model
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.rewards import build_reward
 from fairseq_plugins.stochastic_graph.batch import Batch, edited
@@ -26,9 +27,15 @@ from fairseq_plugins.stochastic_graph.differentiable_costs import (
 )
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.feeding import Feeding
+from fairseq_plugins.stochastic_graph.layers import (
+    DrawnLayers,
+    check_candidates,
+    check_not_enumerated,
+)
 from fairseq_plugins.stochastic_graph.metrics import graph_sums, log_graph_metrics, per_sentence
 from fairseq_plugins.stochastic_graph.plan import Plan, columns_of
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
+from fairseq_plugins.stochastic_graph.ranges import check_ranges, schedule_of
 from fairseq_plugins.stochastic_graph.reward_cost import RewardCost
 from fairseq_plugins.stochastic_graph.settings import Settings, resolve
 from fairseq_plugins.stochastic_graph.token_nodes import TokenNodes
@@ -52,20 +59,20 @@ class StochasticGraphCriterion(FairseqCriterion):
         self.sentence_avg = cfg.sentence_avg
         self.kept = at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)
         self.train_step = TrainStepWatch(task)
-        temperature = _schedule("--relaxation-temperature", settings.relaxation_temperature)
+        temperature = schedule_of(settings, "relaxation_temperature")
         self.estimators = CriterionEstimators(
             settings,
             temperature=temperature,
-            baseline_decay=cfg.baseline_decay,
-            baseline_state_dim=cfg.baseline_state_dim,
+            baseline_decay=_decay(cfg.baseline_decay),
+            baseline_state_dim=at_least("--baseline-state-dim", cfg.baseline_state_dim, 1),
             layer_estimator=str(cfg.layer_estimator),
             layer_baseline=str(cfg.layer_baseline),
             train_step=self.train_step,
         )
         self.feeding = Feeding(
             settings,
-            teacher_forcing=_schedule("--teacher-forcing", settings.teacher_forcing),
-            teacher_prefix=_schedule("--teacher-prefix", settings.teacher_prefix),
+            teacher_forcing=schedule_of(settings, "teacher_forcing"),
+            teacher_prefix=schedule_of(settings, "teacher_prefix"),
             temperature=temperature,
             relaxed=self.estimators.relaxed,
             dictionary=self.dictionary,
@@ -73,6 +80,7 @@ class StochasticGraphCriterion(FairseqCriterion):
             longest=at_least("--max-decode-length", cfg.max_decode_length, 1),
             kept=self.kept,
         )
+        self.layers = DrawnLayers(self.estimators.layers["cost"])
         self.nodes = TokenNodes(
             self.dictionary, settings.sample_temperature, self.estimators.token, self.kept
         )
@@ -168,7 +176,15 @@ class StochasticGraphCriterion(FairseqCriterion):
                 logged.update(logs)
         return self.estimators.anchored(loss), value
 
-    def _graph(self, kind: str, samples: int) -> StochasticGraph:
+    def _graph(
+        self,
+        kind: str,
+        samples: int,
+        draws: StepwiseDraws | None = None,
+        plan: Plan | None = None,
+    ) -> StochasticGraph:
+        if draws is not None and plan is not None:
+            return ReplayingGraph(draws, plan.number)
         return StochasticGraph(
             default_estimator=self.estimators.layers[kind],
             samples=samples,
@@ -183,18 +199,32 @@ class StochasticGraphCriterion(FairseqCriterion):
         batch = sources.repeated(settings.samples)
         if settings.target == "raml":
             batch = edited(batch, settings, self.dictionary, self.kept)
-        plan = feeding.plan(model, batch, update)
+        draws, scored = None, feeding.decodes and feeding.scored
+        if scored:
+            draws = self.layers.draws(
+                batch.samples, update, partial(feeding.first_step, model, batch)
+            )
+        plan = feeding.plan(model, batch, update, draws)
         logs: dict[str, Tensor] = {}
         if settings.cost == "reward" and settings.baseline == "greedy":
             greedy = feeding.greedy(model, sources, update)
         if settings.candidate_reference:
             assert plan is not None
+            if draws is not None:
+                raise ValueError(
+                    "--candidate-reference does not go with stochastic layers that draw: the "
+                    "reference was not decoded, and so has no outcome of theirs"
+                )
             pad = self.dictionary.pad()
             plan = plan.with_references(sources.reference, sources.prev_output_tokens, pad)
             batch = sources.repeated(settings.samples + 1)
-        with self._graph("cost", batch.samples) as graph, feeding.mode(model):
+        with self._graph("cost", batch.samples, draws, plan) as graph, feeding.mode(model):
             learned = settings.baseline == "learned"
             logits, features = feeding.rows(model, batch, plan, graph, features=learned)
+            if scored and self.layers.appeared(graph):
+                return self._cost_graph(model, sources, update)
+            if settings.cost != "cross_entropy":
+                check_not_enumerated(settings.cost, logits)
             if settings.cost == "cross_entropy":
                 logs = self._record_cross_entropy(graph, logits, batch, plan)
             elif settings.cost == "expected_bleu":
@@ -205,6 +235,7 @@ class StochasticGraphCriterion(FairseqCriterion):
                 plan = self.nodes.emitted_from(law, batch) if plan is None else plan
                 record = self.reward_cost.record_sampled
                 if settings.estimator == "candidate_set":
+                    check_candidates(graph)
                     record = self.reward_cost.record_candidates
                 logs = record(graph, law, plan, sources)
                 if settings.baseline == "greedy":
@@ -214,6 +245,12 @@ class StochasticGraphCriterion(FairseqCriterion):
                     graph.set_baseline_input(EMITTED, self.reward_cost.baseline(rewards))
                 logs = per_sentence(logs)
             if learned:
+                expected = self.estimators.token.baseline.features
+                if features.size(-1) != expected:
+                    raise ValueError(
+                        f"--baseline-state-dim must be {features.size(-1)}, the size of this "
+                        f"decoder's state; got {expected}"
+                    )
                 node = FED if settings.cost != "reward" else EMITTED
                 graph.set_baseline_input(node, features)
         return graph, logs
@@ -228,10 +265,12 @@ class StochasticGraphCriterion(FairseqCriterion):
             # The last token is fed to no one.
             fed = plan.free & (columns < batch.reference.rows.unsqueeze(1) - 1)
             self.nodes.record(graph, FED, self.nodes.law(logits), plan.emitted, fed)
-        loss, plain = token_cross_entropy(logits, target, settings.label_smoothing)
+        # Enumerated layers put axes of their values in front.
+        targets = target.expand(logits.shape[:-1])
+        loss, plain = token_cross_entropy(logits, targets, settings.label_smoothing)
         counts = batch.exists & (columns >= self.kept)
         graph.cost("cross_entropy", loss, mask=counts, before=[FED] if scored else [])
-        if settings.feed != "teacher" or settings.target != "reference":
+        if settings.feed != "teacher" or settings.target != "reference" or plain.dim() > 2:
             return {}
         return {"nll_loss": plain.detach().masked_fill(~counts, 0).sum()}
 
@@ -336,25 +375,25 @@ class StochasticGraphCriterion(FairseqCriterion):
 
 def _settings_of(cfg: StochasticGraphCriterionConfig) -> Settings:
     """The objective's point, with the flags that were given besides."""
-    given = {
+    axes = {field.name for field in fields(Settings)}
+    values = {
         # fairseq hands choices over as enumeration members.
         field.name: str(value) if isinstance(value, Enum) else value
-        for field in fields(Settings)
-        if (value := getattr(cfg, field.name)) is not None
+        for field in fields(StochasticGraphCriterionConfig)
+        for value in [getattr(cfg, field.name)]
     }
-    settings = resolve(OBJECTIVES[str(cfg.objective)].flags, given)
-    check_consistent(settings, given)
-    at_least("--cross-entropy-weight", settings.cross_entropy_weight, 0)
-    check_label_smoothing(settings.label_smoothing)
-    at_least("--samples", settings.samples, 1)
+    options = {name: value for name, value in values.items() if name not in axes}
+    given = {name: values[name] for name in axes if values[name] is not None}
+    # What has a default of its own cannot be told from a flag that was given with that value.
+    changed = {
+        field.name
+        for field in fields(StochasticGraphCriterionConfig)
+        if field.name in options and options[field.name] != field.default
+    }
+    settings = resolve(OBJECTIVES[values["objective"]].flags, given)
+    check_consistent(settings, given.keys() | changed, options)
+    check_ranges(settings)
     return settings
-
-
-def _schedule(flag: str, text: str) -> Schedule:
-    try:
-        return parse_schedule(text)
-    except ValueError as error:
-        raise ValueError(f"{flag}: {error}") from error
 
 
 def _bounds(flag: str, text: str | None) -> tuple[float | None, float | None]:
@@ -368,3 +407,9 @@ def _bounds(flag: str, text: str | None) -> tuple[float | None, float | None]:
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{flag}: the lower bound must be below the upper one; got {text!r}")
     return low, high
+
+
+def _decay(value: float) -> float:
+    if at_least("--baseline-decay", value, 0) >= 1:
+        raise ValueError(f"--baseline-decay must be below 1; got {value}")
+    return value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from fairseq_plugins.stochastic_graph.settings import Settings, flag
 
@@ -14,15 +16,21 @@ _ESTIMATOR_OF_RELAXED = {
 }
 
 
-def check_consistent(settings: Settings, given: Collection[str]) -> None:
+def check_consistent(
+    settings: Settings, given: Collection[str], options: Mapping[str, Any]
+) -> None:
     """Raise ``ValueError``, naming the flags at odds and why, for an inconsistent combination.
 
     Args:
         settings: the point, presets resolved.
-        given: fields that the user set; only these can be without effect.
+        given: names of the flags that the user set; only these can be without effect.
+        options: values of the flags that no preset sets.
     """
-    for first, second, why in _conflicts(settings, set(given)):
-        one, other = (f"{flag(name)} {getattr(settings, name)}" for name in (first, second))
+    values = {**asdict(settings), **options}
+    given = set(given)
+    conflicts = [*_conflicts(settings, given), *_options(settings, given, options)]
+    for first, second, why in conflicts:
+        one, other = (f"{flag(name)} {values[name]}" for name in (first, second))
         raise ValueError(f"{one} does not go with {other}: {why}")
 
 
@@ -47,6 +55,12 @@ def _feeding(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
                     "it concerns relaxed feeding (soft, gumbel, gumbel_st, straight_through)"
                     + ("; see --sample-temperature" if name == "relaxation_temperature" else ""),
                 )
+    elif s.feed == "straight_through" and "relaxation_temperature" in given:
+        yield (
+            "relaxation_temperature",
+            "feed",
+            "its gradient is that of the probabilities as they are; use gumbel_st",
+        )
     if s.target == "raml":
         if s.cost != "cross_entropy":
             yield "target", "cost", "edited references are targets of the cross-entropy"
@@ -68,6 +82,12 @@ def _costs(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
             "emit",
             "cost",
             "the reward of the most probable tokens has no gradient; use --emit sample",
+        )
+    elif s.feed == "greedy":
+        yield (
+            "cost",
+            "feed",
+            "the sampled tokens are rewarded, so feed these, or the reference: sample or teacher",
         )
     if s.cost == "cross_entropy" and "cross_entropy_weight" in given:
         yield "cross_entropy_weight", "cost", "the cost is the cross-entropy already"
@@ -122,17 +142,37 @@ def _estimators(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
         for name in ("candidate_loss", "candidate_sharpness", "candidate_reference"):
             if name in given:
                 yield name, "estimator", "it concerns --estimator candidate_set"
-    if "candidate_sharpness" in given and s.candidate_loss != "risk":
-        yield "candidate_sharpness", "candidate_loss", "only the risk has a sharpness"
+    if s.estimator == "candidate_set" and s.candidate_loss != "risk":
+        if "candidate_sharpness" in given:
+            yield "candidate_sharpness", "candidate_loss", "only the risk has a sharpness"
+        if s.candidate_loss == "sequence_nll" and s.reward_normalization != "none":
+            yield (
+                "reward_normalization",
+                "candidate_loss",
+                "it chooses the best candidate, which is the best after normalisation as well",
+            )
 
 
 def _sampling(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
     if s.baseline != "none" and s.estimator != "score_function":
-        yield "baseline", "estimator", "a baseline is subtracted in score_function only"
+        yield (
+            "baseline",
+            "estimator",
+            "a baseline is subtracted in score_function only; with "
+            f"--cost {s.cost} --feed {s.feed} the estimator is {s.estimator} unless it is given",
+        )
     if s.baseline == "leave_one_out" and s.samples < 2:
         yield "baseline", "samples", "the other samples are the baseline: at least 2"
     if s.baseline == "greedy" and s.cost != "reward":
         yield "baseline", "cost", "the greedy output's reward is the baseline: --cost reward"
+    if s.baseline == "greedy" and s.reward_normalization != "none":
+        yield (
+            "baseline",
+            "reward_normalization",
+            "a normalised reward does not compare with that of the greedy output",
+        )
+    if s.baseline == "learned" and s.relaxed:
+        yield "baseline", "feed", "relaxed feeding keeps no states; use another baseline"
     if s.reward_normalization == "group" and s.samples < 2:
         yield "reward_normalization", "samples", "a group has at least 2 samples"
     if s.samples > 1 and not (s.feed == "sample" or s.cost == "reward" or s.target == "raml"):
@@ -155,3 +195,55 @@ def _sampling(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
                     "feed",
                     "no tokens are sampled; see --relaxation-temperature for relaxed feeding",
                 )
+    scored = s.estimator in ("score_function", "candidate_set")
+    if "sample_dropout" in given and s.sample_dropout != "both" and not scored:
+        yield (
+            "sample_dropout",
+            "estimator",
+            "no samples are scored; the pass with gradient has dropout as always, and sampling has "
+            "it with both",
+        )
+
+
+def _options(
+    s: Settings, given: set[str], options: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Flags that no preset sets, where they would be without effect."""
+    if "baseline_state_dim" in given and s.baseline != "learned":
+        yield "baseline_state_dim", "baseline", "only a learned baseline reads a state"
+    layers = options["layer_estimator"] == "score_function"
+    if "layer_baseline" in given and not layers:
+        yield "layer_baseline", "layer_estimator", "only score_function has a baseline"
+    averaged = layers and options["layer_baseline"] == "moving_average"
+    if "baseline_decay" in given and s.baseline != "moving_average" and not averaged:
+        yield "baseline_decay", "baseline", "nothing is averaged"
+
+    if "reward_clip" in given and s.credit == "reward_to_go":
+        yield "reward_clip", "credit", "whole rewards are clipped, not their increments"
+    of_text = (
+        *("reward_workers", "reward_remove_bpe", "reward_detok", "reward_detok_args"),
+        "reward_sacrebleu_tokenizer",
+    )
+    for name in ("reward_clip", *of_text):
+        if name in given and s.cost != "reward":
+            yield name, "cost", "nothing is rewarded; use --cost reward"
+    for name in of_text:
+        if name in given and s.reward_level != "text":
+            yield name, "reward_level", "ids are compared as they are; use --reward-level text"
+    # The constant takes what other rewards take, so that a control differs in --reward alone.
+    of_ngrams = s.reward in ("sentence_bleu", "gleu", "constant")
+    if "reward_sacrebleu_tokenizer" in given and not of_ngrams:
+        yield "reward_sacrebleu_tokenizer", "reward", "only BLEU and GLEU are of sacrebleu's tokens"
+    if "reward_workers" in given and ":" in s.reward:
+        yield "reward_workers", "reward", "your own function is called in the training process"
+
+    for name, used in (("max_order", of_ngrams), ("smoothing", of_ngrams and s.reward != "gleu")):
+        if name in given and s.cost == "cross_entropy":
+            yield name, "cost", "it is of BLEU; use --cost expected_bleu or reward"
+        if name in given and s.cost == "reward" and not used:
+            yield name, "reward", "this reward does not have it"
+    for name in ("max_decode_ratio", "max_decode_length"):
+        if name in given and s.cost == "cross_entropy":
+            yield name, "cost", "there are as many steps as the reference has tokens"
+        if name in given and s.cost == "expected_bleu" and s.feed not in ("greedy", "sample"):
+            yield name, "feed", "there are as many steps as the reference has tokens"
