@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 from torch.distributions import OneHotCategorical
 
-from criterions.stochastic_graph import Estimator, Schedule, StochasticGraph
+from criterions.stochastic_graph import Estimator, Schedule, StepwiseDraws, StochasticGraph
 from fairseq_plugins.decoding import (
     DecodedTokens,
     ForcedTokens,
@@ -25,6 +25,11 @@ from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.relaxed_feeding import two_pass_logits, unrolled_logits
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.estimators import FED
+from fairseq_plugins.stochastic_graph.layers import (
+    decoder_runs_once,
+    flags_in_errors,
+    unchanged_random_state,
+)
 from fairseq_plugins.stochastic_graph.plan import Plan, columns_of
 from fairseq_plugins.stochastic_graph.settings import Settings
 
@@ -55,16 +60,43 @@ class Feeding:
         """The model's most probable tokens, one row for each source."""
         return self._decode(model, batch, self.prefix(batch, update))
 
-    def plan(self, model: Any, batch: Batch, update: int) -> Plan | None:
+    @property
+    def decodes(self) -> bool:
+        """Whether tokens are decoded before the pass with gradient."""
+        return self.settings.feed != "teacher" and not self.settings.relaxed
+
+    @property
+    def scored(self) -> bool:
+        """Whether the pass with gradient has to give the law that the tokens were drawn from."""
+        return self.settings.estimator in ("score_function", "candidate_set")
+
+    def first_step(self, model: Any, batch: Batch, layers: StepwiseDraws) -> None:
+        """Decode one step, for what the model's layers do in it."""
+        tokens = batch.prev_output_tokens
+        with unchanged_random_state(tokens.device), flags_in_errors():
+            decode(
+                model,
+                batch.net_input,
+                torch.ones_like(tokens[:, 0]),
+                eos=self.dictionary.eos(),
+                pad=self.dictionary.pad(),
+                samples=batch.samples,
+                layers=layers,
+            )
+
+    def plan(
+        self, model: Any, batch: Batch, update: int, layers: StepwiseDraws | None = None
+    ) -> Plan | None:
         """Decode what will be fed; None where that is known beforehand, or only in the pass.
 
         Args:
             model: in training mode.
             batch: with a row for each sample.
             update: number of the update, for schedules.
+            layers: see :func:`decode`.
         """
         settings = self.settings
-        if settings.feed == "teacher" or settings.relaxed:
+        if not self.decodes:
             return None
         teacher = self._teacher_columns(batch, update)
         sampling = None
@@ -80,6 +112,7 @@ class Feeding:
             dropout=settings.sample_dropout == "both",
             # A cost for each token of the reference needs a row for each.
             as_long_as_reference=settings.cost == "cross_entropy",
+            layers=layers,
         )
         tokens = decoded.tokens
         free = columns_of(tokens) < decoded.emitted.unsqueeze(1)
@@ -91,8 +124,7 @@ class Feeding:
     @contextmanager
     def mode(self, model: Any) -> Iterator[None]:
         """The mode of the pass with gradient: the law of the samples, where that is claimed."""
-        scored = self.settings.estimator in ("score_function", "candidate_set")
-        if scored and self.settings.sample_dropout == "off":
+        if self.scored and self.settings.sample_dropout == "off":
             with evaluation_mode(model, keep_recurrent=True):
                 yield
         else:
@@ -119,6 +151,7 @@ class Feeding:
             return done.logits, done.features
 
         def feed(logits: Tensor, step: int | None) -> Tensor:
+            check_layers()
             # Padding has no embedding, and decoding never emits it.
             allowed = logits.index_fill(-1, self._pad_index(logits), -torch.inf)
             if self.settings.feed == "soft":
@@ -129,13 +162,14 @@ class Feeding:
         unroll = unrolled_logits if self.settings.unroll == "step_by_step" else two_pass_logits
         teacher = self._teacher_columns(batch, graph.update)
         first = torch.ones_like(teacher[:, :1])
-        logits = unroll(
-            model,
-            batch.net_input,
-            batch.prev_output_tokens,
-            feed=feed,
-            teacher_mask=torch.cat([first, teacher[:, :-1]], dim=1),
-        )
+        with decoder_runs_once(model, graph) as check_layers:
+            logits = unroll(
+                model,
+                batch.net_input,
+                batch.prev_output_tokens,
+                feed=feed,
+                teacher_mask=torch.cat([first, teacher[:, :-1]], dim=1),
+            )
         return logits, None
 
     def _pad_index(self, like: Tensor) -> Tensor:
@@ -150,6 +184,7 @@ class Feeding:
         sampling: Sampling | None = None,
         dropout: bool = False,
         as_long_as_reference: bool = False,
+        layers: StepwiseDraws | None = None,
     ) -> DecodedTokens:
         if as_long_as_reference:
             limits = batch.reference.rows
@@ -157,18 +192,20 @@ class Feeding:
             # The start symbol, too, takes one of the decoder's positions.
             longest = min(self.longest, model.max_decoder_positions() - 1)
             limits = decode_limits(batch.net_input["src_lengths"], self.ratio, longest)
-        return decode(
-            model,
-            batch.net_input,
-            limits,
-            eos=self.dictionary.eos(),
-            pad=self.dictionary.pad(),
-            sampling=sampling,
-            samples=batch.samples,
-            forced=ForcedTokens(batch.reference.tokens, forced),
-            stop_at_eos=not as_long_as_reference,
-            dropout=dropout,
-        )
+        with flags_in_errors():
+            return decode(
+                model,
+                batch.net_input,
+                limits,
+                eos=self.dictionary.eos(),
+                pad=self.dictionary.pad(),
+                sampling=sampling,
+                samples=batch.samples,
+                forced=ForcedTokens(batch.reference.tokens, forced),
+                stop_at_eos=not as_long_as_reference,
+                dropout=dropout,
+                layers=layers,
+            )
 
     def prefix(self, batch: Batch, update: int | None) -> Tensor:
         """``[rows, tgt_len]`` bool: the reference's first tokens, that are always fed.

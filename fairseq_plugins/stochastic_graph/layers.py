@@ -1,0 +1,138 @@
+"""Stochastic layers inside the model, where the objective decodes outputs before it scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from criterions.stochastic_graph import (
+    Estimator,
+    Expectation,
+    Mode,
+    NotReplayableError,
+    SharedDrawError,
+    StepwiseDraws,
+    StochasticGraph,
+)
+from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
+
+Decode = Callable[[StepwiseDraws], Any]
+
+
+class DrawnLayers:
+    """Lets layers draw while outputs are decoded, if the model has any that do.
+
+    The tokens then belong to the layers' outcomes, which the pass that scores them replays.
+
+    Args:
+        estimator: for layers that ask for none.
+    """
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+        self._exist: bool | None = None
+
+    def draws(self, samples: int, update: int, first_step: Decode) -> StepwiseDraws | None:
+        """What decoding is to fill; None if no layer draws.
+
+        Args:
+            samples: of each source.
+            update: number of the update.
+            first_step: decodes one step; called once, to see whether a layer draws.  Leaves the
+                random number generators as they were.
+        """
+        if self._exist is None:
+            found = self._new(samples, update)
+            first_step(found)
+            self._exist = bool(found.values)
+        return self._new(samples, update) if self._exist else None
+
+    def appeared(self, graph: StochasticGraph) -> bool:
+        """Whether a layer draws all the same, so that the outputs have to be decoded again."""
+        if not self._exist:
+            self._exist = any(
+                not isinstance(node.estimator, (Expectation, Mode)) for node in layers_of(graph)
+            )
+            return self._exist
+        return False
+
+    def _new(self, samples: int, update: int) -> StepwiseDraws:
+        return StepwiseDraws(default_estimator=self._estimator, samples=samples, update=update)
+
+
+def layers_of(graph: StochasticGraph) -> list[Any]:
+    """The nodes that the model recorded, and not the criterion."""
+    return [node for node in graph.nodes.values() if node.name not in (EMITTED, FED)]
+
+
+@contextmanager
+def flags_in_errors() -> Iterator[None]:
+    """Name the flags where a layer does not go with decoded outputs."""
+    try:
+        yield
+    except NotReplayableError as error:
+        raise ValueError(f"--layer-estimator, or the layer's own estimator: {error}") from error
+    except SharedDrawError as error:
+        raise ValueError(f"{error} (--samples 1)") from error
+
+
+@contextmanager
+def unchanged_random_state(device: torch.device) -> Iterator[None]:
+    """Let what is drawn here leave no trace in what is drawn later."""
+    with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+        yield
+
+
+def check_candidates(graph: StochasticGraph) -> None:
+    """Raise ``ValueError`` for layers with a score term under a loss over a set of candidates.
+
+    A layer's outcome for one candidate has part in the loss of the whole set, which is the cost of
+    each of its rows: every score term would be too small by the size of the set.
+    """
+    for node in layers_of(graph):
+        if node.log_prob is not None:
+            raise ValueError(
+                f"--estimator candidate_set does not go with the score function of {node}: use "
+                "--layer-estimator straight_through, none, expectation or mode, or --estimator "
+                "score_function"
+            )
+
+
+def check_not_enumerated(cost: str, logits: Tensor) -> None:
+    """Raise ``ValueError`` for ``[values, rows, length, vocab]`` where the cost takes no values."""
+    if logits.dim() != 3:
+        raise ValueError(
+            f"--cost {cost} does not go with --layer-estimator enumeration (the decoder's logits "
+            f"have shape {list(logits.shape)}): use --cost cross_entropy, or another estimator"
+        )
+
+
+@contextmanager
+def decoder_runs_once(model: Any, graph: StochasticGraph) -> Iterator[Callable[[], None]]:
+    """For a while, give a check that no layer of the decoder was recorded.
+
+    Relaxed feeding runs the decoder several times over in one graph.  Layers of the encoder, which
+    runs once, are let through.
+    """
+    before: list[int] = []
+    handle = model.decoder.register_forward_pre_hook(
+        lambda module, arguments: before.append(len(layers_of(graph)))
+    )
+
+    def check() -> None:
+        layers = layers_of(graph)
+        if before and len(layers) > before[0]:
+            raise ValueError(
+                f"{layers[before[0]]} is in the decoder, which relaxed feeding (--feed soft, "
+                "gumbel, gumbel_st, straight_through) runs once for every token: use --feed "
+                "teacher, greedy or sample"
+            )
+
+    try:
+        yield check
+    finally:
+        handle.remove()
