@@ -279,8 +279,8 @@ class StochasticGraphCriterion(FairseqCriterion):
     ) -> None:
         number = batch.reference.rows if plan is None else plan.number
         if plan is not None and self.settings.estimator == "score_function":
-            fed = plan.free & (columns_of(plan.emitted) < number.unsqueeze(1) - 1)
-            self.nodes.record(graph, FED, self.nodes.law(logits), plan.emitted, fed)
+            # The last token, too: whether it is </s> decides on how many rows there are.
+            self.nodes.record(graph, FED, self.nodes.law(logits), plan.emitted, plan.free)
         graph.cost("expected_bleu", 1 - self.expected_bleu(logits, batch, number))
 
     def _cross_entropy_graph(

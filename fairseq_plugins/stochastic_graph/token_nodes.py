@@ -57,13 +57,17 @@ class TokenNodes:
 
     @torch.no_grad()
     def emitted_from(self, law: TokenLaw, batch: Batch) -> Plan:
-        """Draw a token from every row, up to ``</s>``, of which none is fed."""
+        """Draw a token from every row, up to ``</s>``, of which none is fed.
+
+        An output has as many tokens as the reference, ``</s>`` included, at most.
+        """
         tokens = law.sample()
         columns = columns_of(tokens)
         start = batch.reference.tokens[:, : self.kept]
         tokens = torch.cat([start, tokens[:, start.size(1) :]], dim=1)
-        lengths = tokens.ne(self.dictionary.eos()).cumprod(1).sum(1)
-        number = (lengths + 1).clamp(max=tokens.size(1))
+        words = tokens.ne(self.dictionary.eos()) & batch.exists
+        lengths = words.long().cumprod(1).sum(1)
+        number = torch.minimum(lengths + 1, batch.reference.rows)
         exists = columns < number.unsqueeze(1)
         tokens = tokens.masked_fill(~exists, self.dictionary.pad())
         return Plan(
