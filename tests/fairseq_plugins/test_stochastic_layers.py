@@ -1,0 +1,335 @@
+"""Stochastic layers inside a model: estimates are those of one model, whatever draws in it.
+
+Every outcome of layers and tokens is forced in turn and weighted by its exact probability: the
+estimates' mean has no sampling error.
+"""
+
+import itertools
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq_setup import graph_criterion, sample_of
+from stochastic_layer_models import DECODERS, EOS, PAD, UNK, WORD, Exact, Forced, Model, Outcome
+from torch.distributions import Categorical, OneHotCategorical
+
+from criterions.stochastic_graph import Baseline, Enumeration, ScoreFunction, sample
+from fairseq_plugins.stochastic_graph import feeding
+
+SOURCE = [WORD, EOS]
+
+
+def tiny(decoder="recurrent", latent=False, **options):
+    """Model and criterion, with moving averages that stay at an arbitrary number."""
+    dictionary = Dictionary()
+    dictionary.add_symbol("word")
+    task = SimpleNamespace(
+        target_dictionary=dictionary, source_dictionary=dictionary, train_step=lambda: None
+    )
+    criterion = graph_criterion(SimpleNamespace(task=task), **options).double()
+    for module in criterion.modules():
+        if isinstance(module, Baseline):
+            module.eval()
+            if hasattr(module, "total"):
+                module.total.fill_(0.375)
+                module.weight.fill_(1)
+    if criterion.reward_cost is not None:
+        criterion.reward_cost = replace(criterion.reward_cost, reward=Table())
+    return Model(dictionary, decoder, latent), criterion
+
+
+def reward_of(tokens):
+    """An arbitrary number from 0 to 1 that float32 holds exactly."""
+    value = 3
+    for token in tokens:
+        value = (value * 29 + token * 41 + 11) % 61
+    return value / 64
+
+
+class Table:
+    """A reward without rhyme or reason."""
+
+    per_token = True
+
+    def __call__(self, outputs):
+        rows = outputs.tokens.tolist()
+        return torch.tensor([reward_of([v for v in row if v != PAD]) for row in rows])
+
+    def increments(self, outputs):
+        return torch.tensor([self._increments(row) for row in outputs.tokens.tolist()])
+
+    def _increments(self, row):
+        prefixes = [0.0, *(reward_of(row[: i + 1]) for i in range(len(row)))]
+        steps = zip(row, itertools.pairwise(prefixes), strict=True)
+        return [0.0 if token == PAD else after - before for token, (before, after) in steps]
+
+
+def batch(*targets):
+    made = sample_of(targets, EOS, PAD, source_length=len(SOURCE))
+    made["net_input"]["src_tokens"] = torch.tensor([SOURCE] * len(targets))
+    return made
+
+
+def gradient_of(model, loss):
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
+    ]
+
+
+def estimate(model, criterion, batch):
+    """Of the mean reward of the batch's sentences, or of the sum of their cross-entropy."""
+    loss, sample_size, _ = criterion(model, batch)
+    return gradient_of(model, loss / (1 if criterion.reward_cost is None else sample_size))
+
+
+def estimate_of(model, criterion, monkeypatch, batch, *rows):
+    """The estimate from given outcomes, whose probability must be that of their being drawn."""
+    with monkeypatch.context() as patch:
+        forced = Forced(patch, in_one_pass=not criterion.feeding.decodes)
+        forced.draw_next(*rows)
+        gradient = estimate(model, criterion, batch)
+    exact = math.prod(float(row.probability.detach()) for row in rows)
+    assert forced.probability == pytest.approx(exact, rel=1e-5)
+    return gradient
+
+
+def mean_estimate(model, criterion, monkeypatch, outcomes, batch):
+    """Over all outcomes, or over all tuples of them."""
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    mass = 0.0
+    estimate(model, criterion, batch)  # the first batch shows whether there are layers
+    for outcome in outcomes:
+        rows = (outcome,) if isinstance(outcome, Outcome) else outcome
+        probability = math.prod(float(row.probability.detach()) for row in rows)
+        gradient = estimate_of(model, criterion, monkeypatch, batch, *rows)
+        total = [sum_ + probability * g for sum_, g in zip(total, gradient, strict=True)]
+        mass += probability
+    assert mass == pytest.approx(1, abs=1e-12)
+    return total
+
+
+def expected_reward_cost(model, outcomes):
+    return gradient_of(model, sum(o.probability * (1 - reward_of(o.tokens)) for o in outcomes))
+
+
+def expected_cross_entropy(model, outcomes):
+    return gradient_of(model, sum(-o.probability * o.log_likelihood for o in outcomes))
+
+
+def assert_same(actual, expected):
+    assert sum(float(g.norm()) for g in expected) > 1e-2, "a gradient of 0 would show nothing"
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+
+
+def drawn_by_layers(model, criterion, batch):
+    """What a training step gave to ``decode`` for layers to draw into, and what it ends up with."""
+    given = []
+    decode = feeding.decode
+
+    def watched(*arguments, layers=None, **keywords):
+        given.append(layers)
+        return decode(*arguments, layers=layers, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeding, "decode", watched)
+        estimate(model, criterion, batch)
+    return given
+
+
+decoders = pytest.mark.parametrize("decoder", ["recurrent", "parallel"])
+
+
+@decoders
+@pytest.mark.parametrize("latent", [False, True])
+def test_cross_entropy_is_unbiased_over_all_alignments(monkeypatch, decoder, latent):
+    model, criterion = tiny(decoder, latent)
+    outcomes = Exact(model, SOURCE).outcomes(3, forced=[WORD, UNK, EOS])
+    assert len(outcomes) == 2**3 * (2 if latent else 1)
+    estimates = mean_estimate(model, criterion, monkeypatch, outcomes, batch([WORD, UNK]))
+    assert_same(estimates, expected_cross_entropy(model, outcomes))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "credit"),
+    [*((name, "whole") for name in sorted(DECODERS)), ("recurrent", "reward_to_go")],
+)
+def test_reinforce_is_unbiased_over_all_alignments_and_outputs(monkeypatch, decoder, credit):
+    model, criterion = tiny(decoder, objective="reinforce", max_decode_length=2, credit=credit)
+    outcomes = Exact(model, SOURCE).outcomes(2)
+    assert len(outcomes) == 2 * 3 * 2 * 4
+    estimates = mean_estimate(model, criterion, monkeypatch, outcomes, batch([WORD]))
+    assert_same(estimates, expected_reward_cost(model, outcomes))
+
+
+def test_reinforce_is_unbiased_with_a_layer_in_the_encoder(monkeypatch):
+    model, criterion = tiny(latent=True, objective="reinforce", max_decode_length=1)
+    outcomes = Exact(model, SOURCE).outcomes(1)
+    assert len(outcomes) == 2 * 2 * 3
+    estimates = mean_estimate(model, criterion, monkeypatch, outcomes, batch([WORD]))
+    assert_same(estimates, expected_reward_cost(model, outcomes))
+
+
+@decoders
+def test_feeding_samples_is_unbiased_over_all_alignments_and_outputs(monkeypatch, decoder):
+    """Cross-entropy of the reference after the model's own tokens."""
+    model, criterion = tiny(decoder, objective="free_running", estimator="score_function")
+    outcomes = Exact(model, SOURCE).outcomes(2, scored=[WORD, EOS])
+    estimates = mean_estimate(model, criterion, monkeypatch, outcomes, batch([WORD]))
+    assert_same(estimates, expected_cross_entropy(model, outcomes))
+
+
+@decoders
+def test_a_longer_neighbour_changes_nothing(monkeypatch, decoder):
+    """Steps past the end of an output have no score term."""
+    model, criterion = tiny(decoder, objective="reinforce", max_decode_length=3)
+    outcomes = Exact(model, SOURCE).outcomes(3)
+    longest = next(o for o in outcomes if len(o.tokens) == 3)
+    ended = [o for o in outcomes if len(o.tokens) == 2]
+    assert len(ended) == 12
+    one, two = batch([WORD]), batch([WORD], [WORD])
+    estimate(model, criterion, one)
+    neighbour = estimate_of(model, criterion, monkeypatch, one, longest)
+    for outcome in ended[::3]:
+        alone = estimate_of(model, criterion, monkeypatch, one, outcome)
+        together = estimate_of(model, criterion, monkeypatch, two, outcome, longest)
+        half = [(a + b) / 2 for a, b in zip(alone, neighbour, strict=True)]
+        assert_same(together, half)
+
+
+@decoders
+def test_two_samples_of_a_source_are_unbiased(monkeypatch, decoder):
+    model, criterion = tiny(
+        decoder,
+        objective="leave_one_out",
+        layer_baseline="leave_one_out",
+        samples=2,
+        max_decode_length=1,
+    )
+    outcomes = Exact(model, SOURCE).outcomes(1)
+    pairs = itertools.product(outcomes, repeat=2)
+    estimates = mean_estimate(model, criterion, monkeypatch, pairs, batch([WORD]))
+    assert_same(estimates, expected_reward_cost(model, outcomes))
+
+
+@decoders
+def test_samples_of_a_source_differ_in_what_layers_draw(decoder):
+    """From the first step on, which samples of a model without layers share."""
+    model, criterion = tiny(decoder, objective="reinforce", samples=16, max_decode_length=2)
+    values = drawn_by_layers(model, criterion, batch([WORD]))[-1].values
+    first = values["attention", 0] if decoder == "recurrent" else values["attention", None][:, 0]
+    assert first.shape == (16, len(SOURCE))
+    assert 0 < float(first[:, 0].sum()) < 16
+
+
+def test_enumerated_layers_give_the_exact_cross_entropy():
+    model, criterion = tiny("parallel")
+    criterion.estimators.layers["cost"] = Enumeration(independent_steps=True)
+    outcomes = Exact(model, SOURCE).outcomes(3, forced=[WORD, UNK, EOS])
+    estimates = estimate(model, criterion, batch([WORD, UNK]))
+    assert_same(estimates, expected_cross_entropy(model, outcomes))
+
+
+def test_validation_and_greedy_outputs_draw_nothing(monkeypatch):
+    model, criterion = tiny(objective="self_critical", max_decode_length=3)
+
+    def no_draw(law):
+        raise AssertionError("drawn in validation")
+
+    monkeypatch.setattr(OneHotCategorical, "sample", no_draw)
+    criterion.eval()
+    _, _, logged = criterion(model, batch([WORD]))
+    assert "per_sentence/reward_greedy" in logged
+
+
+def test_the_greedy_baseline_draws_nothing():
+    model, criterion = tiny(objective="self_critical", max_decode_length=3)
+    *_, samples, greedy = drawn_by_layers(model, criterion, batch([WORD]))
+    assert samples.values
+    assert greedy is None
+
+
+def test_models_whose_layers_do_not_draw_are_looked_at_once():
+    model, criterion = tiny(objective="reinforce", layer_estimator="mode")
+    given = [drawn_by_layers(model, criterion, batch([WORD])) for _ in range(2)]
+    assert [[layers is not None for layers in update] for update in given] == [
+        [True, False],
+        [False],
+    ]
+
+
+def test_looking_for_layers_leaves_the_random_numbers_alone():
+    model, criterion = tiny(objective="reinforce")
+    before = torch.get_rng_state()
+    look = SimpleNamespace(values={})
+    sources = batch([WORD])
+
+    def first_step(draws):
+        criterion.feeding.first_step(model, feeding.Batch.of(sources, criterion.dictionary), draws)
+        look.values = draws.values
+
+    assert criterion.layers.draws(1, 0, first_step) is not None
+    assert look.values
+    assert torch.get_rng_state().equal(before)
+
+
+def test_a_layer_that_draws_only_later_is_drawn_from_then_on():
+    model, criterion = tiny(objective="reinforce", layer_estimator="mode")
+    estimate(model, criterion, batch([WORD]))
+    estimator = criterion.estimators.layers["cost"] = ScoreFunction()
+    criterion.layers._estimator = estimator
+    without, drawn = drawn_by_layers(model, criterion, batch([WORD]))
+    assert without is None
+    assert drawn.values
+
+
+@decoders
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"objective": "reinforce", "layer_estimator": "gumbel_softmax"},
+            "--layer-estimator.*'attention'.*GumbelSoftmax has no outcome",
+        ),
+        (
+            {"objective": "reinforce", "layer_estimator": "enumeration"},
+            "--layer-estimator.*'attention'.*Enumeration has no outcome",
+        ),
+        (
+            {"objective": "minimum_risk"},
+            "--estimator candidate_set does not go with the score function of node 'attention'",
+        ),
+        (
+            {"objective": "minimum_risk", "layer_estimator": "none", "candidate_reference": True},
+            "--candidate-reference does not go with stochastic layers",
+        ),
+    ],
+    ids=["noise", "enumeration", "candidates", "reference"],
+)
+def test_what_would_be_biased_is_refused(decoder, options, message):
+    model, criterion = tiny(decoder, **options)
+    with pytest.raises(ValueError, match=message):
+        estimate(model, criterion, batch([WORD]))
+
+
+def test_a_layer_that_samples_would_share_is_refused():
+    model, criterion = tiny(latent=True, objective="leave_one_out")
+    with pytest.raises(ValueError, match=r"'latent' is drawn before decoding.*--samples 1"):
+        estimate(model, criterion, batch([WORD]))
+
+
+def test_a_layer_outside_encoder_and_decoder_is_refused():
+    model, criterion = tiny(objective="reinforce")
+    forward = model.forward
+
+    def with_layer(*arguments, **keywords):
+        sample("outside", Categorical(logits=torch.zeros(1, 2)))
+        return forward(*arguments, **keywords)
+
+    model.forward = with_layer
+    with pytest.raises(ValueError, match="'outside' was not drawn when the outputs were decoded"):
+        estimate(model, criterion, batch([WORD]))
