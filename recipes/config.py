@@ -17,6 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from recipes.data_config import Corpus as Corpus
+from recipes.data_config import Data, check_data
 from recipes.errors import ConfigError
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
@@ -38,29 +40,6 @@ RESERVED_FLAGS = (
 )
 # What "the same number of updates" means for arms that are to be compared.
 BUDGET_FLAGS = ("--max-update", "--max-epoch", "--update-freq", "--max-tokens", "--batch-size")
-
-
-@dataclass
-class Corpus:
-    """A corpus made by :mod:`recipes.corpora` instead of files in ``--data-dir``."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Data:
-    """Parallel text: the file ``PREFIX.LANG`` for every split and language."""
-
-    train: str = "train"
-    valid: str = "valid"
-    tests: list[str] = field(default_factory=lambda: ["test"])
-    corpus: Corpus | None = None
-
-    @property
-    def splits(self) -> list[str]:
-        """All prefixes, in the order train, valid, tests."""
-        return [self.train, self.valid, *self.tests]
 
 
 @dataclass
@@ -318,6 +297,7 @@ def _check(recipe: Recipe) -> None:
             )
     if len(set(recipe.data.splits)) != len(recipe.data.splits):
         raise ConfigError(f"data: two splits are the same file: {recipe.data.splits}")
+    check_data(recipe.data, recipe.languages)
     if recipe.control not in recipe.arms:
         raise ConfigError(f"control: {recipe.control!r} is not an arm ({', '.join(recipe.arms)})")
     if recipe.selected is not None and recipe.selected not in recipe.arms:

@@ -1,0 +1,193 @@
+"""What a recipe says about its text: where it comes from, how it is cleaned, what it may be
+used for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.errors import ConfigError
+
+FORMATS = ("plain", "iwslt-tags", "sgml", "tmx", "tsv", "tsv-references", "labelled-references")
+TOKENISATIONS = ("none", "moses")
+# One file for both languages, whose reader takes the sides apart.
+BOTH_SIDES = ("tmx", "tsv", "tsv-references", "labelled-references")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass
+class Corpus:
+    """A corpus made by :mod:`recipes.corpora` instead of files in ``--data-dir``."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DownloadedFile:
+    """A file that is downloaded into the cache, under its name in ``data.files``.
+
+    Where ``sha256`` is null the checksum is not known beforehand: the one found is printed and
+    kept in the work-dir, and another one is refused later. ``bytes`` is the size, to announce it.
+    """
+
+    address: str
+    sha256: str | None = None
+    bytes: int | None = None
+    licence: str = ""
+
+
+@dataclass
+class TextSource:
+    """A part of a split's text: files, members of an archive, or one of sacrebleu's test sets.
+
+    Args:
+        text: the file of each language, by language code: a name in ``data.files`` or, where
+            ``archive`` is given, a member of that archive. Files of ``--data-dir`` are taken by
+            the same names.
+        archive: a name in ``data.files``; .tgz, .tar and .zip are known.
+        format: how lines are read out of the file, see :mod:`recipes.data.formats`.
+        columns: for ``tsv``, the column of each language, counted from 1.
+        tokenisation: ``moses`` for text that Moses' tokenizer wrote; its words are put together.
+        sacrebleu: name of a test set of sacrebleu, as ``wmt14/full``.
+        language_pair: that test set's language pair; the recipe's own if not given. One in the
+            other direction swaps source and reference.
+    """
+
+    text: dict[str, str] = field(default_factory=dict)
+    archive: str | None = None
+    format: str = "plain"
+    columns: dict[str, int] = field(default_factory=dict)
+    tokenisation: str = "none"
+    sacrebleu: str | None = None
+    language_pair: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files it is read from, without repetition."""
+        return [self.archive] if self.archive else list(dict.fromkeys(self.text.values()))
+
+
+@dataclass
+class Cleaning:
+    """Which pairs are taken out of the training text; lengths in words between white space.
+
+    Args:
+        max_length: longest sentence, on either side.
+        max_length_ratio: largest ratio of the longer side's length to the shorter one's.
+        empty: take pairs with an empty side out.
+        identical: take pairs out whose sides are equal.
+        duplicates: keep the first of equal pairs.
+    """
+
+    max_length: int | None = None
+    max_length_ratio: float | None = None
+    empty: bool = True
+    identical: bool = False
+    duplicates: bool = False
+
+
+@dataclass
+class HoldOut:
+    """The valid split as a part of the (cleaned) training text: every ``every``-th pair."""
+
+    every: int
+
+
+@dataclass
+class Data:
+    """Parallel text: the file ``PREFIX.LANG`` for every split and language.
+
+    Args:
+        sources: where the text of a split comes from, by split, unless ``--data-dir`` holds it.
+        files: what is downloaded for them, by file name.
+        references: files of the references of a test set that has several, by split. They lie
+            in the folder of the text; ``PREFIX.LANG.0``, ``PREFIX.LANG.1`` ... need no mention.
+        hold_out: cuts the valid split out of the training text.
+        lowercase: lower-case all text.
+        licence: of the text, in words.
+        size: number of training pairs, in words.
+    """
+
+    train: str = "train"
+    valid: str = "valid"
+    tests: list[str] = field(default_factory=lambda: ["test"])
+    corpus: Corpus | None = None
+    files: dict[str, DownloadedFile] = field(default_factory=dict)
+    sources: dict[str, list[TextSource]] = field(default_factory=dict)
+    references: dict[str, list[str]] = field(default_factory=dict)
+    cleaning: Cleaning | None = None
+    hold_out: HoldOut | None = None
+    lowercase: bool = False
+    licence: str = ""
+    size: str = ""
+
+    @property
+    def splits(self) -> list[str]:
+        """All prefixes, in the order train, valid, tests."""
+        return [self.train, self.valid, *self.tests]
+
+
+def check_data(data: Data, languages: tuple[str, str]) -> None:
+    """Checks of ``data:`` that need more than one key."""
+    for name, file in data.files.items():
+        if "/" in name or name.startswith("."):
+            raise ConfigError(f"data.files: {name!r} becomes a file name in the cache: no /")
+        if not file.address.startswith(("http://", "https://")):
+            raise ConfigError(f"data.files.{name}.address: {file.address!r} is not http(s)")
+        if file.sha256 is not None and not _SHA256.match(file.sha256):
+            raise ConfigError(
+                f"data.files.{name}.sha256: expected 64 hexadecimal digits (lower case), or null"
+            )
+    for split, sources in data.sources.items():
+        for number, source in enumerate(sources):
+            _check_source(source, f"data.sources.{split}[{number}]", data, languages)
+    for split in data.references:
+        if split not in data.tests and split not in data.sources:
+            raise ConfigError(f"data.references: {split!r} is not a test set ({data.tests})")
+    if data.corpus is not None and data.sources:
+        raise ConfigError("data: give either a corpus or sources, not both")
+    if data.hold_out is not None:
+        if data.hold_out.every < 2:
+            raise ConfigError("data.hold_out.every: at least 2, so that training text is left")
+        if data.valid in data.sources:
+            raise ConfigError(
+                f"data: {data.valid!r} has sources and hold_out cuts it out of the training text; "
+                "keep one of them"
+            )
+    cleaning = data.cleaning
+    if cleaning is not None:
+        if cleaning.max_length is not None and cleaning.max_length < 1:
+            raise ConfigError("data.cleaning.max_length: at least 1 word")
+        if cleaning.max_length_ratio is not None and cleaning.max_length_ratio < 1:
+            raise ConfigError("data.cleaning.max_length_ratio: longer over shorter, at least 1")
+        if data.corpus is not None:
+            raise ConfigError("data.cleaning: a corpus that the recipe makes is clean already")
+
+
+def _check_source(source: TextSource, where: str, data: Data, languages: tuple[str, str]) -> None:
+    if source.sacrebleu is not None:
+        if source.text or source.archive:
+            raise ConfigError(f"{where}: give either sacrebleu or text, not both")
+        return
+    if source.language_pair is not None:
+        raise ConfigError(f"{where}.language_pair: belongs to a test set of sacrebleu")
+    if source.format not in FORMATS:
+        raise ConfigError(f"{where}.format: {source.format!r} is not one of {', '.join(FORMATS)}")
+    if source.tokenisation not in TOKENISATIONS:
+        raise ConfigError(
+            f"{where}.tokenisation: {source.tokenisation!r} is not one of "
+            f"{', '.join(TOKENISATIONS)}"
+        )
+    missing = [lang for lang in languages if lang not in source.text]
+    if missing:
+        raise ConfigError(f"{where}.text: no file for language {missing[0]!r}")
+    if source.archive is not None and source.archive not in data.files:
+        raise ConfigError(f"{where}.archive: {source.archive!r} is not in data.files")
+    if source.format in BOTH_SIDES and len({source.text[lang] for lang in languages}) > 1:
+        raise ConfigError(f"{where}.text: format {source.format} holds both languages in one file")
+    if (source.format == "tsv") != bool(source.columns):
+        raise ConfigError(f"{where}.columns: needed for format tsv, and for no other")
+    if source.columns and any(source.columns.get(lang, 0) < 1 for lang in languages):
+        raise ConfigError(f"{where}.columns: give the column of each language, counted from 1")
