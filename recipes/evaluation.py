@@ -1,27 +1,34 @@
-"""Scores of detokenised text through sacrebleu, with its paired bootstrap test."""
+"""Scores of detokenised text through sacrebleu, its paired tests, and statistics of the outputs."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
-from sacrebleu.significance import PairedTest
 
 from recipes.errors import RecipeError
+from recipes.metrics import METRICS, MetricOptions
+from recipes.output_statistics import (
+    LENGTH_BOUNDS,
+    SMALLEST_BUCKET,
+    bucket_scores,
+    reference_buckets,
+    repeated_ngram_rates,
+)
+from recipes.significance import paired_test
 
-METRICS: dict[str, type[Metric]] = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
+BOOTSTRAP_SAMPLES = 1000  # sacrebleu's defaults
+RANDOMIZATION_TRIALS = 10000
 
 
 @dataclass
 class Score:
     """One figure of one system.
 
-    ``p_value`` compares with the baseline (None for the baseline itself); ``interval`` is the
-    half width of the 95 % bootstrap interval around ``mean``.
+    ``p_value`` (paired bootstrap) compares with the baseline (None for the baseline itself);
+    ``interval`` is the half width of the 95 % bootstrap interval around ``mean``.
     """
 
     value: float
@@ -32,10 +39,29 @@ class Score:
 
 @dataclass
 class SystemScores:
-    """All figures of one system; ``length_ratio`` is BLEU's hypothesis / reference tokens."""
+    """All figures of one system.
+
+    Args:
+        scores: by metric.
+        length_ratio: BLEU's tokens of the hypotheses / those of the closest references.
+        precisions: clipped n-gram precisions of BLEU, n = 1 to 4, in percent.
+        brevity_penalty: BLEU's.
+        approximate_randomization: the second test's p-value by metric; empty without a test.
+        length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
+            where there is a baseline, its ``control_bleu`` on the same sentences.
+        repeated_ngram_rate: by n (1, 2, 4), see
+            :func:`~recipes.output_statistics.repeated_ngram_rate`.
+        average_probability: see :mod:`recipes.output_probability`; None when not known.
+    """
 
     scores: dict[str, Score]
     length_ratio: float
+    precisions: list[float] = field(default_factory=list)
+    brevity_penalty: float = 1.0
+    approximate_randomization: dict[str, float] = field(default_factory=dict)
+    length_buckets: list[dict[str, Any]] = field(default_factory=list)
+    repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
+    average_probability: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -44,31 +70,29 @@ class SystemScores:
 
 @dataclass
 class Comparison:
-    """Scores of several systems on one test set, and the signature of every metric."""
+    """Scores of several systems on one test set, and the signature of every metric.
+
+    ``signatures`` are those of the scores, with the bootstrap's resamples and seed where there is
+    a baseline; ``randomization_signatures`` those of the other test.
+    """
 
     systems: dict[str, SystemScores]
     signatures: dict[str, str] = field(default_factory=dict)
+    randomization_signatures: dict[str, str] = field(default_factory=dict)
+    reference_repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
 
 
-def compare(
-    systems: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
-    baseline: str | None = None,
-    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
-    samples: int = 1000,
-) -> Comparison:
-    """Score ``systems`` and test each against ``baseline`` with paired bootstrap resampling.
-
-    Args:
-        systems: detokenised hypotheses by system name.
-        references: one list of lines for each reference set.
-        baseline: the system to compare with; None scores without a test.
-        metrics: names out of bleu, chrf, ter.
-        samples: bootstrap resamples (Koehn 2004).
+def check_lines(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]]) -> None:
+    """Check that there is something to score, line by line.
 
     Raises:
-        RecipeError: hypotheses and references differ in number.
+        RecipeError: no references, a text without a single word, or texts of different length.
     """
+    if not references:
+        raise RecipeError("there is no reference to score against; give --reference FILE")
+    for number, lines in enumerate(references):
+        if not any(line.strip() for line in lines):
+            raise RecipeError(f"reference {number} is empty: it has {len(lines)} lines, no word")
     for name, lines in systems.items():
         for number, reference in enumerate(references):
             if len(lines) != len(reference):
@@ -76,50 +100,114 @@ def compare(
                     f"{name}: {len(lines)} hypotheses, but reference {number} has "
                     f"{len(reference)} lines"
                 )
-    bleu = BLEU(references=references)
+        if not any(line.strip() for line in lines):
+            raise RecipeError(f"{name}: all {len(lines)} hypotheses are empty")
+
+
+def compare(
+    systems: Mapping[str, Sequence[str]],
+    references: Sequence[Sequence[str]],
+    baseline: str | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+    samples: int = BOOTSTRAP_SAMPLES,
+    trials: int = RANDOMIZATION_TRIALS,
+    options: MetricOptions | None = None,
+) -> Comparison:
+    """Score ``systems``, and test each against ``baseline``.
+
+    Args:
+        systems: detokenised hypotheses by system name.
+        references: one list of lines for each reference set.
+        baseline: the system to compare with; None scores without a test.
+        metrics: names out of bleu, chrf, ter.
+        samples: resamples of the paired bootstrap, at least 1.
+        trials: shuffles of approximate randomisation; 0 leaves that test out.
+        options: of the metrics.
+
+    Raises:
+        RecipeError: see :func:`check_lines`; or a number of samples that cannot be.
+    """
+    check_lines(systems, references)
+    if samples < 1 or trials < 0:
+        raise RecipeError(
+            f"a test needs at least 1 bootstrap sample (found {samples}) and 0 or more "
+            f"randomization trials (found {trials})"
+        )
+    options = options or MetricOptions()
+    bleu = options.bleu(references)
     result = Comparison({})
     for system, lines in systems.items():
-        result.systems[system] = SystemScores({}, bleu.corpus_score(lines, None).ratio)
-    if baseline is not None and len(systems) > 1:
-        _paired_bootstrap(result, systems, references, baseline, metrics, samples)
-        return result
+        score = bleu.corpus_score(lines, None)
+        result.systems[system] = SystemScores(
+            {}, score.ratio, precisions=list(score.precisions), brevity_penalty=score.bp
+        )
     for name in metrics:
-        metric = METRICS[name](references=references)
+        metric = options.metric(name, references)
+        if baseline is not None and len(systems) > 1:
+            _test(result, name, metric, systems, baseline, samples, trials)
+            continue
         for system, lines in systems.items():
-            score = metric.corpus_score(lines, None).score
-            result.systems[system].scores[name] = Score(score)
+            result.systems[system].scores[name] = Score(metric.corpus_score(lines, None).score)
         result.signatures[name] = str(metric.get_signature())
     return result
 
 
-def _paired_bootstrap(
+def _test(
+    result: Comparison,
+    name: str,
+    metric: Metric,
+    systems: Mapping[str, Sequence[str]],
+    baseline: str,
+    samples: int,
+    trials: int,
+) -> None:
+    """Scores with p-values and intervals; the signatures then name seed and resamples too."""
+    outcomes, result.signatures[name] = paired_test(systems, baseline, metric, "bs", samples)
+    for system, outcome in outcomes.items():
+        result.systems[system].scores[name] = Score(
+            outcome.score, outcome.p_value, outcome.mean, outcome.interval
+        )
+    if not trials:
+        return
+    outcomes, signature = paired_test(systems, baseline, metric, "ar", trials)
+    result.randomization_signatures[name] = signature
+    for system, outcome in outcomes.items():
+        if outcome.p_value is not None:
+            result.systems[system].approximate_randomization[name] = outcome.p_value
+
+
+def describe(
     result: Comparison,
     systems: Mapping[str, Sequence[str]],
     references: Sequence[Sequence[str]],
-    baseline: str,
-    metrics: Sequence[str],
-    samples: int,
+    baseline: str | None = None,
+    options: MetricOptions | None = None,
+    bounds: Sequence[int] = LENGTH_BOUNDS,
+    smallest: int = SMALLEST_BUCKET,
 ) -> None:
-    """Scores with p-values and intervals; the signatures then name seed and resamples too."""
-    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    order = [baseline, *(name for name in systems if name != baseline)]
-    for name in metrics:
-        test = PairedTest(
-            [(system, systems[system]) for system in order],
-            {name: METRICS[name](references=references)},
-            None,
-            test_type="bs",
-            n_samples=samples,
-        )
-        signatures, columns = test()
-        (column,) = (key for key in columns if key != "System")
-        for system, outcome in zip(order, columns[column], strict=True):
-            # sacrebleu gives numpy's float32 for some of them.
-            figures = (outcome.score, outcome.p_value, outcome.mean, outcome.ci)
-            score = Score(*(None if figure is None else float(figure) for figure in figures))
-            # Between equal outputs there is no difference to test; sacrebleu's formula would
-            # give its smallest p-value, 1 / (samples + 1).
-            if system != baseline and list(systems[system]) == list(systems[baseline]):
-                score.p_value = 1.0
-            result.systems[system].scores[name] = score
-        result.signatures[name] = str(signatures[column])
+    """Add repeated n-grams and BLEU by length to ``result`` of :func:`compare`.
+
+    Args:
+        bounds: see :func:`~recipes.output_statistics.length_buckets`.
+        smallest: sentences that a bucket must have.
+    """
+    options = options or MetricOptions()
+    every_reference = [line for lines in references for line in lines]
+    result.reference_repeated_ngram_rate = repeated_ngram_rates(every_reference, options)
+    buckets = reference_buckets(references, options, bounds, smallest)
+    scores = bucket_scores(systems, references, options, buckets)
+    for system, lines in systems.items():
+        row = result.systems[system]
+        row.repeated_ngram_rate = repeated_ngram_rates(lines, options)
+        row.length_buckets = [
+            {
+                "from": bucket.shortest,
+                "to": bucket.longest,
+                "sentences": len(bucket.positions),
+                "bleu": scores[system][number],
+            }
+            for number, bucket in enumerate(buckets)
+        ]
+        if baseline is not None and system != baseline:
+            for number, entry in enumerate(row.length_buckets):
+                entry["control_bleu"] = scores[baseline][number]
