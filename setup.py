@@ -94,7 +94,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"recipes": ["configs/**/*.yaml"]},
+    package_data={"criterions": ["py.typed"], "recipes": ["configs/**/*.yaml"]},
     cmdclass={"build": build_with_redirect, "plugin_redirect": plugin_redirect},
     python_requires=">=3.10,<3.13",
     install_requires=[
