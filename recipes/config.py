@@ -20,6 +20,7 @@ import yaml
 from recipes.data_config import Corpus as Corpus
 from recipes.data_config import Data, check_data
 from recipes.errors import ConfigError
+from recipes.evaluation_config import Evaluation, check_evaluation
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
 
@@ -44,12 +45,17 @@ BUDGET_FLAGS = ("--max-update", "--max-epoch", "--update-freq", "--max-tokens", 
 
 @dataclass
 class SentencePiece:
-    """Arguments of ``sentencepiece.SentencePieceTrainer``."""
+    """Arguments of ``sentencepiece.SentencePieceTrainer``.
+
+    With ``training_lines`` the model is trained on that many lines, drawn at random (the same
+    ones every time): more than some millions do not fit into memory.
+    """
 
     vocab_size: int
     model_type: str = "unigram"
     joint: bool = True
     character_coverage: float = 1.0
+    training_lines: int | None = None
 
 
 @dataclass
@@ -81,14 +87,6 @@ class Decoding:
     beams: list[int] = field(default_factory=lambda: [1, 5])
     lenpen: list[float] = field(default_factory=lambda: [1.0])
     flags: list[str] = field(default_factory=lambda: ["--max-tokens", "8000"])
-
-
-@dataclass
-class Evaluation:
-    """Metrics (sacrebleu) and the number of resamples of the paired bootstrap."""
-
-    metrics: list[str] = field(default_factory=lambda: ["bleu", "chrf", "ter"])
-    bootstrap_samples: int = 1000
 
 
 @dataclass
@@ -327,13 +325,13 @@ def _check(recipe: Recipe) -> None:
         flag_value(recipe.annealing.flags, f) for f in BUDGET_FLAGS[:2]
     ):
         raise ConfigError("annealing.flags: give the stage an end, --max-update or --max-epoch")
+    if recipe.sentencepiece.training_lines is not None and recipe.sentencepiece.training_lines < 1:
+        raise ConfigError("sentencepiece.training_lines: at least 1")
     if recipe.sentencepiece.model_type not in ("unigram", "bpe", "char", "word"):
         raise ConfigError(
             f"sentencepiece.model_type: {recipe.sentencepiece.model_type!r} is not one of "
             "unigram, bpe, char, word"
         )
-    unknown = set(recipe.evaluation.metrics) - {"bleu", "chrf", "ter"}
-    if unknown or "bleu" not in recipe.evaluation.metrics:
-        raise ConfigError("evaluation.metrics: choose from bleu, chrf, ter, with bleu among them")
+    check_evaluation(recipe.evaluation)
     if any(beam < 1 for beam in recipe.decoding.beams):
         raise ConfigError(f"decoding.beams: a beam is at least 1, found {recipe.decoding.beams}")

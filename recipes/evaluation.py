@@ -118,7 +118,7 @@ def compare(
     Args:
         systems: detokenised hypotheses by system name.
         references: one list of lines for each reference set.
-        baseline: the system to compare with; None scores without a test.
+        baseline: the system to compare with; None scores without a test or intervals.
         metrics: names out of bleu, chrf, ter.
         samples: resamples of the paired bootstrap, at least 1.
         trials: shuffles of approximate randomisation; 0 leaves that test out.
@@ -143,7 +143,7 @@ def compare(
         )
     for name in metrics:
         metric = options.metric(name, references)
-        if baseline is not None and len(systems) > 1:
+        if baseline is not None:
             _test(result, name, metric, systems, baseline, samples, trials)
             continue
         for system, lines in systems.items():
@@ -167,7 +167,7 @@ def _test(
         result.systems[system].scores[name] = Score(
             outcome.score, outcome.p_value, outcome.mean, outcome.interval
         )
-    if not trials:
+    if not trials or len(systems) == 1:
         return
     outcomes, signature = paired_test(systems, baseline, metric, "ar", trials)
     result.randomization_signatures[name] = signature

@@ -6,7 +6,7 @@ import datetime
 import os
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from recipes.checkpoints import checkpoint_updates
 from recipes.commands import display_path, has_gpu
 from recipes.config import Recipe
 from recipes.decoding import detokenised, generate_log
-from recipes.evaluation import compare
+from recipes.evaluation import compare, describe
 from recipes.layout import START, Layout, training_log
+from recipes.metrics import MetricOptions
+from recipes.output_probability import average_probability
+from recipes.references import reference_files
 from recipes.text import read_lines
 from recipes.training_log import read_training_log
 
-CURVES = ("bleu", "expected_bleu", "nll_loss", "length_ratio")
+SCHEMA = 2  # of results.json; 1 had no such key, nor statistics beside scores and length
 _DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
 
 
@@ -70,27 +73,41 @@ def collect_results(
             "scores": {},
         }
         if system != START:
-            log = read_training_log(layout.training_log(system))
-            curves[system] = {m: list(log.curve(m)) for m in CURVES if log.curve(m)[0]}
+            curves[system] = read_training_log(layout.training_log(system)).curves()
+    evaluation = recipe.evaluation
+    options = MetricOptions(evaluation.tokenize, evaluation.lowercase, evaluation.chrf_word_order)
     signatures: dict[str, str] = {}
+    randomization_signatures: dict[str, str] = {}
+    reference_rates = {}
     references = {}
     for split in recipe.data.splits[1:]:
-        reference = layout.text(split, recipe.target_lang)
-        references[split] = display_path(reference.name)
-        lines = read_lines(reference)
+        files = reference_files(recipe, layout.text_dir, split)
+        references[split] = ", ".join(display_path(file.name) for file in files)
+        lines = [read_lines(file) for file in files]
         for beam in recipe.decoding.beams:
-            compared = compare(
-                {s: read_lines(decoded[split, beam, s]) for s in layout.systems},
-                [lines],
-                recipe.control,
-                recipe.evaluation.metrics,
-                recipe.evaluation.bootstrap_samples,
-            )
-            signatures.update(compared.signatures)
-            for system, scores in compared.systems.items():
-                by_split = systems[system]["scores"].setdefault(split, {})
-                by_split[str(beam)] = scores.as_dict()
+            for baseline, group in _groups(layout.systems, systems, recipe.control).items():
+                texts = {s: read_lines(decoded[split, beam, s]) for s in group}
+                compared = compare(
+                    texts,
+                    lines,
+                    baseline,
+                    evaluation.metrics,
+                    evaluation.bootstrap_samples,
+                    evaluation.randomization_trials,
+                    options,
+                )
+                bounds, smallest = evaluation.length_buckets, evaluation.smallest_bucket
+                describe(compared, texts, lines, baseline, options, bounds, smallest)
+                signatures.update(compared.signatures)
+                randomization_signatures.update(compared.randomization_signatures)
+                reference_rates[split] = compared.reference_repeated_ngram_rate
+                for system, scores in compared.systems.items():
+                    log = generate_log(decoded[split, beam, system])
+                    scores.average_probability = average_probability(log)
+                    by_split = systems[system]["scores"].setdefault(split, {})
+                    by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
     return {
+        "schema": SCHEMA,
         "recipe": recipe.name,
         "description": recipe.description.strip(),
         "languages": list(recipe.languages),
@@ -99,10 +116,13 @@ def collect_results(
         "device": device(),
         "control": recipe.control,
         "selected": recipe.selected,
-        "metrics": list(recipe.evaluation.metrics),
-        "bootstrap_samples": recipe.evaluation.bootstrap_samples,
+        "metrics": list(evaluation.metrics),
+        "bootstrap_samples": evaluation.bootstrap_samples,
+        "randomization_trials": evaluation.randomization_trials,
         "scored_text": references,
         "signatures": signatures,
+        "randomization_signatures": randomization_signatures,
+        "reference_repeated_ngram_rate": reference_rates,
         "shared_flags": shlex.join(recipe.finetune.flags),
         "start_stages": [
             {"stage": stage, **_training(layout.work_dir / stage, training.flags)}
@@ -113,6 +133,29 @@ def collect_results(
         "start_valid_bleu": _start_bleu(recipe, layout, decoded),
         "commands": [list(pair) for pair in commands],
     }
+
+
+def _groups(
+    names: Sequence[str], systems: Mapping[str, dict[str, Any]], control: str
+) -> dict[str, list[str]]:
+    """Systems by the baseline they are tested against: the control with the same seed.
+
+    ``start``, and a seed that the control was not trained with, belong to the control itself.
+    Every group begins with its baseline.
+    """
+    controls = {systems[name].get("seed"): name for name in names if _arm(systems, name) == control}
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        seed = None if name == START else systems[name].get("seed")
+        baseline = controls.get(seed, control)
+        group = groups.setdefault(baseline, [baseline])
+        if name != baseline:
+            group.append(name)
+    return groups
+
+
+def _arm(systems: Mapping[str, dict[str, Any]], name: str) -> str:
+    return systems[name].get("arm", name)
 
 
 def _training(save_dir: Path, flags: list[str]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def paired_test(
         None,
         test_type=test_type,
         n_samples=trials,
-        n_jobs=jobs,
+        n_jobs=jobs if len(order) > 2 else 1,
     )
     signatures, columns = test()
     (column,) = (key for key in columns if key != "System")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from recipes.commands import generate_command
 from recipes.decoding import decode, generate_log
 from recipes.evaluation import compare
 from recipes.layout import training_log
 from recipes.progress import generation_progress
-from recipes.results import collect_results
+from recipes.references import reference_files
+from recipes.results import SCHEMA, collect_results
 from recipes.run import Run
 from recipes.stages import Stage
 from recipes.text import read_lines, write_text
@@ -98,16 +100,18 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
         write_text(layout.results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
     inputs = {"/".join(map(str, key)): path for key, path in decoded.items()}
+    inputs.update({f"{role} log": generate_log(path) for role, path in inputs.items()})
     for split in recipe.data.splits[1:]:
-        inputs[f"reference {split}"] = layout.text(split, recipe.target_lang)
+        for number, path in enumerate(reference_files(recipe, layout.text_dir, split)):
+            inputs[f"reference {split}" + f" {number}" * (number > 0)] = path
     logs = {system: layout.training_log(system) for system in layout.systems}
     # The last of the stages that make the start is the start's own.
     for stage in list(layout.start_stages)[:-1]:
         logs[f"{stage} stage"] = training_log(layout.work_dir / stage)
     inputs.update({f"log {name}": log for name, log in logs.items() if log.is_file()})
     settings = {
-        "metrics": recipe.evaluation.metrics,
-        "bootstrap_samples": recipe.evaluation.bootstrap_samples,
+        "schema": SCHEMA,
+        **asdict(recipe.evaluation),
         "control": recipe.control,
         "selected": recipe.selected,
         "description": recipe.description,

@@ -30,7 +30,11 @@ def small_recipe(**changes) -> dict:
         "finetune": {"flags": "--max-update 3 --lr 0.0001"},
         "arms": {"cross_entropy": "--criterion a", "other": "--criterion b"},
         "decoding": {"beams": [1]},
-        "evaluation": {"metrics": ["bleu"], "bootstrap_samples": 50},
+        "evaluation": {
+            "metrics": ["bleu"],
+            "bootstrap_samples": 50,
+            "randomization_trials": 50,
+        },
     }
     return {**recipe, **changes}
 

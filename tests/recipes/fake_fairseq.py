@@ -68,7 +68,9 @@ def generate():
     for index in reversed(range(len(targets))):
         pieces = targets[index].split(" ")
         print(f"T-{index}\t{targets[index]}")
-        print(f"H-{index}\t-0.5\t{' '.join(pieces[: -dropped if index % updates else None])}")
+        written = pieces[: -dropped if index % updates else None]
+        print(f"H-{index}\t-0.5\t{' '.join(written)}")
+        print(f"P-{index}\t{' '.join(['-1.0000'] * (len(written) + 1))}")
 
 
 if orders.get("fail") == program:

@@ -1,0 +1,53 @@
+"""What a recipe says about its evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recipes.errors import ConfigError
+
+_METRICS = ("bleu", "chrf", "ter")
+
+
+@dataclass
+class Evaluation:
+    """sacrebleu's metrics and tests, and the buckets of BLEU by length.
+
+    Args:
+        metrics: out of bleu, chrf, ter.
+        bootstrap_samples: resamples of the paired bootstrap.
+        randomization_trials: shuffles of approximate randomisation; 0 leaves that test out.
+        tokenize: BLEU's tokeniser, as ``sacrebleu --tokenize``; null is sacrebleu's default, 13a.
+        lowercase: BLEU that does not see case, as ``sacrebleu --lowercase``.
+        chrf_word_order: as ``sacrebleu --chrf-word-order``; 2 is chrF++.
+        length_buckets: longest reference (words) of each bucket but the last.
+        smallest_bucket: sentences; smaller buckets are merged with a neighbour.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: ["bleu", "chrf", "ter"])
+    bootstrap_samples: int = 1000
+    randomization_trials: int = 10000
+    tokenize: str | None = None
+    lowercase: bool = False
+    chrf_word_order: int = 0
+    length_buckets: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50])
+    smallest_bucket: int = 50
+
+
+def check_evaluation(evaluation: Evaluation) -> None:
+    """Checks of ``evaluation:`` that need more than one key.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if set(evaluation.metrics) - set(_METRICS) or "bleu" not in evaluation.metrics:
+        raise ConfigError("evaluation.metrics: choose from bleu, chrf, ter, with bleu among them")
+    if evaluation.bootstrap_samples < 1:
+        raise ConfigError("evaluation.bootstrap_samples: at least 1")
+    if evaluation.randomization_trials < 0:
+        raise ConfigError("evaluation.randomization_trials: 0 (no such test) or more")
+    bounds = evaluation.length_buckets
+    if bounds != sorted(set(bounds)) or bounds[0] < 1:
+        raise ConfigError(f"evaluation.length_buckets: ascending, from 1 on; found {bounds}")
+    if evaluation.smallest_bucket < 1:
+        raise ConfigError("evaluation.smallest_bucket: at least 1 sentence")
