@@ -110,6 +110,9 @@ setup(
         "torchaudio<0.13; python_version < '3.11'",
         "sacrebleu>=2.3",
         "sentencepiece>=0.1.99",
+        "pooch>=1.7",
+        "requests>=2.28",  # pooch downloads with it
+        "sacremoses>=0.0.53",
         "babel>=2.9",
         "matplotlib>=3.5",
         "rich>=12",

@@ -23,7 +23,14 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name")
     run = commands.add_parser("run", help="run a recipe; what is up to date is skipped")
     run.add_argument("name", help="a recipe's name, or the path of your own .yaml file")
-    run.add_argument("--data-dir", type=Path, help="folder of the text files PREFIX.LANG")
+    run.add_argument(
+        "--data-dir", type=Path, help="folder of the text files PREFIX.LANG, in place of downloads"
+    )
+    run.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="where downloads are kept ($XDG_CACHE_HOME/fairseq-sequence-training)",
+    )
     run.add_argument("--work-dir", type=Path, help="where everything goes (runs/NAME)")
     run.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     run.add_argument(
@@ -51,8 +58,14 @@ def _list(console: Console) -> None:
     width = max(map(len, names))
     for name in names:
         recipe = load_recipe(name)
-        first = recipe.description.strip().split(". ")[0]
+        data = recipe.data
+        first = recipe.description.strip().split(". ")[0].rstrip(".")
+        facts = [
+            text for text in (data.size, f"licence: {data.licence}" * bool(data.licence)) if text
+        ]
         console.print(f"{name:<{width}}  {first}", highlight=False, soft_wrap=True)
+        if facts:
+            console.print(f"{'':<{width}}  {'; '.join(facts)}", highlight=False, soft_wrap=True)
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
@@ -64,7 +77,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
-    run_recipe(Run(recipe, work_dir, args.data_dir, say, args.dry_run, tuple(args.redo)))
+    redo = tuple(args.redo)
+    run_recipe(Run(recipe, work_dir, args.data_dir, say, args.dry_run, redo, args.cache_dir))
     if not args.dry_run:
         _report(work_dir, args.results_dir, console)
 

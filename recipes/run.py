@@ -11,6 +11,7 @@ from typing import Any
 
 from recipes.commands import Command
 from recipes.config import Recipe
+from recipes.data.prepare import missing_text, reads_folder
 from recipes.errors import RecipeError
 from recipes.layout import Layout
 from recipes.process import run_command
@@ -21,13 +22,14 @@ class Run:
     """One run of ``recipe`` in ``work_dir``.
 
     Args:
-        data_dir: folder of the text files, for recipes that do not make their corpus.
+        data_dir: folder of the text files, in place of downloads.
         say: prints one line.
         dry_run: print the commands, run nothing.
         redo: names of stages to redo although nothing changed.
+        cache_dir: where downloads are kept; the user's cache folder if not given.
 
     Raises:
-        RecipeError: the recipe reads files and ``data_dir`` is missing.
+        RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
     """
 
     def __init__(
@@ -38,19 +40,18 @@ class Run:
         say: Callable[[str], None] = print,
         dry_run: bool = False,
         redo: tuple[str, ...] = (),
+        cache_dir: Path | None = None,
     ) -> None:
-        if recipe.data.corpus is not None:
-            text_dir = work_dir / "text"
-        elif data_dir is None:
-            names = [f"{s}.{lang}" for s in recipe.data.splits for lang in recipe.languages]
-            raise RecipeError(
-                f"recipe {recipe.name}: give the folder of its text files with --data-dir "
-                f"({', '.join(names)})"
-            )
-        else:
-            text_dir = data_dir
+        missing = missing_text(recipe, data_dir)
+        if missing is not None:
+            raise RecipeError(f"recipe {recipe.name}: {missing}")
+        # Text that has to be made or changed first lies in the work-dir.
+        in_place = reads_folder(recipe, data_dir)
+        text_dir = data_dir if data_dir is not None and in_place else work_dir / "text"
         self.recipe = recipe
         self.work_dir = work_dir
+        self.data_dir = data_dir
+        self.cache_dir = cache_dir
         self.layout = Layout(recipe, work_dir, text_dir)
         self.say = say
         self.dry_run = dry_run

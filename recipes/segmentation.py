@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import sentencepiece
 
 from recipes.config import SentencePiece
+from recipes.data.archives import lines_of
+from recipes.data.files import written_together
 from recipes.errors import RecipeError
-from recipes.text import read_lines, write_bytes
+from recipes.text import write_bytes
+
+_BLOCK = 20000  # lines
 
 
 def train_sentencepiece(files: Iterable[Path], model: Path, settings: SentencePiece) -> None:
@@ -21,12 +27,12 @@ def train_sentencepiece(files: Iterable[Path], model: Path, settings: SentencePi
 
     def lines() -> Iterator[str]:
         for file in files:
-            yield from read_lines(file)
+            yield from lines_of(file)
 
     buffer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines(),
+            sentence_iterator=_sample(lines, settings.training_lines),
             model_writer=buffer,
             vocab_size=settings.vocab_size,
             model_type=settings.model_type,
@@ -41,12 +47,29 @@ def train_sentencepiece(files: Iterable[Path], model: Path, settings: SentencePi
     write_bytes(model, buffer.getvalue())
 
 
+def _sample(lines: Callable[[], Iterator[str]], size: int | None) -> Iterator[str]:
+    """All lines, or ``size`` of them, the same ones every time."""
+    if size is None:
+        return lines()
+    total = sum(1 for _ in lines())
+    chosen = set(random.Random(1).sample(range(total), min(size, total)))
+    return (line for number, line in enumerate(lines()) if number in chosen)
+
+
 def load_sentencepiece(model: Path | str) -> sentencepiece.SentencePieceProcessor:
     """Load a SentencePiece model file."""
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(model))
     except (OSError, RuntimeError) as error:
         raise RecipeError(f"{model} cannot be read as a SentencePiece model: {error}") from error
+
+
+def segment_file(processor: sentencepiece.SentencePieceProcessor, text: Path, output: Path) -> None:
+    """Write the pieces of all lines of ``text`` to ``output``, some thousand lines at a time."""
+    with written_together([output]) as (file,):
+        lines = lines_of(text)
+        while block := list(islice(lines, _BLOCK)):
+            file.writelines(f"{line}\n" for line in encode_lines(processor, block))
 
 
 def encode_lines(processor: sentencepiece.SentencePieceProcessor, lines: list[str]) -> list[str]:

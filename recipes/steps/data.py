@@ -8,23 +8,42 @@ from pathlib import Path
 from recipes import corpora
 from recipes.commands import preprocess_command
 from recipes.config import Corpus
+from recipes.data.prepare import Preparation
 from recipes.run import Run
-from recipes.segmentation import encode_lines, load_sentencepiece, train_sentencepiece
+from recipes.segmentation import load_sentencepiece, segment_file, train_sentencepiece
 from recipes.stages import Stage
-from recipes.text import check_parallel, read_lines, write_lines
+from recipes.text import check_parallel, write_lines
 
 
 def prepare_text(run: Run) -> None:
-    """Make the corpus, or check the files in the data folder."""
+    """Make the corpus, or get and clean the text, or check the files in the data folder."""
     recipe, layout = run.recipe, run.layout
     if recipe.data.corpus is not None:
         _make_corpus(run, recipe.data.corpus)
-        if run.dry_run:
-            return
+    elif layout.text_dir != run.data_dir:
+        _prepare(run)
+    if run.dry_run and layout.text_dir != run.data_dir:
+        return
     run.say(f"[{run.stages.elapsed()}] text in {layout.text_dir}")
     for split in recipe.data.splits:
         count = check_parallel(layout.text_dir, split, recipe.languages)
         run.say(f"  {split}: {count} pairs")
+
+
+def _prepare(run: Run) -> None:
+    layout = run.layout
+    preparation = Preparation(run.recipe, layout.text_dir, run.data_dir, run.cache_dir, run.say)
+    run.stages.run(
+        Stage(
+            "text",
+            layout.record("text"),
+            preparation.outputs(),
+            preparation.settings(),
+            preparation.make,
+            preparation.inputs(),
+            preparation.details(),
+        )
+    )
 
 
 def _make_corpus(run: Run, corpus: Corpus) -> None:
@@ -56,8 +75,9 @@ def segment(run: Run) -> None:
         for lang in recipe.languages:
             processor = load_sentencepiece(layout.sentencepiece(lang))
             for split in recipe.data.splits:
-                lines = encode_lines(processor, read_lines(layout.text(split, lang)))
-                write_lines(layout.segmented / f"{split}.{lang}", lines)
+                segment_file(
+                    processor, layout.text(split, lang), layout.segmented / f"{split}.{lang}"
+                )
 
     inputs = {
         f"{split}.{lang}": layout.text(split, lang)
@@ -79,7 +99,8 @@ def _train_model(run: Run, languages: tuple[str, ...]) -> None:
     def train() -> None:
         train_sentencepiece(inputs.values(), model, recipe.sentencepiece)
 
-    settings = vars(recipe.sentencepiece)
+    # What is not set does not count, so that a new setting leaves finished models valid.
+    settings = {k: v for k, v in vars(recipe.sentencepiece).items() if v is not None}
     record = layout.record(model.stem)
     run.stages.run(Stage(model.stem, record, [model], settings, train, inputs))
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,22 @@ def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
     for module in (training, sys.modules["recipes.results"]):
         monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
     return FakeFairseq(folder)
+
+
+@pytest.fixture
+def file_size_limit():
+    """A context in which no file can grow past a number of bytes: a disk that fills up."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture

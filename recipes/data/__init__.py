@@ -1,0 +1,1 @@
+"""Text of a recipe: downloaded, read out of its archives, cleaned, written as PREFIX.LANG."""

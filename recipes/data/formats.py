@@ -1,0 +1,148 @@
+"""Sentence pairs out of the file formats that parallel text comes in.
+
+Every reader yields ``(source, references)``: the source line and the list of its references,
+which has one line everywhere but in formats for several references.
+
+======================  =========================================================================
+format                  what is read
+======================  =========================================================================
+plain                   a line a sentence, one file for each language
+iwslt-tags              train.tags.* of IWSLT: lines of metadata, in tags, are left out
+sgml                    the text between <seg ...> and </seg>, of NIST's SGML and IWSLT's XML
+tmx                     translation memory: the segments of each unit in the two languages
+tsv                     columns of one file
+tsv-references          source, then any number of references
+labelled-references     "S-12 <tab> source", "T-12 <tab> reference", "R1-12 <tab> another one" ...
+======================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
+from xml.etree import ElementTree
+
+from recipes.data_config import TextSource
+from recipes.errors import RecipeError
+
+Pair = tuple[str, list[str]]
+Lines = Callable[[str], Iterable[str]]
+
+_SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>", re.IGNORECASE | re.DOTALL)
+_METADATA = re.compile(r"\s*<")
+_LABEL = re.compile(r"(S|T|R\d+)-(\d+)\Z")
+_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+
+
+def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> Iterator[Pair]:
+    """Sentence pairs of one source.
+
+    Args:
+        lines: gives the lines of a file by its name in ``source.text``.
+        languages: source and target.
+
+    Raises:
+        RecipeError: the sides differ in length, or a file is not in its format.
+    """
+    first, second = (source.text[lang] for lang in languages)
+    if source.format == "tmx":
+        return _tmx(first, lines(first), languages)
+    if source.format == "tsv":
+        columns = [source.columns[lang] for lang in languages]
+        return _tsv(first, lines(first), columns)
+    if source.format == "tsv-references":
+        return _tsv_references(first, lines(first))
+    if source.format == "labelled-references":
+        return _labelled(first, lines(first))
+    side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
+    return _zipped((first, side(lines(first))), (second, side(lines(second))))
+
+
+def _zipped(one: tuple[str, Iterator[str]], other: tuple[str, Iterator[str]]) -> Iterator[Pair]:
+    for number, (left, right) in enumerate(zip_longest(one[1], other[1]), start=1):
+        if left is None or right is None:
+            short, long = (one[0], other[0]) if left is None else (other[0], one[0])
+            raise RecipeError(
+                f"{short} ends after {number - 1} sentences, {long} has more: not the two sides "
+                "of one text"
+            )
+        yield left, [right]
+
+
+def _without_metadata(lines: Iterable[str]) -> Iterator[str]:
+    return (line.strip() for line in lines if not _METADATA.match(line))
+
+
+def _segments(lines: Iterable[str]) -> Iterator[str]:
+    """Segments may run over several lines; entities are resolved."""
+    pending = ""
+    for line in lines:
+        pending = f"{pending} {line}" if pending else line
+        if "</seg>" not in pending.lower() and "<seg" in pending.lower():
+            continue
+        for text in _SEGMENT.findall(pending):
+            yield " ".join(html.unescape(text).split())
+        pending = ""
+
+
+def _tmx(name: str, lines: Iterable[str], languages: tuple[str, str]) -> Iterator[Pair]:
+    parser = ElementTree.XMLPullParser(["start", "end"])
+    root = None
+    try:
+        for line in lines:
+            parser.feed(f"{line}\n")
+            for event, element in parser.read_events():
+                if root is None:
+                    root = element
+                if event == "end" and element.tag == "tu":
+                    yield from _unit(element, languages)
+                    element.clear()
+                if event == "end" and element.tag == "body":
+                    root.clear()
+    except ElementTree.ParseError as error:
+        raise RecipeError(f"{name} is not TMX: {error}") from error
+
+
+def _unit(unit: ElementTree.Element, languages: tuple[str, str]) -> Iterator[Pair]:
+    found = {}
+    for variant in unit.iter("tuv"):
+        language = variant.get(_LANGUAGE) or variant.get("lang") or ""
+        segment = variant.find("seg")
+        if segment is not None:
+            found[language.lower().split("-")[0]] = " ".join("".join(segment.itertext()).split())
+    if all(lang in found for lang in languages):
+        yield found[languages[0]], [found[languages[1]]]
+
+
+def _tsv(name: str, lines: Iterable[str], columns: list[int]) -> Iterator[Pair]:
+    for number, line in enumerate(lines, start=1):
+        cells = line.split("\t")
+        if len(cells) < max(columns):
+            raise RecipeError(f"{name}: line {number} has {len(cells)} columns, not {max(columns)}")
+        yield cells[columns[0] - 1], [cells[columns[1] - 1]]
+
+
+def _tsv_references(name: str, lines: Iterable[str]) -> Iterator[Pair]:
+    for number, line in enumerate(lines, start=1):
+        source, *references = line.split("\t")
+        if not references:
+            raise RecipeError(f"{name}: line {number} has no reference")
+        yield source, references
+
+
+def _labelled(name: str, lines: Iterable[str]) -> Iterator[Pair]:
+    """Sentences come in the order of the file; the official reference (T) first."""
+    sentences: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(lines, start=1):
+        label, _, text = line.partition("\t")
+        match = _LABEL.match(label)
+        if match is None:
+            raise RecipeError(f"{name}: line {number} does not begin with S-N, T-N or R1-N")
+        sentences.setdefault(match[2], {})[match[1]] = text
+    for number_, found in sentences.items():
+        if "S" not in found or "T" not in found:
+            raise RecipeError(f"{name}: sentence {number_} has no source (S) or reference (T)")
+        source, reference = found.pop("S"), found.pop("T")
+        yield source, [reference, *(found[key] for key in sorted(found, key=lambda k: int(k[1:])))]

@@ -1,0 +1,167 @@
+"""Downloads into the cache, from a server on this machine."""
+
+import errno
+import hashlib
+import random
+import re
+import socket
+
+import pytest
+from http_server import FileServer
+
+from recipes.data.checksums import Checksums
+from recipes.data.download import default_cache_dir, fetch
+from recipes.data.files import full_disk_named
+from recipes.data_config import DownloadedFile
+from recipes.errors import RecipeError
+
+BODY = random.Random(1).randbytes(300_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def server():
+    server = FileServer({"text.tgz": BODY})
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """Fetches text.tgz into tmp_path/cache; returns (path, checksum) and keeps what was said."""
+
+    def fetch_it(sha256=SHA256, name="text.tgz"):
+        file = DownloadedFile(f"{server.address}/{name}", sha256, len(BODY))
+        fetch_it.said = []
+        return fetch(name, file, tmp_path / "cache", fetch_it.said.append)
+
+    return fetch_it
+
+
+def left(tmp_path):
+    return sorted(file.name for file in (tmp_path / "cache").iterdir())
+
+
+def test_file_is_downloaded_once_and_then_taken_from_the_cache(get, server, tmp_path):
+    path, found = get()
+    assert (path.read_bytes(), found) == (BODY, SHA256)
+    assert get.said == [f"  {server.address}/text.tgz (0.3 MB) -> {path}"]
+    assert get() == (path, SHA256)
+    assert get.said == []
+    assert len(server.requests) == 1
+    assert left(tmp_path) == ["text.tgz"]
+
+
+def test_unknown_checksum_is_printed(get):
+    _, found = get(sha256=None)
+    assert found == SHA256
+    assert get.said[-1] == f"  text.tgz: the recipe gives no checksum; SHA-256 {SHA256}"
+
+
+def test_cut_off_download_continues_where_it_stopped(get, server, tmp_path):
+    server.cut_after = 100_000
+    with pytest.raises(RecipeError, match=r"cut off after 0.1 MB of 0.3 MB .*to continue from"):
+        get()
+    assert "text.tgz" not in left(tmp_path)
+    server.cut_after = None
+    path, found = get()
+    assert (path.read_bytes(), found) == (BODY, SHA256)
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=100000-"]
+    assert "  text.tgz: continues after 0.1 MB" in get.said
+    assert left(tmp_path) == ["text.tgz"]
+
+
+def test_file_that_changed_meanwhile_is_loaded_from_its_beginning(get, server):
+    server.cut_after = 100_000
+    with pytest.raises(RecipeError, match="cut off"):
+        get()
+    server.cut_after = None
+    server.files["text.tgz"] = other = BODY[::-1]
+    path, _ = get(sha256=None)
+    assert path.read_bytes() == other
+
+
+def test_server_without_ranges_leaves_nothing_behind(get, server, tmp_path):
+    server.ranges = False
+    server.cut_after = 100_000
+    with pytest.raises(RecipeError, match="nothing was kept, as this server cannot continue"):
+        get()
+    assert left(tmp_path) == []
+    server.cut_after = None
+    assert get()[0].read_bytes() == BODY
+
+
+def test_part_that_is_complete_already_is_not_a_dead_end(get, server, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/text.tgz.part").write_bytes(BODY)
+    tag = f'"{hashlib.md5(BODY).hexdigest()}"'
+    (tmp_path / "cache/text.tgz.part.version").write_text(tag)
+    assert get()[0].read_bytes() == BODY
+    assert left(tmp_path) == ["text.tgz"]
+
+
+def test_wrong_checksum_names_both_and_keeps_nothing(get, server, tmp_path):
+    wrong = "0" * 64
+    with pytest.raises(RecipeError) as error:
+        get(sha256=wrong)
+    message = str(error.value)
+    for part in (server.address, SHA256, wrong, "--data-dir", "--cache-dir"):
+        assert part in message
+    assert "\n" not in message
+    assert left(tmp_path) == []
+
+
+def test_file_put_into_the_cache_by_hand_is_checked(get, server, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/text.tgz").write_bytes(b"something else")
+    with pytest.raises(RecipeError, match=r"remove the file to download"):
+        get()
+    (tmp_path / "cache/text.tgz").write_bytes(BODY)
+    get()
+    assert server.requests == []
+
+
+def test_missing_file_is_the_servers_answer(get, tmp_path):
+    with pytest.raises(RecipeError, match=r"the server answers 404 .*Expected file: gone.tgz"):
+        get(name="gone.tgz")
+    assert left(tmp_path) == []
+
+
+def test_no_network_fails_at_once_with_address_file_and_way_out(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/text.tgz"
+        with pytest.raises(RecipeError) as error:
+            fetch("text.tgz", DownloadedFile(address, SHA256), tmp_path / "cache", print)
+    message = str(error.value)
+    for part in (address, "Expected file: text.tgz", SHA256, "--data-dir", "refused"):
+        assert part in message
+    assert "\n" not in message
+    assert left(tmp_path) == []
+
+
+def test_full_disk_is_named_and_gets_its_space_back(get, tmp_path, file_size_limit):
+    with file_size_limit(100_000), pytest.raises(RecipeError) as error:
+        get()
+    assert re.search(r"cache: File too large; free some space .*--cache-dir", str(error.value))
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_and_quota_are_told_alike(tmp_path, number):
+    with pytest.raises(RecipeError, match="--work-dir"), full_disk_named(tmp_path, "--work-dir"):
+        raise OSError(number, "No space left on device")
+
+
+def test_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "fairseq-sequence-training"
+
+
+def test_other_file_from_the_same_address_is_refused(tmp_path):
+    checksums = Checksums(tmp_path / "checksums.json")
+    checksums.check("a", "http://x/a", "1" * 64, tmp_path / "a")
+    checksums.check("a", "http://x/a", "1" * 64, tmp_path / "a")
+    with pytest.raises(RecipeError, match=f"{'2' * 64}, but .* was made with {'1' * 64}"):
+        checksums.check("a", "http://x/a", "2" * 64, tmp_path / "a")
+    checksums.check("a", "http://mirror/a", "2" * 64, tmp_path / "a")
