@@ -174,6 +174,7 @@ class StochasticGraphCriterion(FairseqCriterion):
             value = value + scale * batch * graph.statistics()["cost/cross_entropy"]
             if within is None:
                 logged.update(logs)
+        self.estimators.learn()
         return self.estimators.anchored(loss), value
 
     def _graph(

@@ -34,6 +34,10 @@ EMITTED = "emitted_token"
 class WorkersMovingAverage(MovingAverage):
     """The moving average of the costs of all data-parallel workers, the same on each of them.
 
+    The mean of an update is over all nodes that share the baseline.  It is taken in by
+    :meth:`learn`, which every worker calls once: of a layer that records a node for each step,
+    a worker has as many nodes as its longest sentence has tokens.
+
     Args:
         decay: as for :class:`MovingAverage`.
         train_step: tells which batches will be thrown away.
@@ -42,15 +46,21 @@ class WorkersMovingAverage(MovingAverage):
     def __init__(self, decay: float, train_step: TrainStepWatch) -> None:
         super().__init__(decay)
         self._train_step = train_step
+        self._sums: list[Tensor] = []
 
     @torch.no_grad()
     def update(self, node: Downstream) -> None:
         weight = node.weight.expand_as(node.cost)
-        sums = torch.stack([(weight * node.cost).sum(), weight.sum()]).float()
-        self.learn(*sum_over_workers(sums * self._train_step.weight))
+        self._sums.append(torch.stack([(weight * node.cost).sum(), weight.sum()]).float())
 
-    def learn(self, cost: Tensor, exists: Tensor) -> None:
-        """Take in the sum of the costs and their number."""
+    @torch.no_grad()
+    def learn(self) -> None:
+        """Take in the costs of all workers since the last time."""
+        if not self._sums:
+            return
+        sums = torch.stack(self._sums).sum(0) * self._train_step.weight
+        self._sums = []
+        cost, exists = sum_over_workers(sums)
         mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
         share = (1 - self.decay) * (exists > 0)
         self.total.mul_(1 - share).add_(share * mean)
@@ -109,6 +119,12 @@ class CriterionEstimators(nn.Module):
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
             # fairseq saves a criterion's state only if it has a parameter.
             self.anchor = nn.Parameter(torch.zeros(()))
+
+    def learn(self) -> None:
+        """Let moving averages take in the costs of the pass; every worker calls it."""
+        for module in self.modules():
+            if isinstance(module, WorkersMovingAverage):
+                module.learn()
 
     def anchored(self, loss: Tensor) -> Tensor:
         """The same loss, from which every parameter gets a gradient, be it 0."""

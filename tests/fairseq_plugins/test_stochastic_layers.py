@@ -246,6 +246,28 @@ def test_validation_and_greedy_outputs_draw_nothing(monkeypatch):
     assert "per_sentence/reward_greedy" in logged
 
 
+@pytest.mark.parametrize("words", [1, 4])
+def test_workers_speak_once_whatever_the_number_of_steps(monkeypatch, words):
+    """Data-parallel workers have sentences of different lengths; a call too many would wait."""
+    sums = []
+    module = "fairseq_plugins.stochastic_graph.estimators.sum_over_workers"
+    monkeypatch.setattr(module, lambda local: sums.append(local) or local)
+    model, criterion = tiny(baseline_decay=0.75)
+    average = criterion.estimators.layers["cost"].baseline
+    average.train()
+    average.total.zero_(), average.weight.zero_()
+    kept = []
+    learn = type(criterion.estimators).learn
+    monkeypatch.setattr(
+        type(criterion.estimators), "learn", lambda self: kept.extend(average._sums) or learn(self)
+    )
+    estimate(model, criterion, batch([WORD] * words, [WORD]))
+    assert len(kept) == words + 1  # a node for each step
+    assert len(sums) == 1
+    cost, number = torch.stack(kept).sum(0)
+    torch.testing.assert_close(average.total / average.weight, (cost / number).to(average.total))
+
+
 def test_the_greedy_baseline_draws_nothing():
     model, criterion = tiny(objective="self_critical", max_decode_length=3)
     *_, samples, greedy = drawn_by_layers(model, criterion, batch([WORD]))
