@@ -94,7 +94,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"criterions": ["py.typed"], "recipes": ["configs/**/*.yaml"]},
+    package_data={"criterions": ["py.typed"], "recipes": ["configs/**/*.yaml", "templates/*"]},
     cmdclass={"build": build_with_redirect, "plugin_redirect": plugin_redirect},
     python_requires=">=3.10,<3.13",
     install_requires=[
@@ -114,6 +114,7 @@ setup(
         "requests>=2.28",  # pooch downloads with it
         "sacremoses>=0.0.53",
         "babel>=2.9",
+        "jinja2>=3",
         "matplotlib>=3.5",
         "rich>=12",
         "pyyaml>=5.4",

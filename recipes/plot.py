@@ -1,55 +1,270 @@
-"""Validation curves of all arms."""
+"""Plots: curves of all arms, and their scores with intervals; PNG, or SVG for the page."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PANELS = {
+from recipes.report_tables import Column, arm_of, column_name, figures
+from recipes.training_log import SECONDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {
     "bleu": "valid BLEU (greedy, while training)",
-    "expected_bleu": "valid expected BLEU",
-    "nll_loss": "valid negative log-likelihood (bits / token)",
-    "length_ratio": "valid length ratio",
+    "expected_bleu": "expected BLEU",
+    "reward_greedy": "reward of greedy output",
+    "reward": "reward of sampled output (training)",
+    "entropy": "entropy of the tokens drawn (nats, training)",
+    "nll_loss": "negative log-likelihood (bits / token)",
+    "length_ratio": "length ratio",
+    "sample_length": "length of output (tokens)",
+}
+PALETTE = 10  # colours of arms; in SVG they are the page's --arm-0 to --arm-9
+_MARKERS = "osD^vPX<>p"
+# matplotlib knows no variables of a style sheet: stand-ins, replaced in the finished SVG.
+_INK, _GRID = "#010203", "#010204"
+_ARM = "#0102{:02x}"
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _GRID: "var(--line)",
+    **{_ARM.format(16 + n): f"var(--arm-{n})" for n in range(PALETTE)},
+}
+_STYLE = {
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "axes.edgecolor": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "grid.color": _GRID,
 }
 
 
+@dataclass
+class Plot:
+    """An SVG image for a page, what it shows, and the same in words."""
+
+    title: str
+    svg: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """How the curves of a system look: those of an arm's seeds alike."""
+
+    color: int
+    dashed: bool
+
+    @property
+    def marker(self) -> str:
+        """A marker for each colour, so that colour is not all."""
+        return _MARKERS[self.color % len(_MARKERS)]
+
+
+def lines_of(results: dict[str, Any]) -> dict[str, Line]:
+    """A line for every system that has curves; the control's is dashed."""
+    arms: dict[str, int] = {}
+    lines = {}
+    for system in results["curves"]:
+        arm = _arm(results, system)
+        color = arms.setdefault(arm, len(arms)) % PALETTE
+        lines[system] = Line(color, arm == results["control"])
+    return lines
+
+
+def _arm(results: dict[str, Any], system: str) -> str:
+    return arm_of(results, system) if system in results["systems"] else system
+
+
+def logged_metrics(results: dict[str, Any]) -> list[str]:
+    """The metrics that some arm logged."""
+    return [m for m in METRICS if any(m in curves for curves in results["curves"].values())]
+
+
+def curve_of(
+    results: dict[str, Any], system: str, metric: str, over: str
+) -> tuple[list[float], list[float]] | None:
+    """x and values of a curve.
+
+    Args:
+        over: ``updates`` or ``minutes``.
+
+    Returns:
+        None where the metric, or the time, was not logged.
+    """
+    curves = results["curves"][system]
+    if metric not in curves:
+        return None
+    updates, values = curves[metric]
+    # All arms leave from the same checkpoint, whose BLEU is known.
+    if metric == "bleu" and results.get("start_valid_bleu") is not None:
+        updates, values = [0, *updates], [results["start_valid_bleu"], *values]
+    if over == "updates":
+        return updates, values
+    if SECONDS not in curves:
+        return None
+    seconds = {0: 0.0, **dict(zip(*curves[SECONDS], strict=True))}
+    known = [(seconds[u] / 60, v) for u, v in zip(updates, values, strict=True) if u in seconds]
+    return [x for x, _ in known], [value for _, value in known]
+
+
 def plot_curves(results: dict[str, Any], path: Path) -> bool:
-    """Draw one panel for each metric that some arm logged; False when there is none."""
-    curves = results["curves"]
-    panels = [metric for metric in _PANELS if any(metric in c for c in curves.values())]
+    """Draw one panel for each metric that some arm logged, as PNG; False when there is none."""
+    panels = logged_metrics(results)
     if not panels:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(5.5 * columns, 3.6 * rows), squeeze=False, layout="constrained"
+    figure = _figure(min(len(panels), 2), -(-len(panels) // 2), 5.5, 3.6)
+    axes = figure.axes
+    for axis, metric in zip(axes, panels, strict=False):
+        _draw_curves(axis, results, metric, "updates", "C{}")
+        axis.set_title(METRICS[metric], fontsize=10)
+    handles, names = max(
+        (axis.get_legend_handles_labels() for axis in axes), key=lambda h: len(h[1])
     )
-    flat = list(axes.flat)
-    for axis, metric in zip(flat, panels, strict=False):
-        for number, (arm, metrics) in enumerate(curves.items()):
-            if metric not in metrics:
-                continue
-            updates, values = metrics[metric]
-            # All arms leave from the same checkpoint, whose BLEU is known.
-            if metric == "bleu" and results.get("start_valid_bleu") is not None:
-                updates, values = [0, *updates], [results["start_valid_bleu"], *values]
-            style = "--" if arm == results["control"] else "-"
-            axis.plot(updates, values, style, marker=".", color=f"C{number % 10}", label=arm)
-        axis.set_title(_PANELS[metric], fontsize=10)
-        axis.set_xlabel("updates")
-        axis.grid(alpha=0.3)
-    flat[0].legend(fontsize=8)
-    for axis in flat[len(panels) :]:
+    axes[0].legend(handles, names, fontsize=8)
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(results["recipe"])
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
     os.replace(temporary, path)
-    pyplot.close(figure)
     return True
+
+
+def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:
+    """Panels of all logged metrics, over updates and, where it is known, over time."""
+    import matplotlib
+
+    for metric in logged_metrics(results):
+        for over in ("updates", "minutes"):
+            with matplotlib.rc_context(_STYLE):
+                figure = _figure(1, 1, 4.6, 2.9)
+                (axis,) = figure.axes
+                last = _draw_curves(axis, results, metric, over, _ARM, 16)
+                if not last:
+                    continue
+                title = f"{METRICS[metric]}, over {_axis_name(over)}"
+                ends = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+                svg = _svg(figure, f"{metric}-{over}")
+                yield Plot(title, svg, f"{title}. Last values: {ends}.")
+
+
+def score_plots(results: dict[str, Any], columns: list[Column]) -> Iterator[Plot]:
+    """BLEU of every system with its interval, one panel for each column."""
+    import matplotlib
+
+    lines = lines_of(results)
+    for number, column in enumerate(columns):
+        with matplotlib.rc_context(_STYLE):
+            systems = [
+                s
+                for s in results["systems"]
+                if figures(results, s, column)["scores"]["bleu"].get("interval") is not None
+            ]
+            if not systems:
+                continue
+            figure = _figure(1, 1, 4.6, 0.8 + 0.26 * len(systems))
+            (axis,) = figure.axes
+            for row, system in enumerate(systems):
+                score = figures(results, system, column)["scores"]["bleu"]
+                line = lines.get(system)
+                axis.errorbar(
+                    score["value"],
+                    row,
+                    # The interval is around the mean of the resamples.
+                    xerr=[
+                        [score["value"] - score["mean"] + score["interval"]],
+                        [score["mean"] + score["interval"] - score["value"]],
+                    ],
+                    fmt=line.marker if line else "o",
+                    color=_INK if line is None else _ARM.format(16 + line.color),
+                    markersize=5,
+                    capsize=2,
+                )
+            control = figures(results, results["control"], column)["scores"]["bleu"]["value"]
+            axis.axvline(control, color=_INK, linestyle="--", linewidth=0.8)
+            axis.set_yticks(range(len(systems)), systems)
+            axis.invert_yaxis()
+            axis.grid(axis="x", linewidth=0.6)
+            axis.set_xlabel("BLEU")
+            title = f"BLEU on {column_name(*column)}"
+            shown = ", ".join(
+                f"{s} {score['value']:.2f} ± {score['interval']:.2f}"
+                for s in systems
+                for score in [figures(results, s, column)["scores"]["bleu"]]
+            )
+            yield Plot(title, _svg(figure, f"scores-{number}"), f"{title}: {shown}.")
+
+
+def _axis_name(over: str) -> str:
+    return "updates" if over == "updates" else "time of training (minutes)"
+
+
+def _draw_curves(
+    axis: Axes, results: dict[str, Any], metric: str, over: str, colors: str, offset: int = 0
+) -> dict[str, float]:
+    """Draw the metric's curve of every system; returns their last values."""
+    last = {}
+    for system, line in lines_of(results).items():
+        points = curve_of(results, system, metric, over)
+        if points is None:
+            continue
+        axis.plot(
+            *points,
+            "--" if line.dashed else "-",
+            marker=line.marker,
+            markersize=3.5,
+            linewidth=1.4,
+            color=colors.format(offset + line.color),
+            clip_on=False,
+            label=system,
+        )
+        last[system] = points[1][-1]
+    axis.set_xlim(left=0)
+    axis.set_xlabel(_axis_name(over))
+    axis.grid(linewidth=0.6)
+    return last
+
+
+def _figure(columns: int, rows: int, width: float, height: float) -> Figure:
+    """A figure that belongs to no window and no list of open ones; sizes of a panel, inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.subplots(rows, columns)
+    return figure
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """An inline ``<svg>``, its colours those of the page; ``name`` keeps its ids apart."""
+    buffer = io.StringIO()
+    figure.patch.set_alpha(0)
+    for axis in figure.axes:
+        axis.patch.set_alpha(0)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", text)
+    for stand_in, variable in _VARIABLES.items():
+        text = text.replace(stand_in, variable)
+    # Its size is given by the page.
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    return f'{head} aria-hidden="true" focusable="false">{rest}'.strip()
