@@ -79,17 +79,17 @@ def test_every_flag_is_tried():
     assert TRIED.keys() | ELSEWHERE.keys() == DEFAULTS.keys() - {"_name"}
 
 
-def behaviour(built, batch, options):
+def behaviour(built, batch, options, steps=2):
     """What a run with these options shows, one thing after the other.
 
-    Losses, gradients and the log of two steps (the second knows the baselines of the first), then
+    Losses, gradients and the log of a few steps (the second knows the baselines of the first), then
     the loss of a validation.
     """
     torch.manual_seed(5)
     criterion = graph_criterion(built, **options)
     # Late enough for the teacher's share and prefix to be neither everything nor nothing.
     criterion.train_step.update = 9400
-    for _ in range(2):
+    for _ in range(steps):
         built.model.train()
         criterion.train()
         built.model.zero_grad()
@@ -157,6 +157,7 @@ def test_a_flag_of_stochastic_layers_has_an_effect_on_a_model_with_one(corpus, f
     built = setup(corpus, name="stochastic_graph")
     built.model.encoder.layers[0].register_forward_hook(lambda *given: Layer()(given[2]))
     batch = built.batch(0, 1, 2)
-    before = list(behaviour(built, batch, {}))
-    assert not differ(before, behaviour(built, batch, {}))
-    assert differ(before, behaviour(built, batch, flags))
+    # The decay weighs past updates, so that there have to be two of them.
+    before = list(behaviour(built, batch, {}, steps=3))
+    assert not differ(before, behaviour(built, batch, {}, steps=3))
+    assert differ(before, behaviour(built, batch, flags, steps=3))
