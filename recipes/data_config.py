@@ -48,6 +48,7 @@ class TextSource:
             the same names.
         archive: a name in ``data.files``; .tgz, .tar and .zip are known.
         format: how lines are read out of the file, see :mod:`recipes.data.formats`.
+        references: more references, one file each, in the format of the first.
         columns: for ``tsv``, the column of each language, counted from 1.
         tokenisation: ``moses`` for text that Moses' tokenizer wrote; its words are put together.
         sacrebleu: name of a test set of sacrebleu, as ``wmt14/full``.
@@ -58,6 +59,7 @@ class TextSource:
     text: dict[str, str] = field(default_factory=dict)
     archive: str | None = None
     format: str = "plain"
+    references: list[str] = field(default_factory=list)
     columns: dict[str, int] = field(default_factory=dict)
     tokenisation: str = "none"
     sacrebleu: str | None = None
@@ -66,7 +68,8 @@ class TextSource:
     @property
     def files(self) -> list[str]:
         """Names of the files it is read from, without repetition."""
-        return [self.archive] if self.archive else list(dict.fromkeys(self.text.values()))
+        texts = [*self.text.values(), *self.references]
+        return [self.archive] if self.archive else list(dict.fromkeys(texts))
 
 
 @dataclass
@@ -187,6 +190,8 @@ def _check_source(source: TextSource, where: str, data: Data, languages: tuple[s
         raise ConfigError(f"{where}.archive: {source.archive!r} is not in data.files")
     if source.format in BOTH_SIDES and len({source.text[lang] for lang in languages}) > 1:
         raise ConfigError(f"{where}.text: format {source.format} holds both languages in one file")
+    if source.references and source.format in BOTH_SIDES:
+        raise ConfigError(f"{where}.references: format {source.format} has them in the same file")
     if (source.format == "tsv") != bool(source.columns):
         raise ConfigError(f"{where}.columns: needed for format tsv, and for no other")
     if source.columns and any(source.columns.get(lang, 0) < 1 for lang in languages):

@@ -57,18 +57,20 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
     if source.format == "labelled-references":
         return _labelled(first, lines(first))
     side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
-    return _zipped((first, side(lines(first))), (second, side(lines(second))))
+    names = [first, second, *source.references]
+    return _zipped(names, [side(lines(name)) for name in names])
 
 
-def _zipped(one: tuple[str, Iterator[str]], other: tuple[str, Iterator[str]]) -> Iterator[Pair]:
-    for number, (left, right) in enumerate(zip_longest(one[1], other[1]), start=1):
-        if left is None or right is None:
-            short, long = (one[0], other[0]) if left is None else (other[0], one[0])
+def _zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
+    for number, (source, *references) in enumerate(zip_longest(*sides), start=1):
+        row = [source, *references]
+        if None in row:
+            short = names[row.index(None)]
+            long = names[next(i for i, text in enumerate(row) if text is not None)]
             raise RecipeError(
-                f"{short} ends after {number - 1} sentences, {long} has more: not the two sides "
-                "of one text"
+                f"{short} ends after {number - 1} sentences, {long} has more: not the same text"
             )
-        yield left, [right]
+        yield source, references
 
 
 def _without_metadata(lines: Iterable[str]) -> Iterator[str]:

@@ -50,28 +50,33 @@ def missing_text(recipe: Recipe, data_dir: Path | None) -> str | None:
     for split in data.splits:
         if _in_folder(recipe, data_dir, split):
             continue
-        cut = split == data.valid and data.hold_out is not None
-        if cut and _in_folder(recipe, data_dir, data.train):
+        if split == data.valid and data.hold_out is not None:
+            continue  # cut out of the training text, which has its own turn
+        sources = data.sources.get(split, [])
+        wanted = list(dict.fromkeys(name for source in sources for name in source.files))
+        if data_dir is None:
+            if not sources or any(name not in data.files for name in wanted):
+                return f"give the folder of its text files with --data-dir ({_all_files(recipe)})"
             continue
-        sources = data.sources.get(data.train if cut else split, [])
         names = " and ".join(f"{split}.{lang}" for lang in recipe.languages)
         if not sources:
-            if data_dir is not None:
-                return f"{split} does not exist in {data_dir}; --data-dir must hold {names}"
-            every = [f"{s}.{lang}" for s in data.splits for lang in recipe.languages]
-            return f"give the folder of its text files with --data-dir ({', '.join(every)})"
-        wanted = [name for source in sources for name in source.files]
-        for name in wanted:
-            if data_dir is not None and (data_dir / name).is_file():
-                continue
-            if data_dir is not None:
-                return (
-                    f"{data_dir} must hold {names}, or {' and '.join(dict.fromkeys(wanted))}; "
-                    "with --data-dir nothing is downloaded but sacrebleu's test sets"
-                )
-            if name not in data.files:
-                return f"{name} cannot be downloaded: give a folder that holds it with --data-dir"
+            return f"{split} does not exist in {data_dir}; --data-dir must hold {names}"
+        if any(not (data_dir / name).is_file() for name in wanted):
+            return (
+                f"{data_dir} must hold {names}, or {' and '.join(wanted)}; with --data-dir "
+                "nothing is downloaded but sacrebleu's test sets"
+            )
     return None
+
+
+def _all_files(recipe: Recipe) -> str:
+    """What ``--data-dir`` has to hold: of each split the text, or what only it can provide."""
+    names: list[str] = []
+    for split in recipe.data.splits:
+        sources = recipe.data.sources.get(split, [])
+        raw = [n for source in sources for n in source.files if n not in recipe.data.files]
+        names += raw or [f"{split}.{lang}" for lang in recipe.languages]
+    return ", ".join(dict.fromkeys(names))
 
 
 class Preparation:

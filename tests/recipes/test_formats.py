@@ -64,6 +64,8 @@ def test_archive_errors_name_archive_and_member(tmp_path):
 
 def test_plain_sides_must_match():
     assert pairs("plain", {"de": "a\nb", "en": "c\nd"}) == [("a", ["c"]), ("b", ["d"])]
+    several = pairs("plain", {"de": "a", "en": "c", "en2": "d"}, references=["en2"])
+    assert several == [("a", ["c", "d"])]
     with pytest.raises(RecipeError, match="en ends after 1 sentences, de has more"):
         pairs("plain", {"de": "a\nb", "en": "c"})
 
