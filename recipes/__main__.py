@@ -98,7 +98,13 @@ def _terminated(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    argv, search_flags = evaluate_command.split_search_flags(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command == "evaluate":
+        args.search_flags = search_flags
+    elif search_flags:
+        parser.error(f"only evaluate takes flags after --, not {args.command}")
     console = Console()
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -5,50 +5,88 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from recipes.commands import generate_command
-from recipes.decoding import decode
+from recipes.data.test_sets import read_test_set
+from recipes.data_config import TextSource
 from recipes.errors import RecipeError
-from recipes.evaluation import METRICS, Comparison, compare
-from recipes.progress import generation_progress
+from recipes.evaluated_systems import (
+    EvaluatedSystem,
+    check_search_flags,
+    from_checkpoint,
+    from_file,
+)
+from recipes.evaluation import (
+    BOOTSTRAP_SAMPLES,
+    RANDOMIZATION_TRIALS,
+    Comparison,
+    compare,
+    describe,
+)
+from recipes.evaluation_tables import print_comparison, probability_change
+from recipes.metrics import METRICS, MetricOptions
+from recipes.output_statistics import LENGTH_BOUNDS, SMALLEST_BUCKET
 from recipes.text import read_lines, write_text
+
+_SCHEMA = 2
+_STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate``."""
+    parser.usage = "%(prog)s [options] [-- flags of fairseq-generate]"
     systems = parser.add_argument_group("systems to score (at least one)")
     systems.add_argument(
-        "--checkpoint", nargs="+", default=[], type=Path, help="decode with fairseq-generate"
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        type=Path,
+        help="decode with fairseq-generate; A.pt:B.pt is an ensemble, a folder needs --average",
     )
     systems.add_argument(
-        "--hypotheses", nargs="+", default=[], type=Path, help="detokenised text, one line each"
+        "--average", type=int, metavar="N", help="of a folder, average the last N checkpoints"
+    )
+    systems.add_argument(
+        "--hypotheses",
+        nargs="+",
+        default=[],
+        type=Path,
+        help="detokenised text, one line each, or a file of what fairseq-generate printed",
     )
     systems.add_argument(
         "--baseline-checkpoint", type=Path, help="compare with this checkpoint's output"
     )
-    systems.add_argument("--baseline", type=Path, help="compare with this detokenised text")
-    parser.add_argument(
+    systems.add_argument("--baseline", type=Path, help="compare with these hypotheses")
+    references = parser.add_argument_group("references (one of the two)")
+    references.add_argument(
         "--reference",
         nargs="+",
-        required=True,
+        default=[],
         type=Path,
         help="the original text, never segmented; several files are several references",
     )
+    references.add_argument("--test-set", help="sacrebleu's, as in sacrebleu -t wmt14")
+    references.add_argument("--language-pair", help="of the test set, as in sacrebleu -l en-de")
     decoding = parser.add_argument_group("decoding (for checkpoints)")
     decoding.add_argument("--data", type=Path, help="folder written by fairseq-preprocess")
     decoding.add_argument("--split", default="test", help="valid, test, test1 ... (%(default)s)")
     decoding.add_argument("--source-lang", help="default: from the file names in --data")
     decoding.add_argument("--target-lang", help="default: from the file names in --data")
-    decoding.add_argument("--sentencepiece", type=Path, help="model the target was segmented with")
+    decoding.add_argument(
+        "--sentencepiece",
+        type=Path,
+        help="model the target was segmented with; without it fairseq's own --remove-bpe, --bpe "
+        "or --tokenizer after -- make the text",
+    )
     decoding.add_argument("--beam", type=int, default=5, help="beam size (%(default)s)")
     decoding.add_argument("--lenpen", type=float, default=1.0, help="length penalty (%(default)s)")
     decoding.add_argument("--max-tokens", type=int, default=8000, help="per batch (%(default)s)")
     decoding.add_argument(
-        "--generate-flags", default="", help="more flags of fairseq-generate, as one string"
+        "--generate-flags", default="", help="flags as after --, as one string, for scripts"
     )
     decoding.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     decoding.add_argument(
@@ -57,133 +95,236 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("runs/evaluate"),
         help="where the detokenised output goes (%(default)s)",
     )
-    parser.add_argument(
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument(
         "--metrics", nargs="+", choices=list(METRICS), default=list(METRICS), help="%(default)s"
     )
-    parser.add_argument(
-        "--bootstrap-samples", type=int, default=1000, help="resamples of the test (%(default)s)"
+    scoring.add_argument("--tokenize", help="BLEU's tokeniser, as in sacrebleu (13a)")
+    scoring.add_argument(
+        "--lowercase", action="store_true", help="BLEU without case, as in sacrebleu"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    scoring.add_argument(
+        "--chrf-word-order", type=int, default=0, help="as in sacrebleu; 2 is chrF++ (%(default)s)"
+    )
+    scoring.add_argument(
+        "--bootstrap-samples",
+        type=int,
+        default=BOOTSTRAP_SAMPLES,
+        help="resamples of the paired bootstrap (%(default)s)",
+    )
+    scoring.add_argument(
+        "--randomization-trials",
+        type=int,
+        default=RANDOMIZATION_TRIALS,
+        help="shuffles of approximate randomisation, 0 for none (%(default)s)",
+    )
+    scoring.add_argument(
+        "--length-buckets",
+        nargs="+",
+        type=int,
+        default=list(LENGTH_BOUNDS),
+        metavar="WORDS",
+        help="longest reference of each bucket but the last (%(default)s)",
+    )
+    scoring.add_argument(
+        "--smallest-bucket",
+        type=int,
+        default=SMALLEST_BUCKET,
+        help="sentences; smaller buckets are merged with a neighbour (%(default)s)",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="also write the figures to this file; - prints them alone"
+    )
+    parser.set_defaults(search_flags=[])
+
+
+def split_search_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``evaluate``'s own arguments, and those after ``--``, which fairseq-generate gets."""
+    arguments = list(arguments)
+    if "--" not in arguments:
+        return arguments, []
+    cut = arguments.index("--")
+    return arguments[:cut], arguments[cut + 1 :]
 
 
 def main(args: argparse.Namespace, console: Console) -> None:
-    """Decode what needs decoding, then score everything."""
-    if args.baseline and args.baseline_checkpoint:
-        raise RecipeError("give either --baseline or --baseline-checkpoint, not both")
-    if not args.checkpoint and not args.hypotheses:
-        raise RecipeError("nothing to score: give --checkpoint or --hypotheses")
-    references = [read_lines(path) for path in args.reference]
-    texts: dict[str, Path] = {}
-    baseline = None
-    if args.baseline_checkpoint:
-        baseline = str(args.baseline_checkpoint)
-        texts[baseline] = _decoded(args, args.baseline_checkpoint, len(references[0]), console)
-    elif args.baseline:
-        baseline = str(args.baseline)
-        texts[baseline] = args.baseline
-    for checkpoint in args.checkpoint:
-        if str(checkpoint) not in texts:
-            texts[str(checkpoint)] = _decoded(args, checkpoint, len(references[0]), console)
-    texts.update({str(path): path for path in args.hypotheses})
-    result = compare(
-        {name: read_lines(path) for name, path in texts.items()},
-        references,
-        baseline,
-        args.metrics,
-        args.bootstrap_samples,
-    )
-    _print(result, baseline, console)
-    scored = ", ".join(dict.fromkeys(str(path) for path in texts.values()))
-    against = ", ".join(map(str, args.reference))
-    console.print(
-        f"scored: detokenised text {scored} against {against}", highlight=False, soft_wrap=True
-    )
-    if args.json:
-        content = {
-            "baseline": baseline,
-            "signatures": result.signatures,
-            "references": [str(path) for path in args.reference],
-            "systems": {
-                name: {"text": str(texts[name]), **scores.as_dict()}
-                for name, scores in result.systems.items()
-            },
-        }
-        write_text(args.json, json.dumps(content, indent=1) + "\n")
+    """Decode what needs decoding, then score everything.
 
-
-def _decoded(args: argparse.Namespace, checkpoint: Path, lines: int, console: Console) -> Path:
-    """Decode with one checkpoint; returns the file of detokenised text."""
-    for option in ("data", "sentencepiece"):
-        if getattr(args, option) is None:
-            raise RecipeError(f"--checkpoint needs --{option}")
-    for path in (checkpoint, args.data, args.sentencepiece):
-        if not path.exists():
-            raise RecipeError(f"{path} does not exist")
-    languages = _languages(args)
-    command = generate_command(
-        checkpoint,
-        args.data,
-        languages,
-        args.split,
-        args.beam,
-        args.lenpen,
-        ["--max-tokens", str(args.max_tokens), *shlex.split(args.generate_flags)],
-        args.fp16,
-    )
-    # The whole path, so that checkpoint_best.pt of two runs do not write the same file.
-    name = "_".join(part for part in checkpoint.with_suffix("").parts if part not in ("/", ".."))
-    output = args.output_dir / f"{name}.{args.split}.beam{args.beam}.{languages[1]}"
-    console.print(f"$ {command}", highlight=False, markup=False, soft_wrap=True)
+    Raises:
+        RecipeError: something is missing, contradictory, or does not fit together.
+    """
+    if args.json == _STDOUT:
+        console = Console(stderr=True)
+    _check(args)
+    args.search_flags = [*shlex.split(args.generate_flags), *args.search_flags]
+    check_search_flags(args.search_flags, args.sentencepiece)
+    references = _references(args)
+    target = args.language_pair.split("-")[1] if args.language_pair else None
+    options = MetricOptions(args.tokenize, args.lowercase, args.chrf_word_order, target)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    progress = generation_progress(say, lines)
-    decode(command.argv(), output, args.sentencepiece, f"decode {checkpoint}", lines, progress)
-    return output
+    baseline, systems = _systems(args, list(references.values()), say)
+    lines = list(references.values())
+    texts = {name: read_lines(system.text) for name, system in systems.items()}
+    result = compare(
+        texts,
+        lines,
+        baseline,
+        args.metrics,
+        args.bootstrap_samples,
+        args.randomization_trials,
+        options,
+    )
+    describe(result, texts, lines, baseline, options, args.length_buckets, args.smallest_bucket)
+    for name, system in systems.items():
+        result.systems[name].average_probability = system.average_probability()
+    print_comparison(result, baseline, console)
+    for line in _notes(texts, references):
+        say(line)
+    scored = _scored(list(systems.values()), list(references), len(lines[0]))
+    say(scored)
+    check = _sacrebleu_command(args, list(systems.values()), options, baseline)
+    say(f"the same scores: {check}")
+    if args.json:
+        content = {
+            **_content(result, systems, baseline),
+            "references": list(references),
+            "bootstrap_samples": args.bootstrap_samples,
+            "randomization_trials": args.randomization_trials,
+            "scored": scored,
+            "sacrebleu": check,
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        if args.json == _STDOUT:
+            print(text, end="")
+        else:
+            write_text(args.json, text)
 
 
-def _languages(args: argparse.Namespace) -> tuple[str, str]:
-    """Source and target language, read off ``SPLIT.SRC-TGT.SRC.idx`` where not given."""
-    if args.source_lang and args.target_lang:
-        return args.source_lang, args.target_lang
-    pairs = {p.name.split(".")[1] for p in args.data.glob(f"{args.split}.*-*.*.idx")}
-    if len(pairs) != 1:
+def _check(args: argparse.Namespace) -> None:
+    if args.baseline and args.baseline_checkpoint:
+        raise RecipeError("give either --baseline or --baseline-checkpoint, not both")
+    if not args.checkpoint and not args.hypotheses:
+        raise RecipeError("nothing to score: give --checkpoint or --hypotheses")
+    if bool(args.reference) == bool(args.test_set):
         raise RecipeError(
-            f"{args.data} holds {'no' if not pairs else 'more than one'} language pair for split "
-            f"{args.split!r}; check --split, or give --source-lang and --target-lang"
+            "give the reference: either --reference FILE ... or --test-set NAME --language-pair "
+            "SRC-TGT"
         )
-    source, _, target = pairs.pop().partition("-")
-    return args.source_lang or source, args.target_lang or target
+    if args.average is not None and args.average < 1:
+        raise RecipeError(f"--average {args.average}: at least 1 checkpoint")
+    if bool(args.test_set) != bool(args.language_pair):
+        raise RecipeError("--test-set NAME and --language-pair SRC-TGT go together")
+    if args.language_pair and args.language_pair.count("-") != 1:
+        raise RecipeError(f"--language-pair {args.language_pair}: expected SRC-TGT, as en-de")
 
 
-def _labels(names: list[str]) -> dict[str, str]:
-    """The shortest ends of the paths that tell them apart, two parts at least."""
-    for count in range(2, max(len(Path(name).parts) for name in names)):
-        short = {name: str(Path(*Path(name).parts[-count:])) for name in names}
-        if len(set(short.values())) == len(names):
-            return short
-    return {name: name for name in names}
+def _references(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Lines of each reference set, by the name it is shown with."""
+    if args.test_set:
+        source, target = args.language_pair.split("-")
+        test_set = TextSource(sacrebleu=args.test_set, language_pair=args.language_pair)
+        rows = [references for _, references in read_test_set(test_set, (source, target))]
+        name = f"sacrebleu's {args.test_set} {args.language_pair}"
+        sets = [list(lines) for lines in zip(*rows, strict=True)]
+        return {f"{name}, reference {i}" if i else name: lines for i, lines in enumerate(sets)}
+    references = {str(path): read_lines(path) for path in args.reference}
+    if len(references) < len(args.reference):
+        raise RecipeError("--reference names the same file twice")
+    if len({len(lines) for lines in references.values()}) > 1:
+        counts = ", ".join(f"{name} {len(lines)}" for name, lines in references.items())
+        raise RecipeError(f"the references differ in their number of lines: {counts}")
+    for name, lines in references.items():
+        if not any(line.strip() for line in lines):
+            raise RecipeError(
+                f"{name} is empty ({len(lines)} lines): no reference to score against"
+            )
+    return references
 
 
-def _print(result: Comparison, baseline: str | None, console: Console) -> None:
-    labels = _labels(list(result.systems))
-    table = Table()
-    table.add_column("system", overflow="fold")
-    for name in result.signatures:
-        table.add_column(name, justify="right")
-    table.add_column("length ratio", justify="right")
-    for system, row in result.systems.items():
-        cells = []
-        for name in result.signatures:
-            score = row.scores[name]
-            text = f"{score.value:.2f}"
-            if score.p_value is not None and baseline is not None:
-                difference = score.value - result.systems[baseline].scores[name].value
-                text += f" ({difference:+.2f}, p={score.p_value:.3f})"
-            cells.append(text)
-        label = f"{labels[system]} (baseline)" if system == baseline else labels[system]
-        table.add_row(label, *cells, f"{row.length_ratio:.3f}")
-    console.print(table)
-    for name, signature in result.signatures.items():
-        console.print(f"{name}: {signature}", highlight=False, soft_wrap=True)
+def _systems(
+    args: argparse.Namespace, references: list[list[str]], say: Callable[[str], None]
+) -> tuple[str | None, dict[str, EvaluatedSystem]]:
+    """The baseline's name, and all systems by name, each only once."""
+    systems: dict[str, EvaluatedSystem] = {}
+    baseline = None
+    if args.baseline_checkpoint:
+        baseline = str(args.baseline_checkpoint)
+        systems[baseline] = from_checkpoint(args.baseline_checkpoint, args, references, say)
+    elif args.baseline:
+        baseline = str(args.baseline)
+        systems[baseline] = from_file(args.baseline, args, references)
+    for path in args.checkpoint:
+        if str(path) not in systems:
+            systems[str(path)] = from_checkpoint(path, args, references, say)
+    for path in args.hypotheses:
+        if str(path) not in systems:
+            systems[str(path)] = from_file(path, args, references)
+    return baseline, systems
+
+
+def _notes(texts: dict[str, list[str]], references: dict[str, list[str]]) -> list[str]:
+    """What a reader of the scores should know about empty lines."""
+    notes = []
+    for kind, sides in (("hypotheses", texts), ("references", references)):
+        for name, lines in sides.items():
+            empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+            if empty:
+                notes.append(
+                    f"note: {len(empty)} of {len(lines)} {kind} of {name} are empty, the first in "
+                    f"line {empty[0]}"
+                )
+    return notes
+
+
+def _scored(systems: list[EvaluatedSystem], references: list[str], lines: int) -> str:
+    """One line: which text was scored against what."""
+    texts = ", ".join(
+        f"{system.text}" + f" ({system.origin})" * bool(system.origin) for system in systems
+    )
+    against = ", ".join(references)
+    kind = f"{len(references)} references" if len(references) > 1 else "1 reference"
+    return f"scored: detokenised text {texts} against {against} ({lines} lines, {kind})"
+
+
+def _sacrebleu_command(
+    args: argparse.Namespace,
+    systems: list[EvaluatedSystem],
+    options: MetricOptions,
+    baseline: str | None,
+) -> str:
+    """The command line of sacrebleu that gives these scores."""
+    source = (
+        ["-t", args.test_set, "-l", args.language_pair]
+        if args.test_set
+        else list(map(str, args.reference))
+    )
+    command = ["sacrebleu", *source, "-i", *(str(system.text) for system in systems)]
+    command += ["-m", *args.metrics, *options.flags()]
+    if baseline is not None and len(systems) > 1:
+        command += ["--paired-bs", "--paired-bs-n", str(args.bootstrap_samples)]
+    return shlex.join(command)
+
+
+def _content(
+    result: Comparison, systems: dict[str, EvaluatedSystem], baseline: str | None
+) -> dict[str, Any]:
+    """The figures as they go into JSON."""
+    rows = {}
+    for name, system in systems.items():
+        rows[name] = {
+            "text": str(system.text),
+            "log": str(system.log) if system.log is not None else None,
+            **result.systems[name].as_dict(),
+            "average_probability_change": probability_change(result, name, baseline),
+        }
+    return {
+        "schema": _SCHEMA,
+        "baseline": baseline,
+        "signatures": result.signatures,
+        "randomization_signatures": result.randomization_signatures,
+        "reference_repeated_ngram_rate": result.reference_repeated_ngram_rate,
+        "systems": rows,
+    }

@@ -1,0 +1,151 @@
+"""Figures of :mod:`recipes.evaluation` as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, NewLine
+from rich.table import Table
+
+from recipes.evaluation import Comparison
+from recipes.metrics import LOWER_IS_BETTER
+
+_UNKNOWN = "?"
+_NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Paths without the folders, and the file name, that all of them share."""
+    parts = [Path(name).parts for name in names]
+    if len(names) == 1:
+        return {names[0]: str(Path(*parts[0][-2:]))}
+    front = back = 0
+    shortest = min(map(len, parts))
+    while front < shortest and len({path[front] for path in parts}) == 1:
+        front += 1
+    while back < shortest - front and len({path[-1 - back] for path in parts}) == 1:
+        back += 1
+    if front + back >= shortest:
+        return {name: name for name in names}
+    return {
+        name: str(Path(*path[front : len(path) - back]))
+        for name, path in zip(names, parts, strict=True)
+    }
+
+
+def print_comparison(result: Comparison, baseline: str | None, console: Console) -> None:
+    """Scores and tests, statistics of the outputs, BLEU by length, and the signatures."""
+    labels = short_names(list(result.systems))
+    if baseline is not None:
+        labels[baseline] += " (baseline)"
+    for name in result.signatures:
+        console.print(_scores(result, name, baseline, labels), NewLine())
+    if result.randomization_signatures:
+        explained = "p of the difference: bs paired bootstrap, ar approximate randomisation"
+        console.print(explained, highlight=False, soft_wrap=True)
+        console.print()
+    console.print(_statistics(result, baseline, labels), NewLine())
+    if all(row.length_buckets for row in result.systems.values()):
+        console.print(_lengths(result, labels), NewLine())
+    for name, signature in result.signatures.items():
+        console.print(f"{name}: {signature}", highlight=False, soft_wrap=True)
+    for name, signature in result.randomization_signatures.items():
+        line = f"{name}, approximate randomisation: {signature}"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("system", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _scores(result: Comparison, name: str, baseline: str | None, labels: dict[str, str]) -> Table:
+    """One metric, a line for each system."""
+    tested = baseline is not None and len(result.systems) > 1
+    columns = ["score"]
+    columns += ["95 % interval"] if baseline is not None else []
+    columns += ["difference", "p (bs)"] if tested else []
+    columns += ["p (ar)"] if name in result.randomization_signatures else []
+    table = _table(_NAMES[name] + " (lower is better)" * (name in LOWER_IS_BETTER), *columns)
+    for system, row in result.systems.items():
+        score = row.scores[name]
+        cells = [f"{score.value:.2f}"]
+        if score.mean is not None and score.interval is not None:
+            cells.append(f"{score.mean:.2f} ± {score.interval:.2f}")
+        if tested and score.p_value is not None:
+            difference = score.value - result.systems[baseline].scores[name].value
+            cells += [f"{difference:+.2f}", f"{score.p_value:.4f}"]
+            if name in row.approximate_randomization:
+                cells.append(f"{row.approximate_randomization[name]:.4f}")
+        table.add_row(labels[system], *cells)
+    return table
+
+
+def _statistics(result: Comparison, baseline: str | None, labels: dict[str, str]) -> Table:
+    """Length, precisions, repetition, probability; the reference's repetition below."""
+    table = _table(
+        "Outputs",
+        "length\nratio",
+        "% matched n-grams\nn = 1, 2, 3, 4",
+        "% repeated n-grams\nn = 1, 2, 4",
+        "average\nprobability",
+    )
+    for system, row in result.systems.items():
+        table.add_row(
+            labels[system],
+            f"{row.length_ratio:.3f}",
+            " ".join(f"{precision:.1f}" for precision in row.precisions),
+            _rates(row.repeated_ngram_rate),
+            _probability(result, system, baseline),
+        )
+    table.add_row("reference", "", "", _rates(result.reference_repeated_ngram_rate), "")
+    return table
+
+
+def _rates(rates: dict[str, float]) -> str:
+    return " ".join(f"{100 * rate:.2f}" for rate in rates.values())
+
+
+def _probability(result: Comparison, system: str, baseline: str | None) -> str:
+    value = result.systems[system].average_probability
+    if value is None:
+        return _UNKNOWN
+    change = probability_change(result, system, baseline)
+    return f"{value:.3f}" + (f" ({change:+.3f})" if change is not None else "")
+
+
+def probability_change(result: Comparison, system: str, baseline: str | None) -> float | None:
+    """How much surer ``system`` is of its output than the baseline; None when not known."""
+    if baseline is None or system == baseline:
+        return None
+    ours = result.systems[system].average_probability
+    theirs = result.systems[baseline].average_probability
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _lengths(result: Comparison, labels: dict[str, str]) -> Table:
+    buckets = next(iter(result.systems.values())).length_buckets
+    columns = [f"{b['from']}–{b['to']}\n({b['sentences']})" for b in buckets]
+    table = _table("BLEU by words of the reference (sentences)", *columns)
+    for system, row in result.systems.items():
+        cells = []
+        for bucket in row.length_buckets:
+            text = f"{bucket['bleu']:.2f}"
+            if "control_bleu" in bucket:
+                text += f" ({bucket['bleu'] - bucket['control_bleu']:+.2f})"
+            cells.append(text)
+        table.add_row(labels[system], *cells)
+    return table
