@@ -357,11 +357,22 @@ class StochasticGraphCriterion(FairseqCriterion):
         return sum_over_workers(local * self.train_step.weight)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, **options: Any) -> Any:
-        """As for any module; the checkpoint of a criterion without state leaves all as it is."""
-        if state_dict is None:
-            logger.info("the checkpoint has no state of the criterion: baselines start anew")
-            return None
-        return super().load_state_dict(state_dict, strict, **options)
+        """Load what fits: the checkpoint may be that of another objective.
+
+        Of a criterion without state it has None.  What is not in it starts anew, and the log says
+        so.
+        """
+        own, given = self.state_dict(), state_dict or {}
+        fitting = {
+            name: value
+            for name, value in given.items()
+            if name in own and own[name].shape == value.shape
+        }
+        if anew := sorted(own.keys() - fitting.keys()):
+            logger.warning(
+                "the checkpoint is that of another objective: %s start anew", ", ".join(anew)
+            )
+        return super().load_state_dict({**own, **fitting}, strict, **options)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
