@@ -11,10 +11,9 @@ from pathlib import Path
 import sentencepiece
 
 from recipes.config import SentencePiece
-from recipes.data.archives import lines_of
 from recipes.data.files import written_together
 from recipes.errors import RecipeError
-from recipes.text import write_bytes
+from recipes.text import iterate_lines, write_bytes
 
 _BLOCK = 20000  # lines
 
@@ -27,7 +26,7 @@ def train_sentencepiece(files: Iterable[Path], model: Path, settings: SentencePi
 
     def lines() -> Iterator[str]:
         for file in files:
-            yield from lines_of(file)
+            yield from iterate_lines(file)
 
     buffer = io.BytesIO()
     try:
@@ -67,7 +66,7 @@ def load_sentencepiece(model: Path | str) -> sentencepiece.SentencePieceProcesso
 def segment_file(processor: sentencepiece.SentencePieceProcessor, text: Path, output: Path) -> None:
     """Write the pieces of all lines of ``text`` to ``output``, some thousand lines at a time."""
     with written_together([output]) as (file,):
-        lines = lines_of(text)
+        lines = iterate_lines(text)
         while block := list(islice(lines, _BLOCK)):
             file.writelines(f"{line}\n" for line in encode_lines(processor, block))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recipes.errors import RecipeError
@@ -13,9 +13,15 @@ from recipes.errors import RecipeError
 
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a UTF-8 file, split at newlines only (never at U+2028 and the like)."""
+    return list(iterate_lines(path))
+
+
+def iterate_lines(path: Path | str) -> Iterator[str]:
+    """The same lines one by one, for files that do not fit into memory."""
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            return [line.rstrip("\r\n") for line in file]
+            for line in file:
+                yield line.rstrip("\r\n")
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
@@ -67,7 +73,7 @@ def check_parallel(folder: Path, prefix: str, languages: tuple[str, str]) -> int
     Raises:
         RecipeError: a file is missing, the sides differ in length, or a line is empty.
     """
-    sides = {}
+    counts = {}
     for lang in languages:
         path = folder / f"{prefix}.{lang}"
         if not path.is_file():
@@ -75,11 +81,11 @@ def check_parallel(folder: Path, prefix: str, languages: tuple[str, str]) -> int
                 f"{path} does not exist; --data-dir must hold {prefix}.{languages[0]} "
                 f"and {prefix}.{languages[1]}"
             )
-        sides[lang] = read_lines(path)
-        for number, line in enumerate(sides[lang], start=1):
+        counts[lang] = 0
+        for number, line in enumerate(iterate_lines(path), start=1):
+            counts[lang] = number
             if not line.strip():
                 raise RecipeError(f"{path}: line {number} is empty; remove the pair in both files")
-    counts = {lang: len(lines) for lang, lines in sides.items()}
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise RecipeError(
             f"{folder / prefix}: both sides must have the same number of lines, above 0: {counts}"

@@ -106,7 +106,7 @@ def _by_hand(name: str, file: DownloadedFile, cache_dir: Path) -> str:
 def _reason(error: BaseException) -> str:
     """What the system says, out of the chain of messages that requests and urllib3 make."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.rpartition(": ")[2].rstrip("\"')")
+    return text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
 
 
 def _sha256(path: Path) -> str:

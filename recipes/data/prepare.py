@@ -183,6 +183,10 @@ class Preparation:
             self._write(self.data.train, pairs)
         if cleaner is not None:
             self.say(f"  {self.data.train}: {cleaner.summary()}")
+            if not cleaner.counts()["kept"]:
+                raise RecipeError(
+                    f"data.cleaning leaves no pair of {self.data.train} ({cleaner.summary()})"
+                )
             counts = json.dumps(cleaner.counts(), indent=1)
             write_text(self.text_dir / "cleaning.json", f"{counts}\n")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from sacremoses import MosesDetokenizer
 
-
 # A sign inside a word that the tokenizer marked, as in "twenty @-@ one"; ##AT## is an older mark.
 _INSIDE = re.compile(r" (@|##AT##)(\S{1,3}?)\1 ")
 
