@@ -41,6 +41,7 @@ format: $(INSTALLED) ## let ruff sort the imports and lay out the code
 benchmark: $(INSTALLED) ## run every program in benchmarks/ and write docs/results
 	$(BIN)/python -m benchmarks.expected_bleu --output docs/results/expected_bleu
 	$(BIN)/python -m benchmarks.toy_expected_bleu --output docs/results/toy_expected_bleu
+	$(BIN)/python -m benchmarks.objectives --output docs/results/objectives
 	$(BIN)/python -m benchmarks.decoding --output docs/results/decoding
 
 clean: ## remove builds and caches; .venv and runs stay

@@ -66,18 +66,22 @@ def draw_sample(shape: Shape, device: torch.device) -> dict:
 
 @dataclass(frozen=True)
 class Step:
-    """One training step: forward, backward, clipping, Adam."""
+    """One training step: forward, backward, clipping, Adam.
+
+    ``update``: its number, for schedules.
+    """
 
     task: FairseqTask
     model: torch.nn.Module
     criterion: torch.nn.Module
     optimizer: FairseqOptimizer
     sample: dict
+    update: int = 1
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
         _, sample_size, _ = self.task.train_step(
-            self.sample, self.model, self.criterion, self.optimizer, update_num=1
+            self.sample, self.model, self.criterion, self.optimizer, update_num=self.update
         )
         self.optimizer.multiply_grads(1.0 / float(sample_size))
         self.optimizer.clip_grad_norm(1.0)

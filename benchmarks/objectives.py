@@ -1,0 +1,316 @@
+"""Cost of a training step with every --objective, relative to cross-entropy in the same run.
+
+python -m benchmarks.objectives --output docs/results/objectives
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, tasks
+from fairseq.tasks.translation import TranslationConfig
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loss_functions import END, PADDING, word_ids
+from benchmarks.output_lengths import SPREAD, impose_lengths
+from benchmarks.report import environment, markdown_table, write_json, write_text
+from benchmarks.timing import Timing, interleaved
+from benchmarks.training_step import LAYERS, UNITS, Shape, Step, training_steps
+from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
+
+BASELINE = "label_smoothed_cross_entropy"
+UPDATE = 5_000
+"""Half-way through the schedules of the presets."""
+
+_SAMPLES_MEASURED = 3
+"""Untimed passes over which the mean length of what was sampled is taken."""
+
+
+def _graph(objective: str, *flags: str) -> list[str]:
+    learned = OBJECTIVES[objective].flags.get("baseline") == "learned"
+    state = ["--baseline-state-dim", str(UNITS)] if learned else []
+    return ["--criterion", "stochastic_graph", "--objective", objective, *state, *flags]
+
+
+def criterions() -> dict[str, list[str]]:
+    """Row -> flags of fairseq-train."""
+    return {
+        BASELINE: ["--criterion", BASELINE, "--label-smoothing", "0.1"],
+        "--criterion expected_bleu": ["--criterion", "expected_bleu"],
+        "--criterion expected_bleu --feed greedy": [
+            *("--criterion", "expected_bleu", "--feed", "greedy")
+        ],
+        "--criterion expected_bleu --feed sample": [
+            *("--criterion", "expected_bleu", "--feed", "sample")
+        ],
+        **{name: _graph(name) for name in OBJECTIVES},
+        "reinforce --cross-entropy-weight 0.3": _graph(
+            *("reinforce", "--cross-entropy-weight", "0.3")
+        ),
+        "soft_feeding --unroll two_pass": _graph("soft_feeding", "--unroll", "two_pass"),
+        "gumbel --unroll two_pass": _graph("gumbel", "--unroll", "two_pass"),
+    }
+
+
+def draw_sample(batch: int, length: int, vocab: int) -> dict[str, Any]:
+    """A batch as fairseq's collater makes it: of similar lengths, the longest first.
+
+    Args:
+        batch: sentences.
+        length: tokens of the longest, ``</s>`` included; all have at least two thirds of it, and a
+            source has as many as its target.
+        vocab: words, which follow Zipf's law.
+    """
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2 * length // 3, length + 1, (batch, 1), generator=generator)
+    lengths[0] = length
+    lengths = lengths.sort(dim=0, descending=True).values
+    columns = torch.arange(length)
+    source, target = (word_ids((batch, length), vocab, generator) for _ in range(2))
+    source[:, -1] = END
+    source = source.masked_fill(columns < length - lengths, PADDING)  # on the left
+    target = target.masked_fill(columns == lengths - 1, END)
+    fed = target.roll(1, dims=1)
+    fed[:, 0] = END
+    past_end = columns >= lengths
+    return {
+        "id": torch.arange(batch),
+        "nsentences": batch,
+        "ntokens": int(lengths.sum()),
+        "net_input": {
+            "src_tokens": source,
+            "src_lengths": lengths.squeeze(1),
+            "prev_output_tokens": fed.masked_fill(past_end, PADDING),
+        },
+        "target": target.masked_fill(past_end, PADDING),
+    }
+
+
+def load_sample(data: Path, batch: int) -> tuple[dict[str, Any], int]:
+    """The batch of median length of a binarised corpus, and the size of its vocabulary.
+
+    Args:
+        data: a folder of fairseq-preprocess, with a joined dictionary.
+        batch: sentences.
+    """
+    task = tasks.setup_task(TranslationConfig(data=str(data)))
+    task.load_dataset("train")
+    corpus = task.dataset("train")
+    batches = task.get_batch_iterator(corpus, max_sentences=batch).frozen_batches
+    by_length = sorted(batches, key=lambda rows: max(corpus.num_tokens(row) for row in rows))
+    sample = corpus.collater([corpus[row] for row in by_length[len(by_length) // 2]])
+    return sample, len(task.target_dictionary)
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Weights of a model of the Multi30k recipe.
+
+    Raises:
+        SystemExit: the checkpoint's model has another architecture or vocabulary.
+    """
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise SystemExit(
+            f"--checkpoint {checkpoint} does not fit: it must be a model of "
+            f"recipes/configs/multi30k-de-en.yaml, trained on --data ({error})"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A timing, with what was sampled in the step.
+
+    ``samples``: outputs for each source; ``sample_length``: their mean length in tokens, without
+    ``</s>``; both None where no outputs are rewarded.
+    """
+
+    timing: Timing
+    samples: int | None
+    sample_length: float | None
+
+
+def sampled(step: Step) -> tuple[int | None, float | None]:
+    """Outputs for each source, and their mean length."""
+    settings = getattr(step.criterion, "settings", None)
+    if settings is None or settings.cost != "reward":
+        return None, None
+    total = 0.0
+    for _ in range(_SAMPLES_MEASURED):
+        logged = step.criterion(step.model, step.sample)[2]
+        total += float(logged["per_sentence/sample_length"]) / logged["nsentences"]
+    return settings.samples, total / _SAMPLES_MEASURED
+
+
+def measure(steps: Mapping[str, Step], rounds: int) -> dict[str, Row]:
+    """Time all steps, interleaved, on one thread of a CPU."""
+    cpu = torch.device("cpu")
+    timings = interleaved(steps, baseline=BASELINE, rounds=rounds, device=cpu)
+    return {name: Row(timings[name], *sampled(step)) for name, step in steps.items()}
+
+
+def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
+    """A step for each row, all on one model and one batch."""
+    if chosen.data is None:
+        sample, vocab = draw_sample(chosen.batch, chosen.length, chosen.vocab), chosen.vocab
+    else:
+        sample, vocab = load_sample(chosen.data, chosen.batch)
+    steps = training_steps(criterions(), Shape(vocab=vocab), torch.device("cpu"))
+    steps = {name: replace(step, sample=sample, update=UPDATE) for name, step in steps.items()}
+    first = steps[BASELINE]
+    if chosen.checkpoint is None:
+        impose_lengths(first.model, sample["net_input"]["src_tokens"].size(1))
+    else:
+        load_weights(first.model, chosen.checkpoint)
+    # Adam does the same work; but all objectives, in all rounds, meet the same model.
+    first.optimizer.set_lr(0.0)
+    return steps
+
+
+def table_rows(rows: Mapping[str, Row]) -> list[list[str]]:
+    cells = []
+    for name, row in rows.items():
+        timing = row.timing
+        cells.append(
+            [
+                name,
+                f"{1000 * timing.seconds:.0f}",
+                f"{timing.ratio:.2f}",
+                f"{timing.lower_quartile:.2f} to {timing.upper_quartile:.2f}",
+                "" if row.samples is None else str(row.samples),
+                "" if row.sample_length is None else f"{row.sample_length:.1f}",
+            ]
+        )
+    return cells
+
+
+HEADER = ["row", "ms", "ratio", "quartiles", "outputs a source", "their mean length"]
+
+EXPLANATION = """\
+# What a step of every objective costs
+
+Written by `python -m benchmarks.objectives`. A step is forward, backward, clipping and Adam; what
+is decoded is decoded within it. In every round each row is run once, in random order; **ratio** is
+a row's time divided by that of `{baseline}` in the same round, median over
+{rounds} rounds, with its quartiles beside it. Times are processor time of one thread. Rows without
+`--criterion` are `--criterion stochastic_graph --objective ROW`.
+
+* **Model**: a transformer of {layers} + {layers} layers of {units} units and {vocab:,} words, the
+  size of the Multi30k recipe, with dropout 0.3. {weights}
+* **Batch**: {batch} sentences, {tokens:.1f} target tokens each on average and {longest} at most,
+  `</s>` included. {data}
+* **Schedules** stand where they are at update {update:,}, half-way through those of the presets.
+* **Rewards** are sentence BLEU of token ids.
+* **Outputs a source**, **their mean length**: what was sampled and rewarded, `</s>` not counted
+  (mean of {measured} steps). The references have {reference:.1f}. Empty where nothing is rewarded;
+  tokens that are only fed are as many as the reference's.
+* The learning rate is 0: Adam does its work, but all rows meet the same weights in all rounds.
+
+Measured on: {environment}.
+
+"""
+
+RANDOM_WEIGHTS = """The weights are random.
+  Such a model would hardly ever emit `</s>`; so its probability is imposed in decoding, and lengths
+  are normal around the source's with a standard deviation of {spread} times that. Passes with
+  gradient are left alone."""
+
+
+def explanation(chosen: argparse.Namespace, sample: dict[str, Any], vocab: int) -> str:
+    target = sample["target"]
+    tokens = sample["ntokens"] / sample["nsentences"]
+    weights = RANDOM_WEIGHTS.format(spread=SPREAD)
+    if chosen.checkpoint is not None:
+        weights = "The weights are those of a trained checkpoint."
+    data = "Words follow Zipf's law; a source has as many as its target."
+    if chosen.data is not None:
+        data = "It is the batch of median length of a corpus."
+    return EXPLANATION.format(
+        baseline=BASELINE,
+        rounds=chosen.rounds,
+        layers=LAYERS,
+        units=UNITS,
+        vocab=vocab,
+        weights=weights,
+        batch=sample["nsentences"],
+        tokens=tokens,
+        longest=target.size(1),
+        data=data,
+        update=UPDATE,
+        measured=_SAMPLES_MEASURED,
+        reference=tokens - 1,
+        environment=", ".join(f"{fact} {value}" for fact, value in environment().items()),
+    )
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32, help="sentences")
+    parser.add_argument("--length", type=int, default=20, help="tokens of the longest, with </s>")
+    parser.add_argument("--vocab", type=int, default=6_000, help="words")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds, at least 4")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="binarised corpus to take the batch from, in place of random words",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="weights of a model of the Multi30k recipe; needs --data"
+    )
+    parser.add_argument("--output", type=Path, help="write this path plus .md and .json")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes and 4 rounds, to try the program"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.batch, chosen.length, chosen.vocab, chosen.rounds = 4, 8, 200, 4
+    for name, least in {"batch": 2, "length": 5, "vocab": 50, "rounds": 4}.items():
+        if getattr(chosen, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    if chosen.checkpoint is not None and chosen.data is None:
+        parser.error("--checkpoint needs --data, the corpus that it was trained on")
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    chosen = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    steps = build_steps(chosen)
+    rows = measure(steps, chosen.rounds)
+    cells = table_rows(rows)
+    table = Table()
+    for column in HEADER:
+        table.add_column(column, no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    Console().print(table)
+    if chosen.output is None:
+        return
+    first = steps[BASELINE]
+    vocab = len(first.task.target_dictionary)
+    text = explanation(chosen, first.sample, vocab) + markdown_table(HEADER, cells) + "\n"
+    write_text(chosen.output.with_suffix(".md"), text)
+    write_json(
+        chosen.output.with_suffix(".json"),
+        {
+            "environment": environment(),
+            "sentences": first.sample["nsentences"],
+            "target_tokens": first.sample["ntokens"],
+            "vocabulary": vocab,
+            "rounds": chosen.rounds,
+            "update": UPDATE,
+            "rows": {name: asdict(row) for name, row in rows.items()},
+        },
+    )
+    print(f"written: {chosen.output}.md, .json")
+
+
+if __name__ == "__main__":
+    main()
