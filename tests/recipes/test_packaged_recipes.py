@@ -1,0 +1,78 @@
+"""What all recipes of the package promise: sources, licences, controls, the same comparison."""
+
+import re
+
+import pytest
+
+from recipes.config import BUDGET_FLAGS, flag_value, load_recipe, recipe_names
+from recipes.data.test_sets import language_pair
+from recipes.run import Run
+
+DOWNLOADED = ["multi30k-en-fr", "iwslt14-de-en", "iwslt15-en-vi", "wmt16-en-ro", "wmt14-en-de"]
+NEW = [*DOWNLOADED, "tatoeba-en-de"]
+ARMS = {"cross_entropy", "expected_bleu", "self_critical", "leave_one_out", "minimum_risk"}
+
+
+def test_all_recipes_of_the_documentation_are_there():
+    assert {*NEW, "multi30k-de-en", "demo"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_arms_start_where_annealing_ends_with_its_learning_rate(name):
+    recipe = load_recipe(name)
+    assert set(recipe.arms) == ARMS
+    flags = recipe.annealing.flags
+    rate = float(flag_value(flags, "--end-learning-rate"))
+    assert {float(flag_value(recipe.arm_flags(arm), "--lr")) for arm in recipe.arms} == {rate}
+    assert flag_value(flags, "--total-num-update") == flag_value(flags, "--max-update")
+    assert flag_value(recipe.finetune.flags, BUDGET_FLAGS[0]) is not None
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_licence_and_size_are_named(name):
+    data = load_recipe(name).data
+    assert data.licence
+    assert re.search(r"\d.* pairs", data.size)
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_every_split_has_a_source_and_every_file_a_use(name, tmp_path):
+    recipe = load_recipe(name)
+    data = recipe.data
+    used = set()
+    for sources in data.sources.values():
+        for source in sources:
+            used.update(source.files)
+            if source.sacrebleu:
+                assert language_pair(source, recipe.languages) == "-".join(recipe.languages)
+    assert used == set(data.files)
+    said: list[str] = []
+    run = Run(recipe, tmp_path / "work", None, said.append, dry_run=True)
+    assert run.layout.text_dir == tmp_path / "work/text"
+    for split in data.splits:
+        assert split in data.sources or (split == data.valid and data.hold_out)
+
+
+def test_tatoeba_is_read_from_a_folder_alone():
+    recipe = load_recipe("tatoeba-en-de")
+    assert recipe.data.files == {}
+    assert recipe.data.sources["test_multiref"][0].format == "tsv-references"
+
+
+def test_references_of_wmt14_can_be_added():
+    recipe = load_recipe("wmt14-en-de", ["data.tests+=newstest2014-500"])
+    (source,) = recipe.data.sources[recipe.data.tests[-1]]
+    assert source.files == ["wmt14-en-de.extra_refs.gz"]
+
+
+def test_unknown_checksums_are_said_to_be_unknown():
+    """A null checksum needs its reason beside it, and no file has an invented one."""
+    from recipes.config import recipe_text
+
+    without = {
+        name
+        for name in recipe_names()
+        if any(file.sha256 is None for file in load_recipe(name).data.files.values())
+    }
+    assert without == {"iwslt14-de-en"}
+    assert "the first run prints the SHA-256" in " ".join(recipe_text("iwslt14-de-en").split())
