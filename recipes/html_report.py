@@ -25,7 +25,7 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
     Args:
         results: of ``results.json``.
         examples: of :func:`~recipes.examples.find_examples`.
-        data: address of the file that holds all figures, relative to the page.
+        data: name of the file that holds all figures.
     """
     columns = tables.splits_and_beams(results)
     scores = list(tables.score_tables(results))
@@ -67,8 +67,13 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
         outputs=outputs,
         cost=tables.cost_table(results),
         arms=tables.arms_table(results),
-        data=data,
+        data_link=data_link(data),
     )
+
+
+def data_link(name: str) -> Markup:
+    """The link to the file of all figures, a file in the page's folder."""
+    return Markup('<a href="{0}">{0}</a>').format(name)
 
 
 def _template(name: str) -> str:

@@ -118,7 +118,7 @@ def curve_of(
         return None
     seconds = {0: 0.0, **dict(zip(*curves[SECONDS], strict=True))}
     known = [(seconds[u] / 60, v) for u, v in zip(updates, values, strict=True) if u in seconds]
-    return [x for x, _ in known], [value for _, value in known]
+    return ([x for x, _ in known], [value for _, value in known]) if known else None
 
 
 def plot_curves(results: dict[str, Any], path: Path) -> bool:
@@ -151,7 +151,7 @@ def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:
     for metric in logged_metrics(results):
         for over in ("updates", "minutes"):
             with matplotlib.rc_context(_STYLE):
-                figure = _figure(1, 1, 4.6, 2.9)
+                figure = _figure(1, 1, 4.6, 2.9, margins=(0.15, 0.98, 0.17, 0.96))
                 (axis,) = figure.axes
                 last = _draw_curves(axis, results, metric, over, _ARM, 16)
                 if not last:
@@ -239,12 +239,25 @@ def _draw_curves(
     return last
 
 
-def _figure(columns: int, rows: int, width: float, height: float) -> Figure:
-    """A figure that belongs to no window and no list of open ones; sizes of a panel, inches."""
+def _figure(
+    columns: int,
+    rows: int,
+    width: float,
+    height: float,
+    margins: tuple[float, float, float, float] | None = None,
+) -> Figure:
+    """A figure that belongs to no window and no list of open ones; sizes of a panel, inches.
+
+    ``margins``: left, right, bottom and top as shares of the figure, which saves finding them.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    layout = "constrained" if margins is None else None
+    figure = Figure(figsize=(width * columns, height * rows), layout=layout)
     figure.subplots(rows, columns)
+    if margins is not None:
+        left, right, bottom, top = margins
+        figure.subplots_adjust(left=left, right=right, bottom=bottom, top=top)
     return figure
 
 

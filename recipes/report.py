@@ -11,10 +11,10 @@ from rich.table import Table as TerminalTable
 
 from recipes import report_tables as tables
 from recipes.errors import RecipeError
-from recipes.examples import Examples, find_examples
-from recipes.html_report import html_page
+from recipes.examples import find_examples
+from recipes.html_report import data_link, html_page
 from recipes.plot import plot_curves
-from recipes.text import write_text
+from recipes.text import write_bytes, write_text
 from recipes.training_log import SECONDS, read_training_log
 
 
@@ -42,14 +42,25 @@ def write_report(
     results = load_results(work_dir / "results.json")
     add_curves(results, work_dir)
     examples = find_examples(results, work_dir, text_dir)
-    written = _write(results, examples, work_dir, "results", "curves.png")
-    if results_dir is not None:
-        name = results["recipe"]
-        written += _write(results, examples, results_dir, name, f"{name}.png")
-        path = results_dir / f"{name}.json"
-        write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        written.append(path)
-    return written
+    files = {"html": work_dir / "results.html", "md": work_dir / "results.md"}
+    plot = work_dir / "curves.png"
+    if plot_curves(results, plot):
+        files["png"] = plot
+    page = html_page(results, examples, "results.json")
+    write_text(files["html"], page)
+    write_text(files["md"], markdown(results, files.get("png"), "results.json"))
+    written = list(files.values())
+    if results_dir is None:
+        return written
+    name = results["recipe"]
+    copies = {kind: results_dir / f"{name}.{kind}" for kind in (*files, "json")}
+    data = copies["json"]
+    write_text(copies["html"], page.replace(data_link("results.json"), data_link(data.name)))
+    write_text(copies["md"], markdown(results, copies.get("png"), data.name))
+    if "png" in copies:
+        write_bytes(copies["png"], plot.read_bytes())
+    write_text(data, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return [*written, *copies.values()]
 
 
 def add_curves(results: dict[str, Any], work_dir: Path) -> None:
@@ -60,21 +71,8 @@ def add_curves(results: dict[str, Any], work_dir: Path) -> None:
             results["curves"][arm] = {**curves, **read_training_log(log).curves()}
 
 
-def _write(
-    results: dict[str, Any], examples: Examples | None, folder: Path, name: str, plot: str
-) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = plot_curves(results, folder / plot)
-    page = html_page(results, examples, f"{name}.json")
-    write_text(folder / f"{name}.html", page)
-    text = markdown(results, plot if drawn else None, f"{name}.json")
-    write_text(folder / f"{name}.md", text)
-    files = [f"{name}.html", f"{name}.md", *([plot] if drawn else [])]
-    return [folder / file for file in files]
-
-
-def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
-    """The whole report."""
+def markdown(results: dict[str, Any], plot: Path | None, data: str) -> str:
+    """The whole report; ``plot`` and ``data`` are files in its folder."""
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts = [
         f"# {results['recipe']}",
@@ -92,7 +90,7 @@ def markdown(results: dict[str, Any], plot: str | None, data: str) -> str:
     parts += _parts(tables.length_table(results, column))
     parts += _parts(tables.cost_table(results))
     if plot is not None:
-        parts += ["## Curves", f"![validation curves]({plot})"]
+        parts += ["## Curves", f"![validation curves]({plot.name})"]
     parts += _parts(tables.arms_table(results))
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])
     parts += [

@@ -1,0 +1,149 @@
+"""A finished run as a report finds it: results.json, decoded text, logs; made in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from recipes.evaluation import compare, describe
+from recipes.text import read_lines, write_lines
+
+SPLITS = ("valid", "test")
+SYSTEMS = {  # system: (arm, seed, share of words lost)
+    "start": ("start", None, 0.3),
+    "cross_entropy": ("cross_entropy", 1, 0.25),
+    "other": ("other", 1, 0.1),
+    "third<b>": ("third<b>", 1, 0.2),
+    "cross_entropy.seed2": ("cross_entropy", 2, 0.26),
+    "other.seed2": ("other", 2, 0.12),
+}
+TRICKY = 'A <script>alert("1")</script> & a | bar.'
+
+
+def make_run(folder: Path, data_dir: Path, beams: tuple[str, ...] = ("1", "5")) -> dict[str, Any]:
+    """Write ``folder/work`` and ``folder/text``; returns the results."""
+    references = {}
+    lines = read_lines(data_dir / "train.en")
+    for number, split in enumerate(SPLITS):
+        references[split] = [TRICKY, *lines[60 * number : 60 * number + 59]]
+        write_lines(folder / "text" / f"{split}.en", references[split])
+        write_lines(folder / "text" / f"{split}.de", ["Quelle & <i>", *["Quelle"] * 59])
+    results = _settings()
+    rng = random.Random(7)
+    for split in SPLITS:
+        for beam in beams:
+            texts = {}
+            for system, (_, _, rate) in SYSTEMS.items():
+                texts[system] = [_damaged(line, rate, rng) for line in references[split]]
+                name = f"{split}.beam{beam}.lenpen1.en"
+                write_lines(folder / "work" / "decoded" / system / name, texts[system])
+            _score(results, texts, references[split], split, beam)
+    path = folder / "work" / "results.json"
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return results
+
+
+def _damaged(line: str, rate: float, rng: random.Random) -> str:
+    return " ".join(word for word in line.split() if rng.random() > rate) or "nothing"
+
+
+def _settings() -> dict[str, Any]:
+    curves = {
+        "bleu": [[50, 100], [30.0, 32.5]],
+        "expected_bleu": [[50, 100], [25.0, 26.0]],
+        "reward_greedy": [[50, 100], [0.4, 0.5]],
+        "reward": [[20, 40, 60], [0.3, 0.35, 0.4]],
+        "entropy": [[20, 40, 60], [1.5, 1.25, 1.0]],
+        "nll_loss": [[50, 100], [2.5, 2.4]],
+        "length_ratio": [[50, 100], [0.9, 1.0]],
+        "sample_length": [[50, 100], [11.0, 12.0]],
+        "_seconds": [[20, 40, 50, 60, 100], [20, 40, 60, 90, 180]],
+    }
+    return {
+        "schema": 2,
+        "recipe": "small",
+        "description": TRICKY,
+        "languages": ["de", "en"],
+        "date": "2026-01-02",
+        "versions": {"python": "3.11", "sacrebleu": "2.6.0"},
+        "device": "CPU, 2 cores",
+        "control": "cross_entropy",
+        "selected": "other",
+        "metrics": ["bleu", "chrf", "ter"],
+        "bootstrap_samples": 40,
+        "randomization_trials": 40,
+        "scored_text": {split: f"{split}.en" for split in SPLITS},
+        "signatures": {},
+        "randomization_signatures": {},
+        "reference_repeated_ngram_rate": {},
+        "shared_flags": "--lr 0.1 --eval-bleu-args '{\"beam\": 1}'",
+        "start_stages": [],
+        "systems": {
+            system: {
+                "arm": arm,
+                "seed": seed,
+                "description": f"what {arm} is",
+                "flags": f"--criterion {arm}",
+                "updates": 100,
+                "seconds_per_update": 2.0,
+                "lenpen": {"1": 1.0, "5": 1.0},
+                "scores": {},
+            }
+            for system, (arm, seed, _) in SYSTEMS.items()
+        },
+        "curves": {
+            system: curves if arm == "other" else {k: curves[k] for k in ("bleu", "_seconds")}
+            for system, (arm, _, _) in SYSTEMS.items()
+            if arm != "start"
+        },
+        "start_valid_bleu": 29.0,
+        "commands": [
+            ["preprocess", "fairseq-preprocess --x '<y>'"],
+            ["arm other", "fairseq-train"],
+        ],
+    }
+
+
+def _score(
+    results: dict[str, Any],
+    texts: dict[str, list[str]],
+    reference: list[str],
+    split: str,
+    beam: str,
+) -> None:
+    """Each seed against the control of that seed, as the evaluation does."""
+    for baseline, seed in (("cross_entropy", (None, 1)), ("cross_entropy.seed2", (2,))):
+        group = {s: texts[s] for s in SYSTEMS if SYSTEMS[s][1] in seed}
+        compared = compare(group, [reference], baseline, samples=40, trials=40)
+        describe(compared, group, [reference], baseline, smallest=10)
+        results["signatures"].update(compared.signatures)
+        results["randomization_signatures"].update(compared.randomization_signatures)
+        results["reference_repeated_ngram_rate"][split] = compared.reference_repeated_ngram_rate
+        for system, scores in compared.systems.items():
+            scores.average_probability = 0.75
+            by_split = results["systems"][system]["scores"].setdefault(split, {})
+            by_split[beam] = {**scores.as_dict(), "baseline": baseline}
+
+
+def as_version_1(results: dict[str, Any]) -> dict[str, Any]:
+    """The same as an earlier version wrote it: one seed, no statistics beside scores and length."""
+    old = json.loads(json.dumps(results))
+    for key in (
+        *("schema", "randomization_trials", "randomization_signatures"),
+        *("reference_repeated_ngram_rate", "start_stages"),
+    ):
+        del old[key]
+    old["systems"] = {s: record for s, record in old["systems"].items() if ".seed" not in s}
+    for record in old["systems"].values():
+        del record["arm"], record["seed"]
+        for beams in record["scores"].values():
+            for beam, scores in beams.items():
+                beams[beam] = {key: scores[key] for key in ("scores", "length_ratio")}
+    old["curves"] = {
+        system: {m: points for m, points in curves.items() if m in ("bleu", "nll_loss")}
+        for system, curves in old["curves"].items()
+        if system in old["systems"]
+    }
+    return old
