@@ -34,6 +34,7 @@ from recipes.text import read_lines, write_text
 
 _SCHEMA = 2
 _STDOUT = Path("-")
+_FEW_DIFFERENCES = 20  # lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +182,7 @@ def main(args: argparse.Namespace, console: Console) -> None:
     for name, system in systems.items():
         result.systems[name].average_probability = system.average_probability()
     print_comparison(result, baseline, console)
-    for line in _notes(texts, references):
+    for line in _notes(texts, references, baseline):
         say(line)
     scored = _scored(list(systems.values()), list(references), len(lines[0]))
     say(scored)
@@ -265,8 +266,10 @@ def _systems(
     return baseline, systems
 
 
-def _notes(texts: dict[str, list[str]], references: dict[str, list[str]]) -> list[str]:
-    """What a reader of the scores should know about empty lines."""
+def _notes(
+    texts: dict[str, list[str]], references: dict[str, list[str]], baseline: str | None
+) -> list[str]:
+    """What a reader of the scores should know: empty lines, and outputs that are nearly equal."""
     notes = []
     for kind, sides in (("hypotheses", texts), ("references", references)):
         for name, lines in sides.items():
@@ -276,6 +279,14 @@ def _notes(texts: dict[str, list[str]], references: dict[str, list[str]]) -> lis
                     f"note: {len(empty)} of {len(lines)} {kind} of {name} are empty, the first in "
                     f"line {empty[0]}"
                 )
+    for name, lines in texts.items() if baseline is not None else ():
+        pairs = zip(lines, texts[baseline], strict=True)
+        count = sum(line != other for line, other in pairs)
+        if 0 < count < _FEW_DIFFERENCES:
+            notes.append(
+                f"note: {name} and the baseline differ in {count} of {len(lines)} lines; from so "
+                "few, neither test can tell a difference from chance"
+            )
     return notes
 
 

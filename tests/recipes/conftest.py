@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -64,6 +65,33 @@ def data_dir(tmp_path_factory) -> Path:
             text = "".join(f"{pair[side]}\n" for pair in part)
             (folder / f"{split}.{lang}").write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def texts(tmp_path, data_dir) -> dict[str, Path]:
+    """120 lines each: a reference, a paraphrase of it, and three systems that drop and swap words.
+
+    One line of the second is empty.
+    """
+    reference = (data_dir / "train.en").read_text(encoding="utf-8").splitlines()[:120]
+    rng = random.Random(5)
+
+    def damage(line: str, rate: float) -> str:
+        words = [word for word in line.split() if rng.random() > rate]
+        if rng.random() < rate:
+            rng.shuffle(words)
+        return " ".join(words)
+
+    files = {
+        "reference": reference,
+        "first": [damage(line, 0.1) for line in reference],
+        "second": ["", *(damage(line, 0.11) for line in reference[1:])],
+        "third": [damage(line, 0.2) for line in reference],
+        "paraphrase": [f"Well, {damage(line, 0.05)}" for line in reference],
+    }
+    for name, lines in files.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return {name: tmp_path / name for name in files}
 
 
 class FakeFairseq:

@@ -60,7 +60,7 @@ def train():
 
 
 def generate():
-    _, updates = json.loads(Path(value("--path")).read_text())
+    _, updates = json.loads(Path(value("--path").split(":")[-1]).read_text())
     pair = f"{value('--source-lang')}-{value('--target-lang')}"
     name = f"{value('--gen-subset')}.{pair}.{value('--target-lang')}.bin"
     targets = (Path(arguments[0]) / name).read_text().splitlines()
@@ -70,6 +70,7 @@ def generate():
         print(f"T-{index}\t{targets[index]}")
         written = pieces[: -dropped if index % updates else None]
         print(f"H-{index}\t-0.5\t{' '.join(written)}")
+        print(f"D-{index}\t-0.5\t{' '.join(written)}")
         print(f"P-{index}\t{' '.join(['-1.0000'] * (len(written) + 1))}")
 
 

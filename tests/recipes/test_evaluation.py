@@ -1,166 +1,172 @@
-"""Figures are sacrebleu's own, to the digit."""
+"""Figures are those of the sacrebleu command, to the digit."""
 
 import json
-import random
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from sacrebleu_command import paired_table, sacrebleu_command
 
-from recipes.__main__ import main
-from recipes.decoding import parse_generate
 from recipes.errors import RecipeError
-from recipes.evaluate_command import _labels
-from recipes.evaluation import compare
-from recipes.text import read_lines, write_lines
+from recipes.evaluation import compare, describe
+from recipes.metrics import MetricOptions
+from recipes.text import read_lines
+
+METRICS = ("bleu", "chrf", "ter")
 
 
-@pytest.fixture
-def texts(tmp_path, data_dir):
-    """A reference and two systems that drop and swap words; one line is empty."""
-    reference = read_lines(data_dir / "train.en")[:120]
-    rng = random.Random(5)
-
-    def damage(line, rate):
-        words = [word for word in line.split() if rng.random() > rate]
-        if rng.random() < rate:
-            rng.shuffle(words)
-        return " ".join(words)
-
-    files = {
-        "reference": reference,
-        "first": [damage(line, 0.1) for line in reference],
-        "second": ["", *(damage(line, 0.11) for line in reference[1:])],
-    }
-    for name, lines in files.items():
-        write_lines(tmp_path / name, lines)
-    return {name: tmp_path / name for name in files}
+def scored(texts, names, references=("reference",), **arguments):
+    systems = {name: read_lines(texts[name]) for name in names}
+    return compare(systems, [read_lines(texts[name]) for name in references], **arguments)
 
 
-def sacrebleu_command(*arguments: object) -> str:
-    """What the real command prints."""
-    script = Path(sys.executable).with_name("sacrebleu")
-    return subprocess.run(
-        [script, *map(str, arguments)], capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_scores_and_p_values_are_those_of_the_sacrebleu_command(texts, tmp_path):
-    output = tmp_path / "scores.json"
-    code = main(
-        [
-            *("evaluate", "--hypotheses", str(texts["second"]), "--baseline", str(texts["first"])),
-            *("--reference", str(texts["reference"]), "--bootstrap-samples", "200"),
-            *("--json", str(output)),
-        ]
+@pytest.mark.parametrize(
+    ("references", "metrics"),
+    [(("reference",), METRICS), (("reference", "paraphrase"), ("bleu", "chrf"))],
+)
+def test_paired_bootstrap_is_that_of_the_command(texts, references, metrics):
+    names = ("first", "second")
+    result = scored(
+        texts, names, references, baseline="first", metrics=metrics, samples=200, trials=0
     )
-    assert code == 0
-    ours = json.loads(output.read_text())
-    # Its JSON format fails on numpy's floats when there are p-values.
-    table = sacrebleu_command(
-        *(texts["reference"], "-i", texts["first"], texts["second"], "-m", "bleu", "chrf", "ter"),
-        *("--paired-bs", "--paired-bs-n", "200", "-w", "6", "-f", "latex"),
+    cells = paired_table(
+        *(*(texts[name] for name in references), "-i", texts["first"], texts["second"]),
+        *("-m", *metrics, "--paired-bs", "--paired-bs-n", "200"),
     )
-    cells = re.findall(r"([\d.]+) \(([\d.]+) ± ([\d.]+)\)(?: \(p = ([\d.]+)\))?", table)
-    assert len(cells) == 6
-    order = [(name, metric) for name in ("first", "second") for metric in ("bleu", "chrf", "ter")]
-    for (name, metric), (value, mean, interval, p_value) in zip(order, cells, strict=True):
-        score = ours["systems"][str(texts[name])]["scores"][metric]
-        assert f"{score['value']:.6f}" == value
-        assert f"{score['mean']:.6f}" == mean
-        assert f"{score['interval']:.6f}" == interval
-        assert ("" if name == "first" else f"{score['p_value']:.4f}") == p_value
+    order = [(name, metric) for name in names for metric in metrics]
+    assert len(cells) == len(order)
+    for (name, metric), theirs in zip(order, cells, strict=True):
+        score = result.systems[name].scores[metric]
+        assert theirs == {
+            "score": f"{score.value:.6f}",
+            "mean": f"{score.mean:.6f}",
+            "interval": f"{score.interval:.6f}",
+            "p": "" if name == "first" else f"{score.p_value:.4f}",
+        }
+
+
+@pytest.mark.parametrize(
+    ("references", "metrics"),
+    [(("reference",), ("bleu", "ter")), (("reference", "paraphrase"), ("bleu", "chrf"))],
+)
+def test_approximate_randomisation_is_that_of_the_command(texts, references, metrics):
+    result = scored(
+        texts,
+        ("first", "second"),
+        references,
+        baseline="first",
+        metrics=metrics,
+        samples=10,
+        trials=100,
+    )
+    cells = paired_table(
+        *(*(texts[name] for name in references), "-i", texts["first"], texts["second"]),
+        *("-m", *metrics, "--paired-ar", "--paired-ar-n", "100"),
+    )[len(metrics) :]
+    for metric, theirs in zip(metrics, cells, strict=True):
+        assert theirs["score"] == f"{result.systems['second'].scores[metric].value:.6f}"
+        p_value = result.systems["second"].approximate_randomization[metric]
+        assert theirs["p"] == f"{p_value:.4f}"
+    assert result.systems["first"].approximate_randomization == {}
+
+
+def test_signatures_name_the_test_as_the_command_does(texts):
+    result = scored(
+        texts, ("first", "second"), baseline="first", metrics=["bleu"], samples=10, trials=20
+    )
+    arguments = (texts["reference"], "-i", texts["first"], texts["second"], "-m", "bleu")
+    shown = sacrebleu_command(*arguments, "--paired-bs", "--paired-bs-n", "10", "-f", "text")
+    assert result.signatures["bleu"] in shown
+    shown = sacrebleu_command(*arguments, "--paired-ar", "--paired-ar-n", "20", "-f", "text")
+    assert result.randomization_signatures["bleu"] in shown
 
 
 def test_single_system_has_the_plain_signature_and_score(texts):
-    result = compare({"first": read_lines(texts["first"])}, [read_lines(texts["reference"])])
+    result = scored(texts, ("first",))
     theirs = json.loads(
-        sacrebleu_command(
-            texts["reference"], "-i", texts["first"], "-m", "bleu", "chrf", "ter", "-w", "10"
-        )
+        sacrebleu_command(texts["reference"], "-i", texts["first"], "-m", *METRICS, "-w", "10")
     )
-    for metric, row in zip(("bleu", "chrf", "ter"), theirs, strict=True):
-        score = result.systems["first"].scores[metric]
-        assert score.value == pytest.approx(row["score"], abs=1e-9)
-        assert score.p_value is None
-        assert result.signatures[metric] == row["signature"]
-    bleu = theirs[0]["verbose_score"]
-    assert f"ratio = {result.systems['first'].length_ratio:.3f}" in bleu
+    row = result.systems["first"]
+    for metric, expected in zip(METRICS, theirs, strict=True):
+        assert row.scores[metric].value == pytest.approx(expected["score"], abs=1e-9)
+        assert row.scores[metric].p_value is None
+        assert result.signatures[metric] == expected["signature"]
+    precisions = "/".join(f"{precision:.1f}" for precision in row.precisions)
+    verbose = theirs[0]["verbose_score"]
+    assert verbose.startswith(precisions)
+    assert f"BP = {row.brevity_penalty:.3f} ratio = {row.length_ratio:.3f}" in verbose
 
 
-def test_several_references(texts):
-    references = [read_lines(texts["reference"]), read_lines(texts["second"])]
-    result = compare({"first": read_lines(texts["first"])}, references, metrics=["bleu"])
+def test_options_and_several_references_are_those_of_the_command(texts):
+    options = MetricOptions("intl", True, 2)
+    result = scored(texts, ("first",), ("reference", "paraphrase"), options=options)
     theirs = json.loads(
         sacrebleu_command(
-            texts["reference"], texts["second"], "-i", texts["first"], "-m", "bleu", "-w", "10"
+            *(texts["reference"], texts["paraphrase"], "-i", texts["first"], "-w", "10"),
+            *("-m", *METRICS, *options.flags()),
         )
     )
-    assert result.systems["first"].scores["bleu"].value == pytest.approx(theirs["score"], abs=1e-9)
+    assert len(options.flags()) == 5
+    for metric, expected in zip(METRICS, theirs, strict=True):
+        score = result.systems["first"].scores[metric].value
+        assert score == pytest.approx(expected["score"], abs=1e-9)
+        assert result.signatures[metric] == expected["signature"]
     assert "nrefs:2" in result.signatures["bleu"]
+
+
+def test_tests_in_several_processes_give_the_same(texts, monkeypatch):
+    monkeypatch.setattr("sacrebleu.significance.mp.cpu_count", lambda: 8)
+    names = ("first", "second", "third")
+    arguments = {"baseline": "first", "metrics": ["bleu"], "samples": 20, "trials": 20}
+    many = scored(texts, names, **arguments)
+    for name in names[1:]:
+        alone = scored(texts, ("first", name), **arguments)
+        assert many.systems[name] == alone.systems[name]
 
 
 def test_equal_outputs_differ_by_nothing(texts):
     lines, reference = read_lines(texts["first"]), read_lines(texts["reference"])
-    result = compare({"a": lines, "b": list(lines)}, [reference], "a", ["bleu"], 50)
+    result = compare({"a": lines, "b": list(lines)}, [reference], "a", ["bleu"], 50, 50)
     assert result.systems["b"].scores["bleu"].p_value == 1.0
+    assert result.systems["b"].approximate_randomization == {"bleu": 1.0}
 
 
-def test_length_mismatch_is_an_error(texts, capsys):
-    write_lines(texts["first"], ["one line"])
-    code = main(
-        ["evaluate", "--hypotheses", str(texts["first"]), "--reference", str(texts["reference"])]
+def test_a_baseline_alone_has_its_interval(texts):
+    alone = scored(texts, ("first",), baseline="first", metrics=["bleu"], samples=50)
+    beside = scored(
+        texts, ("first", "second"), baseline="first", metrics=["bleu"], samples=50, trials=0
     )
-    assert code == 1
-    assert "1 hypotheses, but reference 0 has 120 lines" in capsys.readouterr().err
+    assert alone.systems["first"] == beside.systems["first"]
+    assert alone.signatures == beside.signatures
+
+
+def test_statistics_are_added_beside_the_scores(texts):
+    names = ("first", "second")
+    systems = {name: read_lines(texts[name]) for name in names}
+    references = [read_lines(texts["reference"])]
+    result = scored(texts, names, baseline="first", metrics=["bleu"], samples=10, trials=0)
+    describe(result, systems, references, "first", bounds=(5, 8), smallest=10)
+    first, second = (result.systems[name].length_buckets for name in names)
+    assert sum(bucket["sentences"] for bucket in first) == len(references[0])
+    assert [bucket["bleu"] for bucket in first] == [bucket["control_bleu"] for bucket in second]
+    assert "control_bleu" not in first[0]
+    assert set(result.reference_repeated_ngram_rate) == {"1", "2", "4"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("systems", "references", "message"),
     [
-        ([], "nothing to score"),
-        (["--checkpoint", "x.pt"], "--checkpoint needs --data"),
-        (["--hypotheses", "absent.txt"], "absent.txt does not exist"),
+        ({"a": ["x"]}, [], "no reference"),
+        ({"a": ["x"]}, [["", " "]], "reference 0 is empty"),
+        ({"a": ["x"]}, [["x", "y"]], "a: 1 hypotheses, but reference 0 has 2 lines"),
+        ({"a": ["", " "]}, [["x", "y"]], "a: all 2 hypotheses are empty"),
     ],
 )
-def test_missing_arguments_are_named(texts, capsys, arguments, message):
-    assert main(["evaluate", *arguments, "--reference", str(texts["reference"])]) == 1
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_scored_is_an_error(systems, references, message):
+    with pytest.raises(RecipeError, match=message):
+        compare(systems, references)
 
 
-def test_the_scored_text_is_named(texts, capsys):
-    arguments = ["--hypotheses", str(texts["first"]), "--reference", str(texts["reference"])]
-    main(["evaluate", *arguments, "--metrics", "bleu"])
-    shown = capsys.readouterr().out
-    assert f"scored: detokenised text {texts['first']} against {texts['reference']}" in shown
-
-
-def test_table_tells_systems_apart_by_the_ends_of_their_paths():
-    labels = _labels(["/runs/a/b/last.pt", "/runs/c/b/last.pt"])
-    assert labels == {"/runs/a/b/last.pt": "a/b/last.pt", "/runs/c/b/last.pt": "c/b/last.pt"}
-    assert _labels(["x.pt"]) == {"x.pt": "x.pt"}
-
-
-def test_hypotheses_are_sorted_back_and_the_best_is_taken(tmp_path):
-    log = tmp_path / "log"
-    write_lines(
-        log,
-        [
-            "INFO | H-9",
-            "H-1\t-0.5\t▁b \u2028 c",
-            "H-1\t-0.9\t▁worse",
-            "T-1\t▁x",
-            "H-0\t-1\t",
-            "D-0\t-1\ty",
-        ],
-    )
-    assert parse_generate(log) == ["", "▁b \u2028 c"]
-
-
-def test_missing_sentences_are_an_error(tmp_path):
-    log = tmp_path / "log"
-    write_lines(log, ["H-0\t-1\t▁a", "H-2\t-1\t▁b"])
-    with pytest.raises(RecipeError, match="did not write every sentence"):
-        parse_generate(log)
+@pytest.mark.parametrize("options", [{"tokenize": "13b"}, {"chrf_word_order": -1}])
+def test_unknown_options_are_refused(options):
+    (name,) = options
+    with pytest.raises(RecipeError, match=name):
+        MetricOptions(**options)

@@ -1,0 +1,29 @@
+import pytest
+
+from recipes.errors import RecipeError
+from recipes.output_probability import average_probability
+from recipes.text import write_lines
+
+
+def test_every_output_token_weighs_the_same(tmp_path):
+    log = tmp_path / "log"
+    write_lines(log, ["P-1\t-1.0000 -2.0000 0.0000", "H-1\t-1\t▁a ▁b", "P-0\t-3.0000"])
+    assert average_probability(log) == (0.5 + 0.25 + 1 + 0.125) / 4
+
+
+def test_the_best_of_several_hypotheses_counts(tmp_path):
+    log = tmp_path / "log"
+    write_lines(log, ["P-0\t-1.0000", "P-0\t-8.0000", "P-10\t-1.0000"])
+    assert average_probability(log) == 0.5
+
+
+def test_without_such_lines_it_is_not_known(tmp_path):
+    write_lines(tmp_path / "log", ["H-0\t-1\t▁a", "INFO | P-0"])
+    assert average_probability(tmp_path / "log") is None
+
+
+@pytest.mark.parametrize("scores", ["-1.0 nan", "-1.0 2.5", "-1.0 x"])
+def test_what_is_no_log_probability_is_refused(tmp_path, scores):
+    write_lines(tmp_path / "log", [f"P-7\t{scores}"])
+    with pytest.raises(RecipeError, match="P-7"):
+        average_probability(tmp_path / "log")

@@ -1,0 +1,109 @@
+"""Repeated n-grams and BLEU by length, against counting by hand and the sacrebleu command."""
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu_command import sacrebleu_command
+
+from recipes.errors import RecipeError
+from recipes.metrics import MetricOptions
+from recipes.output_statistics import (
+    bucket_scores,
+    length_buckets,
+    reference_buckets,
+    repeated_ngram_rate,
+    repeated_ngram_rates,
+)
+from recipes.text import read_lines, write_lines
+
+quick = settings(max_examples=60, deadline=None)
+sentences = st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=5)
+
+
+@quick
+@given(sentences, st.integers(1, 4))
+def test_repeated_ngrams_are_those_seen_earlier_in_their_sentence(corpus, order):
+    seen_before = total = 0
+    for tokens in corpus:
+        for end in range(order, len(tokens) + 1):
+            total += 1
+            ngram = tokens[end - order : end]
+            earlier = (tokens[start : start + order] for start in range(end - order))
+            seen_before += ngram in list(earlier)
+    assert repeated_ngram_rate(corpus, order) == (seen_before / total if total else 0)
+
+
+def test_repetition_across_sentences_does_not_count():
+    assert repeated_ngram_rate([["a", "b"], ["a", "b"]], 1) == 0
+    assert repeated_ngram_rate([["a", "b", "a", "b"]], 1) == 0.5
+    assert repeated_ngram_rate([["a", "b", "a", "b"]], 2) == 1 / 3
+
+
+def test_repetition_is_counted_in_the_words_of_bleu():
+    lines = ["Yes, yes, yes."]
+    assert repeated_ngram_rates(lines, MetricOptions()) == {
+        "1": 2 / 6, "2": 1 / 5, "4": 0,
+    }  # fmt: skip
+    assert repeated_ngram_rates(lines, MetricOptions(lowercase=True))["1"] == 3 / 6
+    assert repeated_ngram_rates(["好好"], MetricOptions(tokenize="zh"))["1"] == 0.5
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 70), min_size=1, max_size=60),
+    st.sets(st.integers(1, 60), min_size=1).map(sorted),
+    st.integers(1, 20),
+)
+def test_buckets_part_the_sentences_by_length(lengths, bounds, smallest):
+    buckets = length_buckets(lengths, bounds, smallest)
+    positions = [position for bucket in buckets for position in bucket.positions]
+    assert sorted(positions) == list(range(len(lengths)))
+    for bucket in buckets:
+        assert all(bucket.shortest <= lengths[i] <= bucket.longest for i in bucket.positions)
+        assert len(bucket.positions) >= min(smallest, len(lengths))
+    for shorter, longer in pairwise(buckets):
+        assert longer.shortest == shorter.longest + 1
+        assert shorter.longest in bounds
+
+
+def test_small_buckets_are_merged_with_a_neighbour():
+    lengths = [5] * 3 + [15] + [25] * 3 + [35] * 2
+
+    def sizes(smallest):
+        buckets = length_buckets(lengths, (10, 20, 30), smallest)
+        return [(b.shortest, b.longest, len(b.positions)) for b in buckets]
+
+    assert sizes(1) == [(1, 10, 3), (11, 20, 1), (21, 30, 3), (31, 35, 2)]
+    assert sizes(3) == [(1, 10, 3), (11, 35, 6)]
+    assert sizes(100) == [(1, 35, 9)]
+
+
+def test_bleu_of_a_bucket_is_that_of_the_sacrebleu_command_on_its_lines(tmp_path, data_dir):
+    reference = read_lines(data_dir / "train.en")
+    rng = random.Random(1)
+    other = [" ".join(line.split()[::-1]) for line in reference]
+    system = [" ".join(w for w in line.split() if rng.random() > 0.1) for line in reference]
+    options = MetricOptions()
+    buckets = reference_buckets([reference, other], options, (10, 14), 20)
+    assert len(buckets) > 1
+    scores = bucket_scores({"system": system}, [reference, other], options, buckets)["system"]
+    for bucket, score in zip(buckets, scores, strict=True):
+        for name, lines in (("ref", reference), ("other", other), ("system", system)):
+            write_lines(tmp_path / name, [lines[i] for i in bucket.positions])
+        theirs = json.loads(
+            sacrebleu_command(
+                *(tmp_path / "ref", tmp_path / "other", "-i", tmp_path / "system"),
+                *("-m", "bleu", "-w", "10"),
+            )
+        )
+        assert score == pytest.approx(theirs["score"], abs=1e-9)
+
+
+@pytest.mark.parametrize(("bounds", "smallest"), [((20, 10), 1), ((0, 5), 1), ((), 1), ((5,), 0)])
+def test_impossible_buckets_are_refused(bounds, smallest):
+    with pytest.raises(RecipeError, match="length bucket"):
+        reference_buckets([["a b"]], MetricOptions(), bounds, smallest)
