@@ -93,9 +93,25 @@ class Cleaning:
 
 @dataclass
 class HoldOut:
-    """The valid split as a part of the (cleaned) training text: every ``every``-th pair."""
+    """Splits that are cut out of the (cleaned) training text where nothing else gives them.
 
-    every: int
+    Args:
+        every: every ``every``-th pair goes to the valid split.
+        clusters: number of pairs by split, drawn so that no sentence is in two splits. All of
+            the training text is held in memory for it.
+        several: with ``clusters``, a further test set: the sources of the pairs so drawn that
+            have several references, with all of them.
+    """
+
+    every: int | None = None
+    clusters: dict[str, int] = field(default_factory=dict)
+    several: str | None = None
+
+    def splits(self, valid: str) -> list[str]:
+        """The splits that can be cut out."""
+        if self.every is not None:
+            return [valid]
+        return [*self.clusters, *([self.several] if self.several else [])]
 
 
 @dataclass
@@ -107,7 +123,7 @@ class Data:
         files: what is downloaded for them, by file name.
         references: files of the references of a test set that has several, by split. They lie
             in the folder of the text; ``PREFIX.LANG.0``, ``PREFIX.LANG.1`` ... need no mention.
-        hold_out: cuts the valid split out of the training text.
+        hold_out: cuts splits out of the training text.
         lowercase: lower-case all text.
         licence: of the text, in words.
         size: number of training pairs, in words.
@@ -152,13 +168,7 @@ def check_data(data: Data, languages: tuple[str, str]) -> None:
     if data.corpus is not None and data.sources:
         raise ConfigError("data: give either a corpus or sources, not both")
     if data.hold_out is not None:
-        if data.hold_out.every < 2:
-            raise ConfigError("data.hold_out.every: at least 2, so that training text is left")
-        if data.valid in data.sources:
-            raise ConfigError(
-                f"data: {data.valid!r} has sources and hold_out cuts it out of the training text; "
-                "keep one of them"
-            )
+        _check_hold_out(data.hold_out, data)
     cleaning = data.cleaning
     if cleaning is not None:
         if cleaning.max_length is not None and cleaning.max_length < 1:
@@ -167,6 +177,23 @@ def check_data(data: Data, languages: tuple[str, str]) -> None:
             raise ConfigError("data.cleaning.max_length_ratio: longer over shorter, at least 1")
         if data.corpus is not None:
             raise ConfigError("data.cleaning: a corpus that the recipe makes is clean already")
+
+
+def _check_hold_out(hold_out: HoldOut, data: Data) -> None:
+    if (hold_out.every is None) == (not hold_out.clusters):
+        raise ConfigError("data.hold_out: give either every or clusters")
+    if hold_out.every is not None and hold_out.every < 2:
+        raise ConfigError("data.hold_out.every: at least 2, so that training text is left")
+    if hold_out.several is not None and not hold_out.clusters:
+        raise ConfigError("data.hold_out.several: needs clusters")
+    for split in hold_out.splits(data.valid):
+        if split not in data.splits[1:]:
+            raise ConfigError(
+                f"data.hold_out: {split!r} is neither the valid split nor a test set "
+                f"({', '.join(data.splits[1:])})"
+            )
+    if any(count < 1 for count in hold_out.clusters.values()):
+        raise ConfigError("data.hold_out.clusters: at least 1 pair for each split")
 
 
 def _check_source(source: TextSource, where: str, data: Data, languages: tuple[str, str]) -> None:

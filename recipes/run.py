@@ -11,7 +11,7 @@ from typing import Any
 
 from recipes.commands import Command
 from recipes.config import Recipe
-from recipes.data.prepare import missing_text, reads_folder
+from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
 from recipes.layout import Layout
 from recipes.process import run_command

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +15,14 @@ from recipes.data.cleaning import Cleaner
 from recipes.data.download import default_cache_dir, fetch, file_size
 from recipes.data.files import full_disk_named, written_together
 from recipes.data.formats import Pair, read_pairs
+from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
+from recipes.data.origins import CUT, FOLDER, SOURCES, origin, source_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.data.tokenisation import detokeniser
 from recipes.data_config import TextSource
 from recipes.errors import RecipeError
 from recipes.references import reference_files
 from recipes.text import write_text
-
-
-def reads_folder(recipe: Recipe, data_dir: Path | None) -> bool:
-    """Whether all text is in ``data_dir`` as it is needed, so that nothing has to be written."""
-    data = recipe.data
-    if data_dir is None or data.corpus is not None:
-        return False
-    if data.cleaning is not None or data.lowercase:
-        return False
-    if not data.sources and data.hold_out is None:
-        return True
-    return all(_in_folder(recipe, data_dir, split) for split in data.splits)
-
-
-def _in_folder(recipe: Recipe, data_dir: Path | None, split: str) -> bool:
-    return data_dir is not None and all(
-        (data_dir / f"{split}.{lang}").is_file() for lang in recipe.languages
-    )
-
-
-def missing_text(recipe: Recipe, data_dir: Path | None) -> str | None:
-    """Why the text cannot be made from what is declared and given, or None."""
-    data = recipe.data
-    if data.corpus is not None:
-        return None
-    for split in data.splits:
-        if _in_folder(recipe, data_dir, split):
-            continue
-        if split == data.valid and data.hold_out is not None:
-            continue  # cut out of the training text, which has its own turn
-        sources = data.sources.get(split, [])
-        wanted = list(dict.fromkeys(name for source in sources for name in source.files))
-        if data_dir is None:
-            if not sources or any(name not in data.files for name in wanted):
-                return f"give the folder of its text files with --data-dir ({_all_files(recipe)})"
-            continue
-        names = " and ".join(f"{split}.{lang}" for lang in recipe.languages)
-        if not sources:
-            return f"{split} does not exist in {data_dir}; --data-dir must hold {names}"
-        if any(not (data_dir / name).is_file() for name in wanted):
-            return (
-                f"{data_dir} must hold {names}, or {' and '.join(wanted)}; with --data-dir "
-                "nothing is downloaded but sacrebleu's test sets"
-            )
-    return None
-
-
-def _all_files(recipe: Recipe) -> str:
-    """What ``--data-dir`` has to hold: of each split the text, or what only it can provide."""
-    names: list[str] = []
-    for split in recipe.data.splits:
-        sources = recipe.data.sources.get(split, [])
-        raw = [n for source in sources for n in source.files if n not in recipe.data.files]
-        names += raw or [f"{split}.{lang}" for lang in recipe.languages]
-    return ", ".join(dict.fromkeys(names))
 
 
 class Preparation:
@@ -106,6 +52,9 @@ class Preparation:
         self.checksums = Checksums(text_dir.parent / "checksums.json")
         self._paths: dict[str, Path] = {}
 
+    def _origin(self, split: str) -> str | None:
+        return origin(self.recipe, self.data_dir, split)
+
     def settings(self) -> dict[str, Any]:
         """What the text depends on, beside the files of ``data_dir``."""
         data = dataclasses.asdict(self.data)
@@ -114,8 +63,8 @@ class Preparation:
         for file in data["files"].values():
             for key in ("address", "licence", "bytes"):
                 file.pop(key)
-        given = [s for s in self.data.splits if _in_folder(self.recipe, self.data_dir, s)]
-        return {**data, "languages": list(self.recipe.languages), "given": given}
+        origins = {split: self._origin(split) for split in self.data.splits}
+        return {**data, "languages": list(self.recipe.languages), "origins": origins}
 
     def inputs(self) -> dict[str, Path]:
         """The files of ``data_dir`` that are read."""
@@ -123,11 +72,11 @@ class Preparation:
             return {}
         names: list[str] = []
         for split in self.data.splits:
-            if _in_folder(self.recipe, self.data_dir, split):
+            if self._origin(split) == FOLDER:
                 names += [f"{split}.{lang}" for lang in self.recipe.languages]
                 names += [str(f.relative_to(self.data_dir)) for f in self._given_references(split)]
-            elif split != self.data.valid or self.data.hold_out is None:
-                names += [n for s in self.data.sources.get(split, []) for n in s.files]
+            elif self._origin(split) == SOURCES:
+                names += source_files(self.data, split)
         return {name: self.data_dir / name for name in names}
 
     def outputs(self) -> list[Path]:
@@ -142,7 +91,7 @@ class Preparation:
         """What will be downloaded, one line each."""
         lines = []
         for split in self.data.splits:
-            if _in_folder(self.recipe, self.data_dir, split):
+            if self._origin(split) != SOURCES:
                 continue
             for source in self.data.sources.get(split, []):
                 if source.sacrebleu:
@@ -162,75 +111,75 @@ class Preparation:
         """Write all splits."""
         with full_disk_named(self.text_dir, "--work-dir"):
             # The small ones first: what fails should fail before the large downloads.
-            for split in self.data.tests:
-                self._write_test(split)
-            held_out = self.data.hold_out is not None and not _in_folder(
-                self.recipe, self.data_dir, self.data.valid
-            )
-            if not held_out:
-                self._write(self.data.valid, self._pairs(self.data.valid))
-            self._write_training(held_out)
+            for split in [*self.data.tests, self.data.valid]:
+                if self._origin(split) != CUT:
+                    self._write(split, list(self._pairs(split)))
+            cleaner = Cleaner(self.data.cleaning) if self.data.cleaning else None
+            pairs = self._pairs(self.data.train)
+            self._write_training(cleaner(pairs) if cleaner is not None else pairs)
+            if cleaner is not None:
+                self._report(cleaner)
 
-    def _write_training(self, held_out: bool) -> None:
-        pairs: Iterable[Pair] = self._pairs(self.data.train)
-        cleaner = Cleaner(self.data.cleaning) if self.data.cleaning else None
-        if cleaner is not None:
-            pairs = cleaner(pairs)
-        if held_out:
-            assert self.data.hold_out is not None
-            self._write_both(pairs, self.data.hold_out.every)
-        else:
-            self._write(self.data.train, pairs)
-        if cleaner is not None:
-            self.say(f"  {self.data.train}: {cleaner.summary()}")
-            if not cleaner.counts()["kept"]:
-                raise RecipeError(
-                    f"data.cleaning leaves no pair of {self.data.train} ({cleaner.summary()})"
-                )
-            counts = json.dumps(cleaner.counts(), indent=1)
-            write_text(self.text_dir / "cleaning.json", f"{counts}\n")
-
-    def _names(self, split: str) -> list[Path]:
-        return [self.text_dir / f"{split}.{lang}" for lang in self.recipe.languages]
-
-    def _write(self, split: str, pairs: Iterable[Pair]) -> None:
-        with written_together(self._names(split)) as files:
-            for source, references in pairs:
-                _line(files, source, references[0])
-
-    def _write_both(self, pairs: Iterable[Pair], every: int) -> None:
-        """Training and valid text; every ``every``-th pair goes to valid."""
-        paths = [*self._names(self.data.train), *self._names(self.data.valid)]
-        with written_together(paths) as files:
-            for number, (source, references) in enumerate(pairs, start=1):
-                side = files[2:] if number % every == 0 else files[:2]
-                _line(side, source, references[0])
-
-    def _write_test(self, split: str) -> None:
-        """A test set with its references; ``PREFIX.LANG`` is the first of them."""
-        pairs = list(self._pairs(split))
-        several = max((len(references) for _, references in pairs), default=1)
-        target = f"{split}.{self.recipe.target_lang}"
-        named = self.data.references.get(split)
-        if several == 1 and named is None:
-            self._write(split, pairs)
-            return
-        names = named or [f"{target}.{number}" for number in range(several)]
-        if len(names) != several:
+    def _report(self, cleaner: Cleaner) -> None:
+        self.say(f"  {self.data.train}: {cleaner.summary()}")
+        if not cleaner.counts()["kept"]:
             raise RecipeError(
-                f"data.references.{split} names {len(names)} files, but the text has {several} "
+                f"data.cleaning leaves no pair of {self.data.train} ({cleaner.summary()})"
+            )
+        counts = json.dumps(cleaner.counts(), indent=1)
+        write_text(self.text_dir / "cleaning.json", f"{counts}\n")
+
+    def _write_training(self, pairs: Iterable[Pair]) -> None:
+        """The training text, without the splits that are cut out of it."""
+        hold_out = self.data.hold_out
+        cut = [split for split in self.data.splits if self._origin(split) == CUT]
+        if hold_out is not None and hold_out.clusters and cut:
+            pairs, parts = cut_clusters(list(pairs), hold_out.clusters)
+            if hold_out.several is not None:
+                drawn = (pair for part in parts.values() for pair in part)
+                parts[hold_out.several] = with_several_references(drawn)
+            for split in cut:
+                self._write(split, parts[split])
+            cut = []
+        every = hold_out.every if hold_out is not None and cut else None
+        paths = [self._name(s, lang) for s in (self.data.train, *cut) for lang in self._languages]
+        with written_together(paths) as files:
+            rows = cut_every(pairs, every) if every else ((False, pair) for pair in pairs)
+            for held_out, (source, references) in rows:
+                _line(files[2:] if held_out else files[:2], source, references[0])
+
+    @property
+    def _languages(self) -> tuple[str, str]:
+        return self.recipe.languages
+
+    def _name(self, split: str, lang: str) -> Path:
+        return self.text_dir / f"{split}.{lang}"
+
+    def _write(self, split: str, pairs: list[Pair]) -> None:
+        """A small split with all its references; ``PREFIX.LANG`` is the first of them."""
+        several = max((len(references) for _, references in pairs), default=1)
+        target = self._name(split, self.recipe.target_lang)
+        named = self.data.references.get(split)
+        if named and len(named) != several:
+            raise RecipeError(
+                f"data.references.{split} names {len(named)} files, but the text has {several} "
                 "references"
             )
-        paths = [*self._names(split), *(self.text_dir / n for n in names if n != target)]
-        columns = [index for index, name in enumerate(names) if name != target]
+        for old in self.text_dir.glob(f"{target.name}.*"):
+            if old.suffix[1:].isdigit():
+                old.unlink()  # an earlier text had more references
+        numbered = [f"{target.name}.{number}" for number in range(several)] if several > 1 else []
+        others = [(n, name) for n, name in enumerate(named or numbered) if name != target.name]
+        paths = [self._name(split, lang) for lang in self._languages]
+        paths += [self.text_dir / name for _, name in others]
         with written_together(paths) as files:
             for source, references in pairs:
-                padded = [text for text, _ in zip_longest(references, names, fillvalue="")]
-                _line(files, source, references[0], *(padded[index] for index in columns))
+                padded = [*references, *[""] * (several - len(references))]
+                _line(files, source, padded[0], *(padded[number] for number, _ in others))
 
     def _pairs(self, split: str) -> Iterator[Pair]:
         """All pairs of a split, detokenised and lower-cased."""
-        if _in_folder(self.recipe, self.data_dir, split):
+        if self._origin(split) == FOLDER:
             pairs = self._given(split)
         else:
             pairs = (p for source in self.data.sources[split] for p in self._read(source))

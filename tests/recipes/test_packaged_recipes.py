@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from recipes.config import BUDGET_FLAGS, flag_value, load_recipe, recipe_names
+from recipes.config import BUDGET_FLAGS, flag_value, load_recipe, recipe_names, recipe_text
+from recipes.data.origins import CUT, FOLDER, SOURCES, origin
 from recipes.data.test_sets import language_pair
 from recipes.run import Run
 
@@ -53,10 +54,16 @@ def test_every_split_has_a_source_and_every_file_a_use(name, tmp_path):
         assert split in data.sources or (split == data.valid and data.hold_out)
 
 
-def test_tatoeba_is_read_from_a_folder_alone():
+def test_tatoeba_takes_a_folder_or_cuts_a_download(tmp_path):
     recipe = load_recipe("tatoeba-en-de")
-    assert recipe.data.files == {}
-    assert recipe.data.sources["test_multiref"][0].format == "tsv-references"
+    assert [origin(recipe, None, s) for s in recipe.data.splits] == [SOURCES, CUT, CUT, CUT]
+    for name in ("train", "valid", "test"):
+        for lang in recipe.languages:
+            (tmp_path / f"{name}.{lang}").touch()
+    assert origin(recipe, tmp_path, "test_multiref") == CUT
+    (tmp_path / "test_multiref.en-de.tsv").touch()
+    origins = [origin(recipe, tmp_path, split) for split in recipe.data.splits]
+    assert origins == [FOLDER, FOLDER, FOLDER, SOURCES]
 
 
 def test_references_of_wmt14_can_be_added():
@@ -67,12 +74,12 @@ def test_references_of_wmt14_can_be_added():
 
 def test_unknown_checksums_are_said_to_be_unknown():
     """A null checksum needs its reason beside it, and no file has an invented one."""
-    from recipes.config import recipe_text
-
     without = {
         name
         for name in recipe_names()
         if any(file.sha256 is None for file in load_recipe(name).data.files.values())
     }
-    assert without == {"iwslt14-de-en"}
-    assert "the first run prints the SHA-256" in " ".join(recipe_text("iwslt14-de-en").split())
+    assert without == {"iwslt14-de-en", "tatoeba-en-de"}
+    for name in without:
+        text = recipe_text(name).replace("#", "")
+        assert "the first run prints the SHA-256" in " ".join(text.split())

@@ -336,7 +336,10 @@ def test_unknown_test_set_is_told_before_anything_is_loaded(prepare, source, mes
         ({"sources": {"test": [{"sacrebleu": "wmt14", "archive": "a"}]}}, "not both"),
         ({"references": {"tset": ["a"]}}, "'tset' is not a test set"),
         ({"hold_out": {"every": 1}}, "at least 2"),
-        ({"hold_out": {"every": 9}, "sources": {"valid": [{"sacrebleu": "wmt14"}]}}, "keep one"),
+        ({"hold_out": {"every": 9, "clusters": {"test": 2}}}, "either every or clusters"),
+        ({"hold_out": {"every": 9, "several": "test"}}, "needs clusters"),
+        ({"hold_out": {"clusters": {"tset": 5}}}, "'tset' is neither the valid split nor a test"),
+        ({"hold_out": {"clusters": {"test": 0}}}, "at least 1 pair"),
         ({"cleaning": {"max_length_ratio": 0.5}}, "at least 1"),
         ({"cleaning": {"max_length": 0}}, "at least 1 word"),
     ],
@@ -344,6 +347,49 @@ def test_unknown_test_set_is_told_before_anything_is_loaded(prepare, source, mes
 def test_wrong_data_names_the_key(recipe_file, data, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe_file(data=data))
+
+
+def test_clusters_become_splits_without_a_leak_and_several_references(prepare, server):
+    rows = [f"q{n % 40}\ta{n}\tby x" for n in range(100)] + ["lone\talone", "other\talone"]
+    server.files["all.tgz"] = pack({"all.txt": "\n".join(rows).encode()})
+    source = {
+        "archive": "all.tgz",
+        "text": {"de": "all.txt", "en": "all.txt"},
+        "format": "tsv",
+        "columns": {"de": 1, "en": 2},
+    }
+    data = {
+        "tests": ["test", "set"],
+        "files": {"all.tgz": {"address": f"{server.address}/all.tgz"}},
+        "sources": {"train": [source]},
+        "hold_out": {"clusters": {"valid": 10, "test": 20}, "several": "set"},
+    }
+    text = prepare(data)
+    sides = {
+        split: [set(read_lines(text / f"{split}.{lang}")) for lang in ("de", "en")]
+        for split in ("train", "valid", "test")
+    }
+    for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        assert not any(a & b for a, b in zip(sides[one], sides[other], strict=True))
+    counts = {split: len(read_lines(text / f"{split}.de")) for split in sides}
+    assert counts == {"train": 72, "valid": 10, "test": 20}
+    held_out = sides["valid"][0] | sides["test"][0]
+    several = read_lines(text / "set.de")
+    assert set(several) <= held_out
+    assert len(several) == len(set(several)) > 5
+    assert prepare.references["set"] == [f"set.en.{n}" for n in range(3)]
+    assert all(read_lines(text / "set.en.1"))
+
+
+def test_fewer_references_than_before_leave_no_old_ones(prepare, tmp_path):
+    folder = write(tmp_path / "given", **SPLITS, more__tsv=["q\t1\t2\t3"])
+    sources = [{"text": {"de": "more.tsv", "en": "more.tsv"}, "format": "tsv-references"}]
+    data = {"tests": ["test", "more"], "sources": {"more": sources}}
+    prepare(data, folder)
+    assert len(prepare.references["more"]) == 3
+    write(folder, more__tsv=["q\t1"])
+    prepare(data, folder)
+    assert prepare.references["more"] == ["more.en"]
 
 
 def test_whole_recipe_from_an_archive(recipe_file, fake_fairseq, server, tmp_path, data_dir):

@@ -1,0 +1,76 @@
+"""Valid and test text cut out of the training text, the same way every time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from recipes.data.formats import Pair
+
+
+def cut_every(pairs: Iterable[Pair], every: int) -> Iterator[tuple[bool, Pair]]:
+    """All pairs, each with whether it is held out: the ``every``-th, the one after as many ..."""
+    for number, pair in enumerate(pairs, start=1):
+        yield number % every == 0, pair
+
+
+def cut_clusters(
+    pairs: list[Pair], sizes: Mapping[str, int]
+) -> tuple[list[Pair], dict[str, list[Pair]]]:
+    """Split ``pairs`` so that no sentence, of either side, is in two parts.
+
+    Pairs that share a sentence make a cluster, and so do those that are linked through others.
+    Clusters are drawn whole, in an order that depends on their text alone.
+
+    Args:
+        sizes: number of pairs by split; a split gets fewer where no cluster is small enough.
+
+    Returns:
+        The pairs that are left for training, in their order, and those of each split.
+    """
+    clusters = _clusters(pairs)
+    order = sorted(clusters, key=lambda members: _key(pairs, members))
+    held_out: dict[str, list[int]] = {split: [] for split in sizes}
+    for members in order:
+        for split, size in sizes.items():
+            if len(held_out[split]) + len(members) <= size:
+                held_out[split] += members
+                break
+    gone = {index for members in held_out.values() for index in members}
+    left = [pair for index, pair in enumerate(pairs) if index not in gone]
+    return left, {s: [pairs[index] for index in members] for s, members in held_out.items()}
+
+
+def with_several_references(pairs: Iterable[Pair]) -> list[Pair]:
+    """Sources that have two references or more among ``pairs``, with all of them."""
+    references: dict[str, dict[str, None]] = defaultdict(dict)
+    for source, row in pairs:
+        references[source].update(dict.fromkeys(row))
+    return [(source, list(found)) for source, found in references.items() if len(found) > 1]
+
+
+def _clusters(pairs: list[Pair]) -> list[list[int]]:
+    """Indices of the pairs of each cluster (union-find over the sentences of both sides)."""
+    parent = list(range(len(pairs)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[int, str], int] = {}
+    for index, (source, references) in enumerate(pairs):
+        for sentence in ((0, source), *((1, reference) for reference in references)):
+            one, other = root(first.setdefault(sentence, index)), root(index)
+            parent[max(one, other)] = min(one, other)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(pairs)):
+        members[root(index)].append(index)
+    return list(members.values())
+
+
+def _key(pairs: list[Pair], members: list[int]) -> tuple[bytes, str]:
+    smallest = min(pairs[index][0] for index in members)
+    return hashlib.blake2b(smallest.encode(), digest_size=8).digest(), smallest
