@@ -126,6 +126,19 @@ class CriterionEstimators(nn.Module):
             if isinstance(module, WorkersMovingAverage):
                 module.learn()
 
+    def check_state(self, states: Tensor) -> None:
+        """Raise ``ValueError`` unless the learned baseline can read the decoder's states.
+
+        Args:
+            states: ``[rows, length, channels]``.
+        """
+        expected = self.token.baseline.features
+        if states.size(-1) != expected:
+            raise ValueError(
+                f"--baseline-state-dim must be {states.size(-1)}, the size of this decoder's "
+                f"state; got {expected}"
+            )
+
     def anchored(self, loss: Tensor) -> Tensor:
         """The same loss, from which every parameter gets a gradient, be it 0."""
         anchor: Any = getattr(self, "anchor", None)

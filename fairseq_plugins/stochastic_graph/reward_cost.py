@@ -12,6 +12,7 @@ from criterions.candidate_losses import (
     CANDIDATE_LOSSES,
     effective_sample_size,
     first_occurrences,
+    unique_samples,
 )
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import StochasticGraph
@@ -62,6 +63,10 @@ class RewardCost:
             sources=sources.net_input["src_tokens"],
             samples=tokens.size(0) // reference.tokens.size(0),
         )
+
+    def rewards(self, tokens: Tensor, lengths: Tensor, sources: Batch) -> Tensor:
+        """Reward of each output, ``[rows]``; arguments as :meth:`outputs`."""
+        return self.reward(self.outputs(tokens, lengths, sources))
 
     def record_sampled(
         self, graph: StochasticGraph, law: TokenLaw, plan: Plan, sources: Batch
@@ -141,13 +146,17 @@ class RewardCost:
         return -rewards if self.settings.credit == "reward_to_go" else self.cost(rewards, 1)
 
     def _logged(self, rewards: Tensor, plan: Plan, outputs: Outputs) -> dict[str, Tensor]:
-        samples = outputs.samples
+        """Of the samples; a reference among the candidates is not one of them."""
+        own = self.settings.samples
+
+        def of_samples(rows: Tensor) -> Tensor:
+            return rows.reshape(-1, outputs.samples, *rows.shape[1:])[:, :own]
+
         logged = {
-            "reward": rewards.sum() / samples,
-            "sample_length": outputs.lengths.sum() / samples,
+            "reward": of_samples(rewards).sum() / own,
+            "sample_length": of_samples(outputs.lengths).sum() / own,
         }
-        if samples > 1:
-            tokens = plan.emitted.reshape(-1, samples, plan.emitted.size(1))
-            unique = first_occurrences(tokens, plan.number.reshape(-1, samples))
+        if own > 1:
+            unique = unique_samples(of_samples(plan.emitted), of_samples(plan.number))
             logged["unique_samples"] = unique.sum()
         return logged

@@ -163,7 +163,8 @@ def reward_of(output):
 
 def rewarded(tiny, **options):
     criterion = tiny.criterion(**{"objective": "reinforce", **options})
-    criterion.reward_cost = replace(criterion.reward_cost, reward=Table())
+    reward_cost = replace(criterion.cost_pass.reward_cost, reward=Table())
+    criterion.cost_pass = replace(criterion.cost_pass, reward_cost=reward_cost)
     return criterion
 
 
@@ -364,7 +365,7 @@ def test_expected_bleu_of_sampled_rows(corpus, monkeypatch, arch, ignored):
             [1 - weighted_mass(row, int(n)) for row, n in zip(logits, number, strict=True)]
         )
 
-    criterion.expected_bleu = stand_in
+    criterion.cost_pass = replace(criterion.cost_pass, expected_bleu=stand_in)
     outputs = tiny.outputs(3, prefix=(4,) * ignored)
     expected, probabilities = true_gradient(
         tiny,

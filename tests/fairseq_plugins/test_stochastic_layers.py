@@ -36,8 +36,9 @@ def tiny(decoder="recurrent", latent=False, **options):
             if hasattr(module, "total"):
                 module.total.fill_(0.375)
                 module.weight.fill_(1)
-    if criterion.reward_cost is not None:
-        criterion.reward_cost = replace(criterion.reward_cost, reward=Table())
+    if criterion.cost_pass.reward_cost is not None:
+        reward_cost = replace(criterion.cost_pass.reward_cost, reward=Table())
+        criterion.cost_pass = replace(criterion.cost_pass, reward_cost=reward_cost)
     return Model(dictionary, decoder, latent), criterion
 
 
@@ -84,7 +85,9 @@ def gradient_of(model, loss):
 def estimate(model, criterion, batch):
     """Of the mean reward of the batch's sentences, or of the sum of their cross-entropy."""
     loss, sample_size, _ = criterion(model, batch)
-    return gradient_of(model, loss / (1 if criterion.reward_cost is None else sample_size))
+    return gradient_of(
+        model, loss / (1 if criterion.cost_pass.reward_cost is None else sample_size)
+    )
 
 
 def estimate_of(model, criterion, monkeypatch, batch, *rows):
@@ -294,7 +297,7 @@ def test_looking_for_layers_leaves_the_random_numbers_alone():
         criterion.feeding.first_step(model, feeding.Batch.of(sources, criterion.dictionary), draws)
         look.values = draws.values
 
-    assert criterion.layers.draws(1, 0, first_step) is not None
+    assert criterion.cost_pass.layers.draws(1, 0, first_step) is not None
     assert look.values
     assert torch.get_rng_state().equal(before)
 
@@ -303,7 +306,7 @@ def test_a_layer_that_draws_only_later_is_drawn_from_then_on():
     model, criterion = tiny(objective="reinforce", layer_estimator="mode")
     estimate(model, criterion, batch([WORD]))
     estimator = criterion.estimators.layers["cost"] = ScoreFunction()
-    criterion.layers._estimator = estimator
+    criterion.cost_pass.layers._estimator = estimator
     without, drawn = drawn_by_layers(model, criterion, batch([WORD]))
     assert without is None
     assert drawn.values
