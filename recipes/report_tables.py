@@ -140,14 +140,12 @@ def score_tables(results: dict[str, Any]) -> Iterator[Table]:
 def how_scored(results: dict[str, Any]) -> str:
     """What the cells of the tables of scores hold."""
     text = "Score ± half width of its 95 % bootstrap interval, and in brackets the difference to "
-    text += "the control"
-    if has_seeds(results):
-        text += " with the same seed"
+    text += "the control" + (" of the same seed" if has_seeds(results) else "")
     tests = f"paired bootstrap, {results['bootstrap_samples']} resamples"
     if results.get("randomization_signatures"):
         trials = results.get("randomization_trials")
-        tests += f"/approximate randomisation, {trials} trials"
-    return f"{text} with sacrebleu's p-value ({tests})."
+        tests += f" / approximate randomisation, {trials} trials"
+    return f"{text} and sacrebleu's p-value ({tests})."
 
 
 def has_seeds(results: dict[str, Any]) -> bool:
