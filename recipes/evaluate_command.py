@@ -187,7 +187,11 @@ def main(args: argparse.Namespace, console: Console) -> None:
     scored = _scored(list(systems.values()), list(references), len(lines[0]))
     say(scored)
     check = _sacrebleu_command(args, list(systems.values()), options, baseline)
-    say(f"the same scores: {check}")
+    if _all_present(lines):
+        say(f"the same scores: {check}")
+    else:
+        # The command has no way to say that a sentence has fewer references than others.
+        check = None
     if args.json:
         content = {
             **_content(result, systems, baseline),
@@ -271,6 +275,7 @@ def _notes(
 ) -> list[str]:
     """What a reader of the scores should know: empty lines, and outputs that are nearly equal."""
     notes = []
+    several = len(references) > 1
     for kind, sides in (("hypotheses", texts), ("references", references)):
         for name, lines in sides.items():
             empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
@@ -278,6 +283,8 @@ def _notes(
                 notes.append(
                     f"note: {len(empty)} of {len(lines)} {kind} of {name} are empty, the first in "
                     f"line {empty[0]}"
+                    + "; there the other references count"
+                    * (kind == "references" and several)
                 )
     for name, lines in texts.items() if baseline is not None else ():
         pairs = zip(lines, texts[baseline], strict=True)
@@ -288,6 +295,11 @@ def _notes(
                 "few, neither test can tell a difference from chance"
             )
     return notes
+
+
+def _all_present(references: Sequence[Sequence[str]]) -> bool:
+    """Whether every sentence has a text in every reference, or the only one."""
+    return len(references) == 1 or all(line.strip() for lines in references for line in lines)
 
 
 def _scored(systems: list[EvaluatedSystem], references: list[str], lines: int) -> str:

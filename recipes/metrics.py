@@ -14,6 +14,24 @@ METRICS: dict[str, type[Metric]] = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
 LOWER_IS_BETTER = ("ter",)
 
 
+def present_references(
+    references: Sequence[Sequence[str]] | None,
+) -> list[list[str | None]] | None:
+    """References as sacrebleu's API takes them where sentences differ in their number.
+
+    An empty line becomes None, no reference, if another reference has that sentence. An empty
+    text would count as a reference of length 0, and halve the reference length that TER divides
+    by.
+    """
+    if references is None:
+        return None
+    rows = [
+        [line if line.strip() or not any(map(str.strip, row)) else None for line in row]
+        for row in zip(*references, strict=True)
+    ]
+    return [list(lines) for lines in zip(*rows, strict=True)]
+
+
 @dataclass(frozen=True)
 class MetricOptions:
     """Options of the ``sacrebleu`` command, under its names; the defaults are its own.
@@ -51,7 +69,7 @@ class MetricOptions:
                 lowercase=self.lowercase,
                 tokenize=self.tokenize,
                 trg_lang=self.target_lang or "",
-                references=references,
+                references=present_references(references),
             )
         except (ImportError, RuntimeError, OSError) as error:
             raise RecipeError(f"tokenize {self.tokenize!r}: {error}") from error
@@ -60,9 +78,10 @@ class MetricOptions:
         """The metric ``name`` (bleu, chrf, ter) with its references read in."""
         if name == "bleu":
             return self.bleu(references)
+        present = present_references(references)
         if name == "chrf":
-            return CHRF(word_order=self.chrf_word_order, references=references)
-        return METRICS[name](references=references)
+            return CHRF(word_order=self.chrf_word_order, references=present)
+        return METRICS[name](references=present)
 
     def flags(self) -> list[str]:
         """The same options on the command line of ``sacrebleu``."""

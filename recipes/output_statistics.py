@@ -109,7 +109,7 @@ def reference_buckets(
     bounds: Sequence[int] = LENGTH_BOUNDS,
     smallest: int = SMALLEST_BUCKET,
 ) -> list[LengthBucket]:
-    """:func:`length_buckets` by the words (BLEU's tokens) of the first reference.
+    """:func:`length_buckets` by the words (BLEU's tokens) of a sentence's first reference.
 
     Raises:
         RecipeError: the bounds do not ascend from 1, or ``smallest`` is below 1.
@@ -120,4 +120,5 @@ def reference_buckets(
         )
     if smallest < 1:
         raise RecipeError(f"a length bucket has at least 1 sentence, not {smallest}")
-    return length_buckets([len(t) for t in options.tokens(references[0])], bounds, smallest)
+    first = [next(filter(str.strip, row), "") for row in zip(*references, strict=True)]
+    return length_buckets([len(tokens) for tokens in options.tokens(first)], bounds, smallest)

@@ -94,6 +94,18 @@ def test_empty_hypotheses_are_pointed_out(texts, capsys):
     assert f"note: 1 of 120 hypotheses of {texts['second']} are empty" in capsys.readouterr().out
 
 
+def test_no_command_is_named_where_sacrebleu_has_none(texts, tmp_path, capsys):
+    lines = read_lines(texts["paraphrase"])
+    write_lines(tmp_path / "some", ["", *lines[1:]])
+    references = ("--reference", texts["reference"], tmp_path / "some")
+    evaluate("--hypotheses", texts["first"], *references, "--metrics", "bleu")
+    shown = capsys.readouterr().out
+    assert "1 of 120 references" in shown
+    assert "there the other references count" in shown
+    assert "nrefs:var" in shown
+    assert "the same scores" not in shown
+
+
 def test_a_difference_in_few_lines_is_pointed_out(texts, tmp_path, capsys):
     lines = read_lines(texts["first"])
     write_lines(tmp_path / "almost", ["other words", *lines[1:]])

@@ -112,6 +112,16 @@ def test_options_and_several_references_are_those_of_the_command(texts):
     assert "nrefs:2" in result.signatures["bleu"]
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_sentence_without_a_second_reference_is_scored_by_the_first(texts, metric):
+    reference, lines = read_lines(texts["reference"]), read_lines(texts["first"])
+    alone = compare({"first": lines}, [reference], metrics=[metric])
+    some = [line if number % 2 else "" for number, line in enumerate(reference)]
+    result = compare({"first": lines}, [reference, some], metrics=[metric])
+    assert "nrefs:var" in result.signatures[metric]
+    assert result.systems["first"].scores == alone.systems["first"].scores
+
+
 def test_tests_in_several_processes_give_the_same(texts, monkeypatch):
     monkeypatch.setattr("sacrebleu.significance.mp.cpu_count", lambda: 8)
     names = ("first", "second", "third")
