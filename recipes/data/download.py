@@ -53,6 +53,7 @@ def fetch(
                 f"{target}: SHA-256 is {found}, but the recipe expects {file.sha256}; remove the "
                 f"file to download {file.address} again"
             )
+        _tell_unknown(name, file, found, say)
         return target, found
     size = f" ({file_size(file.bytes)})" if file.bytes else ""
     say(f"  {file.address}{size} -> {target}")
@@ -89,9 +90,13 @@ def fetch(
     except OSError as error:
         raise RecipeError(f"{cache_dir}: {error.strerror} (--cache-dir)") from error
     found = downloader.sha256
+    _tell_unknown(name, file, found, say)
+    return target, found
+
+
+def _tell_unknown(name: str, file: DownloadedFile, found: str, say: Callable[[str], None]) -> None:
     if file.sha256 is None:
         say(f"  {name}: the recipe gives no checksum; SHA-256 {found}")
-    return target, found
 
 
 def _by_hand(name: str, file: DownloadedFile, cache_dir: Path) -> str:
