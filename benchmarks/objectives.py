@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, tasks
-from fairseq.tasks.translation import TranslationConfig
+from fairseq import checkpoint_utils, options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +99,9 @@ def load_sample(data: Path, batch: int) -> tuple[dict[str, Any], int]:
         data: a folder of fairseq-preprocess, with a joined dictionary.
         batch: sentences.
     """
-    task = tasks.setup_task(TranslationConfig(data=str(data)))
+    flags = [str(data), "--task", "translation", "--arch", "transformer"]
+    parsed = options.parse_args_and_arch(options.get_training_parser(), flags)
+    task = tasks.setup_task(convert_namespace_to_omegaconf(parsed).task)
     task.load_dataset("train")
     corpus = task.dataset("train")
     batches = task.get_batch_iterator(corpus, max_sentences=batch).frozen_batches

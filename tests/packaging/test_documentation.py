@@ -1,0 +1,98 @@
+"""What the pages in docs/ say of the criterions, and where links lead."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import fields
+
+import pytest
+from documents import (
+    REPOSITORY,
+    criterion_flags,
+    criterion_parser,
+    flag_rows,
+    import_plugin,
+    named_in,
+    page,
+    section,
+)
+
+import_plugin()
+
+from fairseq_plugins.stochastic_graph.presets import OBJECTIVES  # noqa: E402
+from fairseq_plugins.stochastic_graph.settings import Settings, flag, resolve  # noqa: E402
+
+PAGES = sorted(
+    str(path.relative_to(REPOSITORY))
+    for folder in (".", "docs", "docs/results")
+    for path in (REPOSITORY / folder).glob("*.md")
+)
+SECTION = section(page("docs/objectives.md"), "--criterion stochastic_graph")
+ROWS = {
+    cells[0].strip("`"): cells[1:]
+    for line in SECTION.splitlines()
+    if line.startswith("| `")
+    and "`--objective`" not in line
+    and len(cells := line.strip("| ").split(" | ")) == 4
+}
+
+
+def test_every_objective_has_a_row_and_every_row_an_objective() -> None:
+    assert list(ROWS) == list(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_row_names_the_paper_and_exactly_the_flags(name: str) -> None:
+    _, paper, flags = ROWS[name]
+    assert paper == OBJECTIVES[name].paper
+    written = " ".join(f"{flag(key)} {value}" for key, value in OBJECTIVES[name].flags.items())
+    assert flags == (f"`{written}`" if written else "none")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_flags_of_a_row_give_the_objective_without_its_name(name: str) -> None:
+    flags = ROWS[name][2].strip("`")
+    words = [] if flags == "none" else shlex.split(flags)
+    parsed = criterion_parser("stochastic_graph").parse_args(words)
+    given = {
+        field.name: value
+        for field in fields(Settings)
+        if (value := getattr(parsed, field.name)) is not None
+    }
+    assert resolve({}, given) == resolve(OBJECTIVES[name].flags, {})
+
+
+def test_page_of_flags_has_every_flag_with_its_default() -> None:
+    table = flag_rows(page("docs/flags.md"))
+    assert {name: default for name, (default, _) in table.items()} == {
+        name: known.default for name, known in criterion_flags("stochastic_graph").items()
+    }
+
+
+def test_page_of_flags_sorts_them_by_who_sets_them() -> None:
+    axes = flag_rows(section(page("docs/flags.md"), "What --objective sets"))
+    assert set(axes) == {flag(field.name) for field in fields(Settings)}
+
+
+def test_page_of_flags_names_the_choices() -> None:
+    for name, (_, meaning) in flag_rows(page("docs/flags.md")).items():
+        assert criterion_flags("stochastic_graph")[name].choices <= named_in(meaning), name
+
+
+@pytest.mark.parametrize("axis", ["feed", "cost", "estimator", "baseline"])
+def test_axes_are_described_value_by_value(axis: str) -> None:
+    start = SECTION.index(f"(`--{axis}`)")
+    table = SECTION[start:].split("\n\n")[1]
+    values = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(values) == sorted(criterion_flags("stochastic_graph")[f"--{axis}"].choices)
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_links_lead_somewhere(document: str) -> None:
+    written = set(re.findall(r"--output (\S+)", page("Makefile")))
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page(document)):
+        if "://" not in target:
+            path = (REPOSITORY / document).parent / target
+            by_benchmark = str(path.with_suffix("").resolve().relative_to(REPOSITORY)) in written
+            assert path.exists() or by_benchmark, f"{document} links to {target}"
