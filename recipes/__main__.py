@@ -40,17 +40,88 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
     )
+    _add_trainings(run)
+    run.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train and decode N arms side by side; CPU threads and GPUs are divided (%(default)s)",
+    )
     run.add_argument(
         "--redo", action="append", default=[], metavar="STAGE", help="redo a stage, as 'evaluate'"
+    )
+    run.add_argument("--until", metavar="STAGE", help="end after a stage, as 'preprocess'")
+    run.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take what is there, as commands of --dry-run wrote it, for made by this recipe",
     )
     run.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
     report = commands.add_parser("report", help="write the report of a finished run again")
     report.add_argument("name")
     report.add_argument("--work-dir", type=Path, help="folder of the run (runs/NAME)")
+    report.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder of the original text, for the examples (else the run's own, or its pieces)",
+    )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
     evaluate_command.add_arguments(evaluate)
     return parser
+
+
+def _add_trainings(parser: argparse.ArgumentParser) -> None:
+    """Which fine-tuning runs are made of a recipe's arms."""
+    parser.add_argument(
+        "--seeds",
+        type=_numbers,
+        default=(),
+        metavar="N,N",
+        help="train every arm with each of these seeds; one that is not the recipe's own makes "
+        "the arm NAME.seedN (default: the recipe's own)",
+    )
+    parser.add_argument(
+        "--arms",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="train these arms and the control alone; others count if they are finished (all)",
+    )
+    parser.add_argument(
+        "--control",
+        choices=["constant-reward"],
+        help="beside every arm with a reward, train NAME.constant_reward, whose reward is always 1",
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (-1,)
+    if min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between, as 1,2")
+    return numbers
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def run_arguments(args: argparse.Namespace) -> list[str]:
+    """The arguments that say what is run, without those that say how."""
+    said = ["run", args.name]
+    for option in ("data_dir", "cache_dir", "work_dir", "control", "results_dir"):
+        if getattr(args, option) is not None:
+            said += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    for option in ("seeds", "arms"):
+        if getattr(args, option):
+            said += [f"--{option}", ",".join(map(str, getattr(args, option)))]
+    for setting in args.set:
+        said += ["--set", setting]
+    return said
 
 
 def _list(console: Console) -> None:
@@ -77,14 +148,30 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
-    redo = tuple(args.redo)
-    run_recipe(Run(recipe, work_dir, args.data_dir, say, args.dry_run, redo, args.cache_dir))
-    if not args.dry_run:
-        _report(work_dir, args.results_dir, console)
+    run = Run(
+        recipe,
+        work_dir,
+        args.data_dir,
+        say,
+        args.dry_run,
+        tuple(args.redo),
+        args.cache_dir,
+        args.seeds,
+        args.arms,
+        args.control == "constant-reward",
+        args.jobs,
+        args.until,
+        args.take_over,
+        run_arguments(args),
+    )
+    if run_recipe(run) and not args.dry_run:
+        _report(work_dir, args.results_dir, args.data_dir, console)
 
 
-def _report(work_dir: Path, results_dir: Path | None, console: Console) -> None:
-    written = write_report(work_dir, results_dir)
+def _report(
+    work_dir: Path, results_dir: Path | None, data_dir: Path | None, console: Console
+) -> None:
+    written = write_report(work_dir, results_dir, data_dir)
     print_table(load_results(work_dir / "results.json"), console)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
@@ -116,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
             _run(args, console)
         elif args.command == "report":
             name = load_recipe(args.name).name
-            _report(args.work_dir or Path("runs") / name, args.results_dir, console)
+            work_dir = args.work_dir or Path("runs") / name
+            _report(work_dir, args.results_dir, args.data_dir, console)
         else:
             evaluate_command.main(args, console)
     except RecipeError as error:

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from recipes.config import Recipe
+from recipes.config import Recipe, flag_value, without_flag
 from recipes.errors import RecipeError
 
 PLUGIN = "fairseq_plugins"
+TENSORBOARD = "--tensorboard-logdir"
 # Not part of what a command computes: where it runs and how it talks.
-_MACHINE_FLAGS = {"--cpu": 0, "--no-progress-bar": 0, "--user-dir": 1, "--log-format": 1}
+_MACHINE_FLAGS = {
+    "--cpu": 0,
+    "--no-progress-bar": 0,
+    "--user-dir": 1,
+    "--log-format": 1,
+    TENSORBOARD: 1,
+    "--wandb-project": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class Command:
         for argument in self.arguments:
             if skip:
                 skip -= 1
-            elif argument in _MACHINE_FLAGS:
-                skip = _MACHINE_FLAGS[str(argument)]
+            elif (flag := str(argument).partition("=")[0]) in _MACHINE_FLAGS:
+                skip = 0 if "=" in str(argument) else _MACHINE_FLAGS[flag]
             else:
                 arguments.append(str(argument).replace(f"{work_dir}/", "{work}/"))
         return arguments
@@ -124,9 +132,23 @@ def preprocess_command(recipe: Recipe, segmented: Path, destination: Path) -> Co
 
 
 def train_command(
-    recipe: Recipe, binarized: Path, save_dir: Path, flags: list[str], start: Path | None = None
+    recipe: Recipe,
+    binarized: Path,
+    save_dir: Path,
+    flags: list[str],
+    start: Path | None = None,
+    name: str | None = None,
 ) -> Command:
-    """fairseq-train into ``save_dir``; ``start`` is the checkpoint to fine-tune, if any."""
+    """fairseq-train into ``save_dir``.
+
+    Args:
+        start: the checkpoint to fine-tune, if any.
+        name: of the folder below ``--tensorboard-logdir`` that is this training's own; where
+            trainings share one, TensorBoard draws them as one curve.
+    """
+    logdir = flag_value(flags, TENSORBOARD)
+    if logdir is not None and name is not None:
+        flags = [*without_flag(flags, TENSORBOARD), TENSORBOARD, f"{logdir}/{name}"]
     arguments: list[str | Path] = [
         binarized,
         *("--user-dir", user_dir(), "--task", "translation"),

@@ -163,7 +163,7 @@ def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
     if raw["name"].endswith((".yaml", ".yml")):
         raw["name"] = raw["name"].rsplit(".", 1)[0]
     recipe = _build(Recipe, raw, "")
-    _check(recipe)
+    check_recipe(recipe)
     return recipe
 
 
@@ -208,6 +208,19 @@ def flag_value(flags: list[str], name: str) -> str | None:
         elif flag.startswith(name + "="):
             value = flag[len(name) + 1 :]
     return value
+
+
+def without_flag(flags: list[str], name: str) -> list[str]:
+    """``flags`` without any ``name VALUE`` and ``name=VALUE``."""
+    kept, skip = [], False
+    for flag in flags:
+        if skip:
+            skip = False
+        elif flag == name:
+            skip = True
+        elif not flag.startswith(name + "="):
+            kept.append(flag)
+    return kept
 
 
 def _build(cls: type, raw: Any, path: str) -> Any:
@@ -285,8 +298,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _check(recipe: Recipe) -> None:
-    """Checks that need more than one key."""
+def check_recipe(recipe: Recipe) -> None:
+    """Checks that need more than one key.
+
+    Raises:
+        ConfigError: names the key.
+    """
     names = [*recipe.arms, *recipe.data.splits]
     for name in names:
         if not _FILE_NAME.match(name):

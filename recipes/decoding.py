@@ -133,18 +133,21 @@ def decode(
     stage: str,
     lines: int | None = None,
     on_line: Callable[[str], None] | None = None,
-    keep_open: tuple[int, ...] = (),
+    launch: Callable[..., None] = run_command,
 ) -> None:
     """Run fairseq-generate (``argv``) and write the detokenised hypotheses to ``output``.
 
     What it printed stays beside ``output``, as ``OUTPUT.log``; for the model see
     :func:`detokenised`.
 
+    Args:
+        launch: runs a command; :func:`~recipes.process.run_command` or one like it.
+
     Raises:
         RecipeError: the number of hypotheses is not ``lines``.
     """
     log = generate_log(output)
-    run_command(argv, log, stage, on_line, keep_open=keep_open)
+    launch(argv, log, stage, on_line)
     hypotheses = detokenised(log, sentencepiece_model)
     if lines is not None and len(hypotheses) != lines:
         raise RecipeError(

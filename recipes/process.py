@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from recipes.errors import CommandError
 
 _LAST_LINES = 20
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.25  # seconds between two looks at a log
+
+
+class Processes:
+    """The commands that run side by side, so that all can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def start(self, argv: list[str], stage: str, **options: object) -> subprocess.Popen[bytes]:
+        """Start a process, unless :meth:`stop` was called."""
+        with self._lock:
+            if self._stopped:
+                raise CommandError(f"stage {stage!r} was not started, as another one failed")
+            process = subprocess.Popen(argv, **options)  # type: ignore[call-overload]
+            self._running.add(process)
+            return process
+
+    def ended(self, process: subprocess.Popen[bytes]) -> None:
+        """Forget a process."""
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        """End what runs; nothing is started any more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
 
 
 def run_command(
@@ -20,45 +53,80 @@ def run_command(
     on_line: Callable[[str], None] | None = None,
     append: bool = False,
     keep_open: tuple[int, ...] = (),
+    environment: Mapping[str, str] | None = None,
+    processes: Processes | None = None,
 ) -> None:
-    """Run ``argv``; write all it prints to ``log`` and hand each line to ``on_line``.
+    """Run ``argv``; all it prints goes to ``log``, and each line to ``on_line``.
+
+    The process writes the log itself, so that it is complete even if this program is killed.
 
     Args:
         append: continue an existing log (a training that resumes) instead of replacing it.
         keep_open: file descriptors the process inherits, such as a lock it keeps alive.
+        environment: variables to set for it.
+        processes: that it belongs to.
 
     Raises:
         CommandError: the process ended with an error; names stage and log, shows the last lines.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, because results (stdout) and log (stderr) share one file line by line.
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+    changes = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", **(environment or {})}
+    processes = processes or Processes()
     last: deque[str] = deque(maxlen=_LAST_LINES)
-    with open(log, "a" if append else "w", encoding="utf-8") as file:
-        process = subprocess.Popen(
+    with open(log, "ab" if append else "wb") as written, open(log, "rb") as read:
+        _end_last_line(written, read)
+        process = processes.start(
             argv,
-            stdout=subprocess.PIPE,
+            stage,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
+            env={**os.environ, **changes},
             pass_fds=keep_open,
         )
-        assert process.stdout is not None
         try:
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
+            for line in _lines_while_running(process, read):
                 last.append(line)
                 if on_line is not None:
-                    on_line(line.rstrip("\n"))
+                    on_line(line)
             code = process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
+        finally:
+            processes.ended(process)
     if code != 0:
         reason = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        shown = "".join(f"    {line}" for line in last).rstrip()
+        shown = "\n".join(f"    {line}" for line in last)
         raise CommandError(f"stage {stage!r}: {argv[0]} {reason}\n  log: {log}\n{shown}")
+
+
+def _end_last_line(written: BinaryIO, read: BinaryIO) -> None:
+    """Leave ``read`` at the end; a line that was cut off gets an end."""
+    size = read.seek(0, os.SEEK_END)
+    if size:
+        read.seek(-1, os.SEEK_END)
+        if read.read(1) != b"\n":
+            written.write(b"\n")
+            written.flush()
+            read.seek(0, os.SEEK_END)
+
+
+def _lines_while_running(process: subprocess.Popen[bytes], read: BinaryIO) -> Iterator[str]:
+    """Lines that appear in a file until the process that writes it has ended."""
+    rest, wait, running = b"", _SHORTEST_WAIT, True
+    while running:
+        try:
+            process.wait(timeout=wait)
+            running = False
+        except subprocess.TimeoutExpired:
+            pass
+        block = read.read()
+        wait = _SHORTEST_WAIT if block else min(2 * wait, _LONGEST_WAIT)
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", errors="replace")
+    if rest:
+        yield rest.decode("utf-8", errors="replace")

@@ -13,13 +13,14 @@ from typing import Any
 
 from recipes.checkpoints import checkpoint_updates
 from recipes.commands import display_path, has_gpu
-from recipes.config import Recipe
+from recipes.config import Arm, Recipe
 from recipes.decoding import detokenised, generate_log
 from recipes.evaluation import compare, describe
 from recipes.layout import START, Layout, training_log
 from recipes.metrics import MetricOptions
 from recipes.output_probability import average_probability
 from recipes.references import reference_files
+from recipes.systems import TrainedArm
 from recipes.text import read_lines
 from recipes.training_log import read_training_log
 
@@ -68,6 +69,7 @@ def collect_results(
         described = "the checkpoint all arms start from"
         systems[system] = {
             "description": described if system == START else recipe.arms[system].description,
+            **({} if system == START else _identity(recipe.arms[system])),
             **_training(layout.save_dir(system), flags),
             "lenpen": {str(b): lenpen[system, b] for b in recipe.decoding.beams},
             "scores": {},
@@ -133,6 +135,11 @@ def collect_results(
         "start_valid_bleu": _start_bleu(recipe, layout, decoded),
         "commands": [list(pair) for pair in commands],
     }
+
+
+def _identity(arm: Arm) -> dict[str, Any]:
+    """The arm that a system shares with those of other seeds, and its seed."""
+    return {"arm": arm.arm, "seed": arm.seed} if isinstance(arm, TrainedArm) else {}
 
 
 def _groups(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from recipes.config import Recipe
 from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
 from recipes.layout import Layout
-from recipes.process import run_command
+from recipes.process import Processes, run_command
 from recipes.stages import Stage, StageRunner
+from recipes.systems import expand
 
 
 class Run:
@@ -27,6 +30,14 @@ class Run:
         dry_run: print the commands, run nothing.
         redo: names of stages to redo although nothing changed.
         cache_dir: where downloads are kept; the user's cache folder if not given.
+        seeds: of the fine-tuning runs, see :func:`~recipes.systems.expand`; arms that were trained
+            in ``work_dir`` before are evaluated too, whatever their seed.
+        arms: names of the arms to train.
+        constant_reward: train the controls of arms with a reward.
+        jobs: how many arms are trained and decoded side by side.
+        until: name of the stage to end after.
+        take_over: outputs that no record tells of count as made by this recipe.
+        arguments: of ``python -m recipes`` that make the same run, for ``dry_run``.
 
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
@@ -41,10 +52,21 @@ class Run:
         dry_run: bool = False,
         redo: tuple[str, ...] = (),
         cache_dir: Path | None = None,
+        seeds: Sequence[int] = (),
+        arms: Sequence[str] = (),
+        constant_reward: bool = False,
+        jobs: int = 1,
+        until: str | None = None,
+        take_over: bool = False,
+        arguments: Sequence[str] | None = None,
     ) -> None:
         missing = missing_text(recipe, data_dir)
         if missing is not None:
             raise RecipeError(f"recipe {recipe.name}: {missing}")
+        if jobs < 1:
+            raise RecipeError(f"--jobs {jobs}: at least 1")
+        recorded = [p.name[: -len(".stage.json")] for p in work_dir.glob("arms/*.stage.json")]
+        recipe = expand(recipe, seeds, arms, constant_reward, more=recorded)
         # Text that has to be made or changed first lies in the work-dir.
         in_place = reads_folder(recipe, data_dir)
         text_dir = data_dir if data_dir is not None and in_place else work_dir / "text"
@@ -53,11 +75,38 @@ class Run:
         self.data_dir = data_dir
         self.cache_dir = cache_dir
         self.layout = Layout(recipe, work_dir, text_dir)
-        self.say = say
+        # What a dry run prints is a shell script: all but its commands are comments.
+        self.say = (lambda line: say(f"# {line.strip()}")) if dry_run else say
         self.dry_run = dry_run
-        self.stages = StageRunner(say, dry_run, redo)
+        self.jobs = 1 if dry_run or until else jobs
+        self.take_over = take_over
+        self.arguments = arguments or default_arguments(recipe, work_dir, data_dir)
+        self.stages = StageRunner(self.say, dry_run, redo, until, take_over, say)
         self.commands: list[tuple[str, str]] = []
         self.lock: tuple[int, ...] = ()
+        self.processes = Processes()
+        self.environment: dict[str, str] = {}
+
+    def restrict(self, arms: Sequence[str]) -> None:
+        """Go on with these arms alone."""
+        kept = {name: arm for name, arm in self.recipe.arms.items() if name in arms}
+        self.recipe = copy.copy(self.recipe)
+        self.recipe.arms = kept
+        self.layout = Layout(self.recipe, self.work_dir, self.layout.text_dir)
+
+    def branch(self, name: str) -> Run:
+        """A run that shares all but what it says and collects, for work beside others."""
+        branch = copy.copy(self)
+        # Lines with the time name their stage already.
+        branch.say = lambda line: self.say(line if line[:1] == "[" else f"  {name} |{line[1:]}")
+        branch.stages = self.stages.branch(branch.say)
+        branch.commands = []
+        return branch
+
+    def merge(self, branch: Run) -> None:
+        """Take over what a branch collected."""
+        self.commands += branch.commands
+        self.stages.names += branch.stages.names
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,6 +127,17 @@ class Run:
             yield
             self.lock = ()
 
+    def launch(
+        self,
+        argv: list[str],
+        log: Path,
+        stage: str,
+        on_line: Callable[[str], None] | None = None,
+        append: bool = False,
+    ) -> None:
+        """:func:`~recipes.process.run_command` as a part of this run."""
+        run_command(argv, log, stage, on_line, append, self.lock, self.environment, self.processes)
+
     def execute(
         self,
         command: Command,
@@ -88,7 +148,7 @@ class Run:
     ) -> None:
         """Run a command; its output goes to ``log``, whose name is shown."""
         self.say(f"  log: {os.path.relpath(log)}")
-        run_command(command.argv(), log, stage, on_line, append, self.lock)
+        self.launch(command.argv(), log, stage, on_line, append)
 
     def command_stage(
         self,
@@ -100,9 +160,52 @@ class Run:
         inputs: dict[str, Path],
         extra: dict[str, Any] | None = None,
         resumable: Path | None = None,
-    ) -> None:
-        """A stage that is one fairseq command: printed first, compared by its arguments."""
-        self.commands.append((name, command.portable()))
+        shell: Sequence[str] | None = None,
+    ) -> Stage:
+        """A stage that is one fairseq command: printed first, compared by its arguments.
+
+        Args:
+            extra: settings besides the command.
+            shell: lines that do the same in a shell; the command alone if not given.
+        """
         settings = {"command": command.fingerprint(self.work_dir), **(extra or {})}
-        details = [f"$ {command}"]
-        self.stages.run(Stage(name, record, outputs, settings, action, inputs, details, resumable))
+        return Stage(
+            name,
+            record,
+            outputs,
+            settings,
+            action,
+            inputs,
+            [f"$ {command}"],
+            resumable,
+            [str(command)] if shell is None else list(shell),
+            command.portable(),
+        )
+
+    def run_stage(self, stage: Stage) -> None:
+        """Run a stage unless it is up to date; its command goes into the report."""
+        if not stage.shell:
+            stage.shell = [self.shell_line(until=stage.name)]
+        if stage.portable is not None:
+            self.commands.append((stage.name, stage.portable))
+        self.stages.run(stage)
+
+    def shell_line(self, until: str | None = None) -> str:
+        """The command that runs this recipe up to a stage, and takes over what is there."""
+        last = ["--until", until] if until else []
+        return shlex.join(["python", "-m", "recipes", *self.arguments, "--take-over", *last])
+
+
+def default_arguments(recipe: Recipe, work_dir: Path, data_dir: Path | None) -> list[str]:
+    """Arguments of ``python -m recipes`` for a run without further options."""
+    data = ["--data-dir", str(data_dir)] if data_dir is not None else []
+    return ["run", recipe.name, *data, "--work-dir", str(work_dir)]
+
+
+def shell_with_log(command: Command, log: Path, append: bool = False) -> list[str]:
+    """Shell lines that run a command and keep what it prints in ``log``."""
+    redirect = ">>" if append else ">"
+    return [
+        shlex.join(["mkdir", "-p", str(log.parent)]),
+        f"{command} {redirect} {shlex.quote(str(log))} 2>&1",
+    ]

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import copy
+
 from recipes.run import Run
+from recipes.stages import Ended
 from recipes.steps.data import prepare_text, preprocess, segment
 from recipes.steps.decoding import decode_all, evaluate
-from recipes.steps.training import check_updates, train_arm, train_start
+from recipes.steps.training import (
+    check_loggers,
+    check_updates,
+    drop_unfinished,
+    train_arms,
+    train_start,
+)
 
 
-def run_recipe(run: Run) -> None:
-    """Run every stage that is not up to date."""
+def run_recipe(run: Run) -> bool:
+    """Run every stage that is not up to date.
+
+    Returns:
+        whether the last one, the evaluation, was reached.
+
+    Raises:
+        RecipeError: a stage failed, or there is no stage of a name that was given.
+    """
+    check_loggers(run)
+    if run.stages.redo or run.stages.until:
+        check_stage_names(run)
     with run.locked():
-        prepare_text(run)
-        segment(run)
-        preprocess(run)
-        train_start(run)
-        for arm in run.recipe.arms:
-            train_arm(run, arm)
-        check_updates(run)
-        evaluate(run, decode_all(run))
-        run.stages.check_redo()
+        try:
+            _run_stages(run)
+        except Ended:
+            return False
+    return True
+
+
+def _run_stages(run: Run) -> None:
+    prepare_text(run)
+    segment(run)
+    preprocess(run)
+    train_start(run)
+    drop_unfinished(run)
+    train_arms(run)
+    check_updates(run)
+    evaluate(run, decode_all(run))
+
+
+def check_stage_names(run: Run) -> None:
+    """Raise if a stage that was named does not exist, before anything is done."""
+    silent = copy.copy(run)
+    silent.dry_run, silent.say, silent.commands = True, lambda line: None, []
+    silent.stages = run.stages.branch(silent.say)
+    silent.stages.only_names = True
+    _run_stages(silent)
+    silent.stages.check_names()

@@ -6,7 +6,9 @@ inputs it was made from, and whether it was finished. That file alone decides wh
 
 from __future__ import annotations
 
+import copy
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -32,6 +34,8 @@ class Stage:
         details: lines shown before it runs, such as the command.
         resumable: folder that a killed run continues from (a training's save-dir). It is moved
             aside, never deleted, when the settings changed.
+        shell: lines that make the outputs in a shell.
+        portable: its command as it goes into a report, if it is one.
     """
 
     name: str
@@ -42,6 +46,12 @@ class Stage:
     inputs: dict[str, Path] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
     resumable: Path | None = None
+    shell: list[str] = field(default_factory=list)
+    portable: str | None = None
+
+
+class Ended(Exception):
+    """The stage to end after is done."""
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -82,9 +92,12 @@ class StageRunner:
     """Runs stages in order, skipping those that are up to date.
 
     Args:
-        dry_run: only say what would be done.
+        dry_run: only print the shell lines of what would be done.
         redo: names of stages to redo although nothing changed.
+        until: name of the stage to end after.
+        take_over: outputs that no record tells of are recorded as they are, not made again.
         say: prints one line.
+        say_shell: prints one shell line of a dry run; ``say`` if not given.
     """
 
     def __init__(
@@ -92,12 +105,26 @@ class StageRunner:
         say: Callable[[str], None],
         dry_run: bool = False,
         redo: tuple[str, ...] = (),
+        until: str | None = None,
+        take_over: bool = False,
+        say_shell: Callable[[str], None] | None = None,
     ) -> None:
         self.say = say
+        self.say_shell = say_shell or say
         self.dry_run = dry_run
         self.redo = set(redo)
+        self.until = until
+        self.take_over = take_over
         self.names: list[str] = []
+        self.only_names = False
+        self._renewed: set[Path] = set()  # what a dry run would have made
         self._began = time.monotonic()
+
+    def branch(self, say: Callable[[str], None]) -> StageRunner:
+        """One for work beside others, with names and lines of its own."""
+        branch = copy.copy(self)
+        branch.say, branch.names = say, []
+        return branch
 
     def elapsed(self) -> str:
         """Time since the run began, ``h:mm:ss``."""
@@ -105,29 +132,38 @@ class StageRunner:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def run(self, stage: Stage) -> bool:
-        """Run ``stage`` unless it is up to date; returns whether it ran (or would run)."""
+        """Run ``stage`` unless it is up to date; returns whether it ran (or would run).
+
+        Raises:
+            Ended: it was the last one wanted.
+        """
         self.names.append(stage.name)
-        record = read_record(stage.record)
-        # Inputs are missing only in a dry run, where the stages that make them did not run.
-        missing = [str(p) for p in stage.inputs.values() if not p.exists()]
-        if missing and not self.dry_run:
-            raise RecipeError(f"stage {stage.name!r}: input {missing[0]} does not exist")
-        inputs = {k: file_hash(p) for k, p in stage.inputs.items() if p.exists()}
-        # Through JSON, so that tuples and lists compare equal.
-        settings = json.loads(json.dumps(stage.settings))
-        reason = self._reason(stage, record, settings, inputs)
-        if missing and reason is None:
-            reason = "its input is made anew"
+        if self.only_names:
+            return False
+        ran = self._run(stage)
+        if stage.name == self.until:
+            raise Ended
+        return ran
+
+    def _run(self, stage: Stage) -> bool:
+        record, settings, inputs, reason = self._state(stage)
         if reason is None:
             self.say(f"[{self.elapsed()}] {stage.name}: up to date")
             return False
         self.say(f"[{self.elapsed()}] {stage.name}: {reason}")
+        if self.dry_run:
+            self._print_shell(stage, record, settings, inputs)
+            return True
+        content = {"stage": stage.name, "settings": settings, "inputs": inputs}
+        if self.take_over and record is None and stage.resumable is None and _exists(stage):
+            self.say("  what is there is taken over")
+            _write_record(stage.record, {**content, "finished": True, "seconds": None})
+            return False
         for detail in stage.details:
             self.say(f"  {detail}")
-        if self.dry_run:
-            return True
-        self._clear_way(stage, record, settings, inputs)
-        content = {"stage": stage.name, "settings": settings, "inputs": inputs}
+        if aside := self._aside(stage, record, settings, inputs):
+            shutil.move(stage.resumable, aside)
+            self.say(f"  the earlier run was moved to {aside}")
         _write_record(stage.record, {**content, "finished": False})
         began = time.monotonic()
         stage.action()
@@ -138,13 +174,54 @@ class StageRunner:
         _write_record(stage.record, {**content, "finished": True, "seconds": seconds})
         return True
 
-    def check_redo(self) -> None:
-        """Raise if a stage to redo was not among those that passed."""
-        unknown = sorted(self.redo - set(self.names))
-        if unknown:
-            raise RecipeError(
-                f"--redo: there is no stage {unknown[0]!r} (stages: {', '.join(self.names)})"
-            )
+    def renewed(self, path: Path) -> bool:
+        """Whether a dry run would have made ``path`` anew."""
+        return path in self._renewed
+
+    def up_to_date(self, stage: Stage) -> bool:
+        """Whether there is nothing to do."""
+        return self._state(stage)[-1] is None
+
+    def _state(
+        self, stage: Stage
+    ) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, str], str | None]:
+        """The record, the settings and inputs it should have, and why the stage has to run."""
+        record = read_record(stage.record)
+        # Inputs are missing only in a dry run, where the stages that make them did not run.
+        missing = [str(p) for p in stage.inputs.values() if not p.exists()]
+        if missing and not self.dry_run:
+            raise RecipeError(f"stage {stage.name!r}: input {missing[0]} does not exist")
+        inputs = {k: file_hash(p) for k, p in stage.inputs.items() if p.exists()}
+        # Through JSON, so that tuples and lists compare equal.
+        settings = json.loads(json.dumps(stage.settings))
+        reason = self._reason(stage, record, settings, inputs)
+        if reason is None and (missing or self._renewed & set(stage.inputs.values())):
+            reason = "its input is made anew"
+        return record, settings, inputs, reason
+
+    def _print_shell(
+        self,
+        stage: Stage,
+        record: dict[str, Any] | None,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+    ) -> None:
+        self._renewed |= set(stage.outputs)
+        # fairseq-train continues from what it finds, so a run with other inputs goes as well.
+        renewed = bool(self._renewed & set(stage.inputs.values()))
+        if aside := self._aside(stage, record, settings, inputs, renewed):
+            self.say_shell(shlex.join(["mv", str(stage.resumable), str(aside)]))
+        for line in stage.shell:
+            self.say_shell(line)
+
+    def check_names(self) -> None:
+        """Raise if a stage to redo or to end after is not among those that passed."""
+        for option, names in (("--redo", self.redo), ("--until", {self.until} - {None})):
+            unknown = sorted(names - set(self.names))
+            if unknown:
+                raise RecipeError(
+                    f"{option}: there is no stage {unknown[0]!r} (stages: {', '.join(self.names)})"
+                )
 
     def _reason(
         self,
@@ -167,25 +244,29 @@ class StageRunner:
         lost = [o.name for o in stage.outputs if not o.exists()]
         return f"redone: {lost[0]} is missing" if lost else None
 
-    def _clear_way(
+    def _aside(
         self,
         stage: Stage,
         record: dict[str, Any] | None,
         settings: dict[str, Any],
         inputs: dict[str, str],
-    ) -> None:
-        """Move a training made with other settings aside; without a record it is continued."""
+        renewed: bool = False,
+    ) -> Path | None:
+        """Where a training made with other settings goes; without a record it is continued."""
         folder = stage.resumable
         if folder is None or not folder.exists():
-            return
-        outdated = record is not None and bool(changes(record, settings, inputs))
+            return None
+        outdated = record is not None and (renewed or bool(changes(record, settings, inputs)))
         if not outdated and stage.name not in self.redo:
-            return
+            return None
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
-        shutil.move(folder, aside)
-        self.say(f"  the earlier run was moved to {aside}")
+        return aside
+
+
+def _exists(stage: Stage) -> bool:
+    return all(output.exists() for output in stage.outputs)
 
 
 def _write_record(path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def prepare_text(run: Run) -> None:
 def _prepare(run: Run) -> None:
     layout = run.layout
     preparation = Preparation(run.recipe, layout.text_dir, run.data_dir, run.cache_dir, run.say)
-    run.stages.run(
+    run.run_stage(
         Stage(
             "text",
             layout.record("text"),
@@ -61,7 +62,7 @@ def _make_corpus(run: Run, corpus: Corpus) -> None:
         "splits": recipe.data.splits,
         "source": generator.version(),
     }
-    run.stages.run(Stage("corpus", layout.record("text"), files, settings, make))
+    run.run_stage(Stage("corpus", layout.record("text"), files, settings, make))
 
 
 def segment(run: Run) -> None:
@@ -88,7 +89,7 @@ def segment(run: Run) -> None:
     for lang in recipe.languages:
         model = layout.sentencepiece(lang)
         inputs[model.name] = model
-    run.stages.run(Stage("segment", layout.record("segmented"), outputs, {}, encode, inputs))
+    run.run_stage(Stage("segment", layout.record("segmented"), outputs, {}, encode, inputs))
 
 
 def _train_model(run: Run, languages: tuple[str, ...]) -> None:
@@ -102,7 +103,7 @@ def _train_model(run: Run, languages: tuple[str, ...]) -> None:
     # What is not set does not count, so that a new setting leaves finished models valid.
     settings = {k: v for k, v in vars(recipe.sentencepiece).items() if v is not None}
     record = layout.record(model.stem)
-    run.stages.run(Stage(model.stem, record, [model], settings, train, inputs))
+    run.run_stage(Stage(model.stem, record, [model], settings, train, inputs))
 
 
 def preprocess(run: Run) -> None:
@@ -120,4 +121,11 @@ def preprocess(run: Run) -> None:
         for lang in recipe.languages:
             inputs[f"segmented/{split}.{lang}"] = layout.segmented / f"{split}.{lang}"
             outputs.append(layout.binary(split, lang))
-    run.command_stage("preprocess", command, layout.record("binarized"), outputs, binarize, inputs)
+    shell = [shlex.join(["rm", "-rf", str(layout.binarized)])] * layout.binarized.exists()
+    record = layout.record("binarized")
+    run.run_stage(
+        run.command_stage(
+            *("preprocess", command, record, outputs, binarize, inputs),
+            shell=[*shell, str(command)],
+        )
+    )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 from recipes.commands import generate_command
-from recipes.decoding import decode, generate_log
+from recipes.decoding import decode, detokenised, generate_log
+from recipes.errors import RecipeError
 from recipes.evaluation import compare
 from recipes.layout import training_log
 from recipes.progress import generation_progress
 from recipes.references import reference_files
 from recipes.results import SCHEMA, collect_results
-from recipes.run import Run
+from recipes.run import Run, shell_with_log
+from recipes.side_by_side import side_by_side
 from recipes.stages import Stage
-from recipes.text import read_lines, write_text
+from recipes.text import read_lines, write_lines, write_text
 
 Lenpen = dict[tuple[str, int], float]
 
@@ -24,23 +28,44 @@ def decode_all(run: Run) -> Lenpen:
 
     Returns the length penalty by (system, beam).
     """
+    tasks = {f"decode {name}": partial(_decode_system, system=name) for name in run.layout.systems}
+    found = side_by_side(run, tasks)
+    return {key: value for lenpen in found.values() for key, value in lenpen.items()}
+
+
+def _decode_system(run: Run, system: str) -> Lenpen:
     data, candidates = run.recipe.data, run.recipe.decoding.lenpen
     chosen: Lenpen = {}
-    for system in run.layout.systems:
-        for beam in run.recipe.decoding.beams:
-            # Greedy search keeps one hypothesis, so that there are no lengths to weigh.
-            tried = candidates if beam > 1 else candidates[:1]
-            for lenpen in tried:
-                decode_split(run, system, data.valid, beam, lenpen)
-            chosen[system, beam] = _best_lenpen(run, system, beam, tried)
+    for beam in run.recipe.decoding.beams:
+        # Greedy search keeps one hypothesis, so that there are no lengths to weigh.
+        tried = candidates if beam > 1 else candidates[:1]
+        for lenpen in tried:
+            decode_split(run, system, data.valid, beam, lenpen)
+        if len(tried) > 1 and run.stages.only_names:
+            pass  # any of them may be chosen
+        elif len(tried) > 1 and not _decoded(run, system, beam, tried):
+            run.say(f"{system} beam {beam}: lenpen is chosen on valid, then the test sets follow")
+            chosen[system, beam] = tried[0]
+            continue
+        else:
+            tried = [_best_lenpen(run, system, beam, tried)]
+        for lenpen in tried:
             for split in data.tests:
-                decode_split(run, system, split, beam, chosen[system, beam])
+                decode_split(run, system, split, beam, lenpen)
+        chosen[system, beam] = tried[0]
     return chosen
+
+
+def _decoded(run: Run, system: str, beam: int, candidates: list[float]) -> bool:
+    """Whether the valid split is decoded with every candidate; in a dry run it may not be."""
+    valid = run.recipe.data.valid
+    outputs = [run.layout.hypotheses(system, valid, beam, lenpen) for lenpen in candidates]
+    return all(path.exists() and not run.stages.renewed(path) for path in outputs)
 
 
 def _best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
     """The candidate with the best valid BLEU."""
-    if len(candidates) == 1 or run.dry_run:
+    if len(candidates) == 1:
         return candidates[0]
     valid, layout = run.recipe.data.valid, run.layout
     reference = read_lines(layout.text(valid, run.recipe.target_lang))
@@ -74,15 +99,31 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
     def generate() -> None:
         lines = len(read_lines(layout.text(split, recipe.target_lang)))
         progress = generation_progress(run.say, lines)
-        decode(command.argv(), output, model, name, lines, progress, run.lock)
+        decode(command.argv(), output, model, name, lines, progress, run.launch)
 
     source = layout.binary(split, recipe.source_lang)
     inputs = {"checkpoint": checkpoint, source.name: source, model.name: model}
     for lang in recipe.languages:
         inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
     record = output.with_name(f"{output.name}.stage.json")
-    outputs = [output, generate_log(output)]
-    run.command_stage(name, command, record, outputs, generate, inputs)
+    log = generate_log(output)
+    if run.take_over and not run.dry_run and not record.exists() and log.is_file():
+        _detokenise(run, split, output, model)
+    shell = shell_with_log(command, log)
+    stage = run.command_stage(name, command, record, [output, log], generate, inputs, shell=shell)
+    run.run_stage(stage)
+
+
+def _detokenise(run: Run, split: str, output: Path, model: Path) -> None:
+    """Take over what fairseq-generate printed when it was run by hand, if it is complete."""
+    expected = len(read_lines(run.layout.text(split, run.recipe.target_lang)))
+    try:
+        hypotheses = detokenised(generate_log(output), model)
+    except RecipeError as error:
+        run.say(f"  decoded again: {error}")
+        return
+    if len(hypotheses) == expected:
+        write_lines(output, hypotheses)
 
 
 def evaluate(run: Run, lenpen: Lenpen) -> None:
@@ -117,6 +158,6 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
         "description": recipe.description,
         "descriptions": {name: arm.description for name, arm in recipe.arms.items()},
     }
-    run.stages.run(
-        Stage("evaluate", layout.record("results"), [layout.results], settings, score, inputs)
-    )
+    record = layout.record("results")
+    shell = [run.shell_line()]
+    run.run_stage(Stage("evaluate", record, [layout.results], settings, score, inputs, shell=shell))

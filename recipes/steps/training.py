@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from recipes.checkpoints import average_checkpoints, checkpoint_updates, last_checkpoints
@@ -10,42 +12,70 @@ from recipes.config import Training, flag_value
 from recipes.errors import RecipeError
 from recipes.layout import START, training_log
 from recipes.progress import training_progress
-from recipes.run import Run
+from recipes.resume import LAST, mend_last_checkpoint
+from recipes.run import Run, shell_with_log
+from recipes.side_by_side import side_by_side
+from recipes.stages import Stage
+
+# Libraries of which fairseq-train needs one.
+_LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}
 
 
 def train_start(run: Run) -> None:
     """The checkpoint that all arms start from: each stage fine-tunes the one before."""
-    checkpoint = None
-    for stage, training in run.layout.start_stages.items():
-        checkpoint = _train(run, f"{stage} stage", stage, training, training.flags, checkpoint)
+    start = None
+    for name, training in run.layout.start_stages.items():
+        run.run_stage(_stage(run, f"{name} stage", name, training, training.flags, start))
+        start = run.work_dir / name / training.checkpoint_name
 
 
-def train_arm(run: Run, arm: str) -> None:
-    """One arm, from the common start."""
+def train_arms(run: Run) -> None:
+    """All arms, from the common start; those with the seeds of the recipe file come first."""
+    arms = run.recipe.arms
+    order = sorted(arms, key=lambda name: not arms[name].own_seed)
+    side_by_side(run, {arms[name].stage: partial(_train_arm, arm=name) for name in order})
+
+
+def _train_arm(run: Run, arm: str) -> None:
+    run.run_stage(_arm(run, arm))
+
+
+def drop_unfinished(run: Run) -> None:
+    """Of the arms that were not asked for, leave those that were trained before as they are now."""
+    kept = []
+    for name, arm in run.recipe.arms.items():
+        if arm.asked or run.stages.only_names or run.stages.up_to_date(_arm(run, name)):
+            kept.append(name)
+        else:
+            run.say(f"  {arm.stage}: not asked for, and not finished with these settings; left out")
+    run.restrict(kept)
+
+
+def _arm(run: Run, arm: str) -> Stage:
     recipe, start = run.recipe, run.layout.checkpoint(START)
-    _train(run, f"arm {arm}", f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start)
+    return _stage(
+        run, recipe.arms[arm].stage, f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start
+    )
 
 
-def _train(
+def _stage(
     run: Run, name: str, folder: str, training: Training, flags: list[str], start: Path | None
-) -> Path:
-    """One stage of fairseq-train into ``folder``; a killed one continues.
-
-    Returns the checkpoint that is used afterwards.
-    """
+) -> Stage:
+    """One stage of fairseq-train into ``folder``; a killed one continues."""
     recipe, layout = run.recipe, run.layout
     save_dir = run.work_dir / folder
-    command = train_command(recipe, layout.binarized, save_dir, flags, start)
-    last, checkpoint = save_dir / "checkpoint_last.pt", save_dir / training.checkpoint_name
+    command = train_command(recipe, layout.binarized, save_dir, flags, start, folder)
+    last, checkpoint = save_dir / LAST, save_dir / training.checkpoint_name
     limit = flag_value(flags, "--max-update")
     average = training.average
+    log = training_log(save_dir)
 
     def make() -> None:
+        mend_last_checkpoint(save_dir, run.say)
         # With all updates done, fairseq-train would make one more.
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
-            log, progress = training_log(save_dir), training_progress(run.say)
-            run.execute(command, log, name, progress, append=last.is_file())
+            run.execute(command, log, name, training_progress(run.say), append=last.is_file())
         if average:
             paths = last_checkpoints(save_dir, average)
             run.say(f"  average of {', '.join(path.name for path in paths)}")
@@ -60,7 +90,10 @@ def _train(
         inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
     if start is not None:
         inputs["start checkpoint"] = start
-    run.command_stage(
+    shell = shell_with_log(command, log, append=True)
+    if average:
+        shell.append(run.shell_line(until=name))
+    return run.command_stage(
         name,
         command,
         layout.record(folder),
@@ -68,18 +101,33 @@ def _train(
         make,
         inputs,
         {"average": average},
-        resumable=save_dir,
+        save_dir,
+        shell,
     )
-    return checkpoint
+
+
+def check_loggers(run: Run) -> None:
+    """fairseq-train goes on without a library that writes its figures; here that is an error.
+
+    Raises:
+        RecipeError: names the flag and what to install.
+    """
+    recipe = run.recipe
+    trainings = {f"{name}.flags": t.flags for name, t in run.layout.start_stages.items()}
+    trainings |= {f"flags of arm {name}": recipe.arm_flags(name) for name in recipe.arms}
+    for where, flags in trainings.items():
+        for flag, libraries in _LOGGERS.items():
+            if flag_value(flags, flag) and not any(find_spec(name) for name in libraries):
+                raise RecipeError(
+                    f"{where}: {flag} needs {' or '.join(libraries)}; install it with: "
+                    f"python -m pip install {libraries[-1]}"
+                )
 
 
 def check_updates(run: Run) -> None:
     """All arms must have made the same number of updates, or the comparison is void."""
     if run.dry_run:
         return
-    made = {
-        arm: checkpoint_updates(run.layout.save_dir(arm) / "checkpoint_last.pt")
-        for arm in run.recipe.arms
-    }
+    made = {arm: checkpoint_updates(run.layout.save_dir(arm) / LAST) for arm in run.recipe.arms}
     if len(set(made.values())) > 1:
         raise RecipeError(f"the arms made different numbers of updates: {made}; use --max-update")

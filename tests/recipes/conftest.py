@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes import commands
+from recipes import commands, resume
 from recipes.corpora.cldr import pairs
 from recipes.steps import training
 
@@ -128,7 +128,7 @@ def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
     monkeypatch.setattr(commands, "console_script", lambda program: str(folder / program))
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
     monkeypatch.setattr("recipes.results.has_gpu", lambda: False)
-    for module in (training, sys.modules["recipes.results"]):
+    for module in (training, resume, sys.modules["recipes.results"]):
         monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
     return FakeFairseq(folder)
 

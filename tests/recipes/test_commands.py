@@ -45,6 +45,9 @@ def layout(monkeypatch):
 
 
 def test_multi30k_stages_before_the_arms_are_the_published_commands(layout, tmp_path):
+    for split in layout.recipe.data.splits:
+        for lang in layout.recipe.languages:
+            (tmp_path / f"{split}.{lang}").touch()
     run = Run(layout.recipe, layout.work_dir, tmp_path, lambda line: None, dry_run=True)
     train_start(run)
     expected = [("cross_entropy stage", CROSS_ENTROPY), ("annealing stage", ANNEALING)]

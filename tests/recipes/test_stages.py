@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -226,8 +227,8 @@ def test_redo_names_a_stage(run):
 
 def test_dry_run_runs_and_writes_nothing(run, tmp_path):
     assert run(dry_run=True) == []
-    commands = [line for line in run.said if line.startswith("  $ ")]
-    assert len(commands) == len(ALL)
+    first_words = [Path(line.split()[0]).name for line in run.said]
+    assert [word for word in first_words if word.startswith("fairseq-")] == ALL
     assert not (tmp_path / "work").exists()
 
 

@@ -1,0 +1,144 @@
+"""What is trained from a recipe: its arms with each seed, and the controls of their rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recipes.config import Arm, Recipe, check_recipe, flag_value, without_flag
+from recipes.errors import ConfigError
+
+CONSTANT_REWARD = "constant_reward"
+# Names of --objective whose cost is a reward, unless --cost says otherwise.
+REWARD_OBJECTIVES = (
+    "mixer",
+    "reinforce",
+    "self_critical",
+    "leave_one_out",
+    "group_normalized",
+    "minimum_risk",
+    "sequence_nll",
+    "max_margin",
+    "multi_margin",
+    "softmax_margin",
+)
+_FAIRSEQ_SEED = 1  # where no --seed is given
+_SEED = re.compile(r"\.seed(\d+)\Z")
+
+
+@dataclass
+class TrainedArm(Arm):
+    """An arm of :func:`expand`: one fine-tuning run with one seed.
+
+    ``arm`` is the name it shares with the other seeds, ``own_seed`` whether its seed is that of
+    the recipe file, in which case it has no seed in its own name. One that was not ``asked`` for
+    counts if it was trained before.
+    """
+
+    arm: str = dataclasses.field(kw_only=True)
+    seed: int = dataclasses.field(kw_only=True)
+    own_seed: bool = dataclasses.field(kw_only=True)
+    asked: bool = dataclasses.field(default=True, kw_only=True)
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that trains it."""
+        return f"arm {self.arm}" + ("" if self.own_seed else f" seed {self.seed}")
+
+
+def seed_of(flags: Sequence[str]) -> int:
+    """The seed that fairseq-train takes from ``flags``.
+
+    Raises:
+        ConfigError: it is not a number.
+    """
+    value = flag_value(list(flags), "--seed")
+    try:
+        return _FAIRSEQ_SEED if value is None else int(value)
+    except ValueError:
+        raise ConfigError(f"--seed {value}: expected a whole number") from None
+
+
+def has_reward(flags: Sequence[str]) -> bool:
+    """Whether an arm trains on a reward of ``--criterion stochastic_graph``."""
+    given = list(flags)
+    if flag_value(given, "--criterion") != "stochastic_graph":
+        return False
+    cost = flag_value(given, "--cost")
+    if cost is not None:
+        return cost == "reward"
+    return flag_value(given, "--objective") in REWARD_OBJECTIVES
+
+
+def expand(
+    recipe: Recipe,
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    constant_reward: bool = False,
+    more: Sequence[str] = (),
+) -> Recipe:
+    """The recipe with an arm for everything that is trained.
+
+    Args:
+        seeds: of every arm; without any, each arm has its own one.
+        arms: names of the arms that are wanted, all if empty. The control is always added, with
+            every seed and with its own.
+        constant_reward: beside every arm with a reward, one whose reward is always 1.
+        more: names that this function forms, wanted besides; others among them do not matter.
+
+    Raises:
+        ConfigError: there is no such arm; no arm has a reward; two names are equal.
+    """
+    unknown = [name for name in arms if name not in recipe.arms]
+    if unknown:
+        raise ConfigError(f"--arms: {unknown[0]!r} is not an arm ({', '.join(recipe.arms)})")
+    wanted = [n for n in recipe.arms if not arms or n in arms or n == recipe.control]
+    if constant_reward and not any(has_reward(recipe.arm_flags(name)) for name in wanted):
+        raise ConfigError(
+            "--control constant-reward: none of the arms trains on a reward of --criterion "
+            f"stochastic_graph ({', '.join(wanted)})"
+        )
+    found: dict[str, TrainedArm] = {}
+    # The control and its seeds come first, as in the report.
+    for name in sorted(recipe.arms, key=lambda name: name != recipe.control):
+        for key, trained in _derived(recipe, name, [*seeds, *_seeds_in_names(more)]).items():
+            asked = name in wanted and (constant_reward or trained.arm == name)
+            asked = asked and (trained.seed in seeds if seeds else trained.own_seed)
+            trained.asked = asked or key == recipe.control
+            if not trained.asked and key not in more:
+                continue
+            if key != name and key in recipe.arms:
+                raise ConfigError(f"arms: {key!r} is what the runner calls a run of arm {name!r}")
+            found[key] = trained
+    selected = recipe.selected if recipe.selected in found else None
+    expanded = dataclasses.replace(recipe, arms=found, selected=selected)
+    check_recipe(expanded)
+    return expanded
+
+
+def _derived(recipe: Recipe, name: str, seeds: Sequence[int]) -> dict[str, TrainedArm]:
+    """Everything that can be trained from an arm: its own seed first, then ``seeds``."""
+    variants = {name: recipe.arms[name]}
+    own = seed_of(recipe.arm_flags(name))
+    if has_reward(recipe.arm_flags(name)):
+        variants[f"{name}.{CONSTANT_REWARD}"] = _constant_reward(recipe.arms[name])
+    found = {}
+    for arm, settings in variants.items():
+        found[arm] = TrainedArm(**vars(settings), arm=arm, seed=own, own_seed=True)
+        for seed in sorted({*seeds} - {own}):
+            flags = [*without_flag(settings.flags, "--seed"), "--seed", str(seed)]
+            found[f"{arm}.seed{seed}"] = TrainedArm(
+                flags, settings.description, arm=arm, seed=seed, own_seed=False
+            )
+    return found
+
+
+def _seeds_in_names(names: Sequence[str]) -> list[int]:
+    return [int(match[1]) for name in names if (match := _SEED.search(name))]
+
+
+def _constant_reward(arm: Arm) -> Arm:
+    flags = [*without_flag(arm.flags, "--reward"), "--reward", "constant"]
+    return Arm(flags, f"every output has the reward 1; else as: {arm.description}")

@@ -1,0 +1,143 @@
+"""Arms with several seeds, some arms alone, and arms with a constant reward."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.config import load_recipe
+from recipes.errors import ConfigError
+from recipes.report import load_results, write_report
+from recipes.run import Run
+from recipes.runner import run_recipe
+from recipes.systems import REWARD_OBJECTIVES, expand, has_reward
+
+REWARD = "--criterion stochastic_graph --objective reinforce --reward gleu"
+
+
+@pytest.fixture
+def run(recipe_file, fake_fairseq, data_dir, tmp_path):
+    """Runs the small recipe; returns the systems in its results."""
+
+    def start(changes=None, **options):
+        recipe = load_recipe(recipe_file(**(changes or {})))
+        start.said = []
+        run_recipe(Run(recipe, tmp_path / "work", data_dir, start.said.append, **options))
+        return load_results(tmp_path / "work/results.json")["systems"]
+
+    return start
+
+
+def test_every_arm_is_trained_with_every_seed(run, fake_fairseq, tmp_path):
+    systems = run({"finetune": {"flags": "--max-update 3 --lr 1 --seed 4"}}, seeds=(4, 2))
+    assert {name: (s.get("arm"), s.get("seed")) for name, s in systems.items()} == {
+        "start": (None, None),
+        "cross_entropy": ("cross_entropy", 4),
+        "cross_entropy.seed2": ("cross_entropy", 2),
+        "other": ("other", 4),
+        "other.seed2": ("other", 2),
+    }
+    # The seed of the recipe file has stages without a seed in their names, and comes first.
+    names = [line.split("] ")[1] for line in run.said if "] arm " in line]
+    assert [name.split(":")[0] for name in names] == [
+        *("arm cross_entropy", "arm other", "arm cross_entropy seed 2", "arm other seed 2")
+    ]
+    calls = [call for call in fake_fairseq.calls() if call[0] == "fairseq-train"]
+    seeds = {call[call.index("--save-dir") + 1].split("/")[-1]: call for call in calls}
+    for name, seed in (("other", "4"), ("other.seed2", "2")):
+        call = seeds[name]
+        assert call[len(call) - call[::-1].index("--seed")] == seed
+    baselines = {n: s["scores"]["test"]["1"]["baseline"] for n, s in systems.items()}
+    assert baselines["other"] == "cross_entropy"
+    assert baselines["other.seed2"] == "cross_entropy.seed2"
+    write_report(tmp_path / "work")
+    assert "over the seeds" in (tmp_path / "work/results.md").read_text()
+
+
+def test_a_few_arms_get_more_seeds_and_the_others_stay(run, fake_fairseq):
+    arms = {"cross_entropy": "--criterion a", "other": "--criterion b", "third": "--criterion c"}
+    run({"arms": arms}, arms=("other",))
+    assert fake_fairseq.programs().count("fairseq-train") == 3  # start, control, other
+    run({"arms": arms})
+    assert fake_fairseq.programs().count("fairseq-train") == 1
+    systems = run({"arms": arms}, arms=("third",), seeds=(2,))
+    assert fake_fairseq.programs().count("fairseq-train") == 2
+    finished = ["cross_entropy", "cross_entropy.seed2", "other", "third", "third.seed2"]
+    assert list(systems) == ["start", *finished]
+    # They stay in the results of later runs, until they are outdated.
+    assert list(run({"arms": arms})) == ["start", *finished]
+    changed = {**arms, "third": "--criterion d"}
+    assert list(run({"arms": changed})) == ["start", *finished[:-1]]
+    assert any("arm third seed 2: not asked for, and not" in line for line in run.said)
+
+
+def test_control_with_constant_reward_differs_in_the_reward_alone(recipe_file):
+    arms = {"cross_entropy": "--criterion a", "bleu": "--criterion b", "reinforce": REWARD}
+    recipe = expand(load_recipe(recipe_file(arms=arms)), seeds=(1, 2), constant_reward=True)
+    assert list(recipe.arms) == [
+        *("cross_entropy", "cross_entropy.seed2", "bleu", "bleu.seed2"),
+        *("reinforce", "reinforce.seed2"),
+        *("reinforce.constant_reward", "reinforce.constant_reward.seed2"),
+    ]
+    control = recipe.arms["reinforce.constant_reward"]
+    assert control.flags == shlex.split(REWARD.replace("gleu", "constant"))
+    assert recipe.arms["reinforce.constant_reward.seed2"].flags == [*control.flags, "--seed", "2"]
+    assert control.stage == "arm reinforce.constant_reward"
+
+
+def test_control_is_trained_beside_its_arm(run, tmp_path):
+    arms = {"cross_entropy": "--criterion a", "reinforce": REWARD, "other": "--criterion b"}
+    systems = run({"arms": arms}, constant_reward=True)
+    names = ["other", "reinforce", "reinforce.constant_reward"]
+    assert list(systems) == ["start", "cross_entropy", *names]
+    assert systems["reinforce.constant_reward"]["arm"] == "reinforce.constant_reward"
+    write_report(tmp_path / "work")
+    assert "every output has the reward 1" in (tmp_path / "work/results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (REWARD, True),
+        ("--criterion stochastic_graph --cost reward --feed sample", True),
+        ("--criterion=stochastic_graph --objective=minimum_risk", True),
+        ("--criterion stochastic_graph --objective gumbel", False),
+        ("--criterion stochastic_graph --objective reinforce --cost expected_bleu", False),
+        ("--criterion expected_bleu --cost reward", False),
+    ],
+)
+def test_arms_with_a_reward(flags, expected):
+    assert has_reward(shlex.split(flags)) is expected
+
+
+def test_objectives_with_a_reward_are_those_of_the_criterion(monkeypatch):
+    # The file alone: the plug-in imports fairseq, which takes seconds.
+    path = Path(__file__).parents[2] / "fairseq_plugins/stochastic_graph/presets.py"
+    spec = importlib.util.spec_from_file_location("presets_alone", path)
+    presets = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "presets_alone", presets)
+    spec.loader.exec_module(presets)
+    rewarded = [n for n, o in presets.OBJECTIVES.items() if o.flags.get("cost") == "reward"]
+    assert rewarded == list(REWARD_OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arms": ("othr",)}, "--arms: 'othr' is not an arm"),
+        ({"constant_reward": True}, "none of the arms trains on a reward"),
+    ],
+)
+def test_what_cannot_be_expanded_is_refused(recipe_file, options, message):
+    with pytest.raises(ConfigError, match=message):
+        expand(load_recipe(recipe_file()), **options)
+
+
+def test_names_of_the_runner_are_refused(recipe_file):
+    arms = {"cross_entropy": "--criterion a", "cross_entropy.seed2": "--criterion b"}
+    recipe = load_recipe(recipe_file(arms=arms))
+    assert list(expand(recipe).arms) == list(arms)
+    with pytest.raises(ConfigError, match=r"'cross_entropy\.seed2' is what the runner calls"):
+        expand(recipe, seeds=(2,))
