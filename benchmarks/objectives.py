@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = table_rows(rows)
     table = Table()
     for column in HEADER:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for row in cells:
         table.add_row(*row)
     Console().print(table)
