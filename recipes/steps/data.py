@@ -34,6 +34,10 @@ def prepare_text(run: Run) -> None:
 def _prepare(run: Run) -> None:
     layout = run.layout
     preparation = Preparation(run.recipe, layout.text_dir, run.data_dir, run.cache_dir, run.say)
+    details = preparation.details()
+    if run.dry_run:  # prints commands alone otherwise
+        for line in details:
+            run.say(f"  {line}")
     run.run_stage(
         Stage(
             "text",
@@ -42,7 +46,7 @@ def _prepare(run: Run) -> None:
             preparation.settings(),
             preparation.make,
             preparation.inputs(),
-            preparation.details(),
+            details,
         )
     )
 
