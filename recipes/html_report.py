@@ -13,6 +13,7 @@ from recipes import report_tables as tables
 from recipes.examples import Examples
 from recipes.layout import START
 from recipes.plot import curve_plots, lines_of, score_plots
+from recipes.report_output_tables import length_table, statistics_table
 
 _CODE = re.compile(r"`([^`]*)`")
 _FLAG = re.compile(r"--?[\w-]{1,38}$")
@@ -37,8 +38,8 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
             column_tables := [
                 table
                 for table in (
-                    tables.statistics_table(results, column),
-                    tables.length_table(results, column),
+                    statistics_table(results, column),
+                    length_table(results, column),
                 )
                 if table is not None
             ]

@@ -14,6 +14,7 @@ from recipes.errors import RecipeError
 from recipes.examples import find_examples
 from recipes.html_report import data_link, html_page
 from recipes.plot import plot_curves
+from recipes.report_output_tables import length_table, statistics_table
 from recipes.text import write_bytes, write_text
 from recipes.training_log import SECONDS, read_training_log
 
@@ -86,8 +87,8 @@ def markdown(results: dict[str, Any], plot: Path | None, data: str) -> str:
         if table.title == tables.METRIC_NAMES["bleu"]:
             parts += _parts(tables.seed_table(results))
     column = tables.main_column(results)
-    parts += _parts(tables.statistics_table(results, column))
-    parts += _parts(tables.length_table(results, column))
+    parts += _parts(statistics_table(results, column))
+    parts += _parts(length_table(results, column))
     parts += _parts(tables.cost_table(results))
     if plot is not None:
         parts += ["## Curves", f"![validation curves]({plot.name})"]
