@@ -90,18 +90,16 @@ def test_recipe_from_text_to_report(tmp_path, data_dir):
         *("evaluate", "--checkpoint", work / "annealing/checkpoint_last.pt", "--beam", 1),
         *("--data", work / "binarized", "--split", "test", "--reference", data_dir / "test.en"),
         *("--sentencepiece", work / "sentencepiece.model", "--metrics", "bleu"),
-        *(
-            "--output-dir",
-            tmp_path / "decoded",
-            "--generate-flags=--max-len-b 30",
-            "--json",
-            scores,
-        ),
+        *("--output-dir", tmp_path / "decoded", "--json", scores, "--", "--max-len-b", 30),
     ).stdout
     assert re.search(r"scored: detokenised text .* against .*test.en", shown)
     (system,) = json.loads(scores.read_text())["systems"].values()
-    start = results["systems"]["start"]["scores"]["test"]["1"]["scores"]["bleu"]
-    assert system["scores"]["bleu"]["value"] == pytest.approx(start["value"], abs=1e-9)
+    start = results["systems"]["start"]["scores"]["test"]["1"]
+    bleu = start["scores"]["bleu"]["value"]
+    assert system["scores"]["bleu"]["value"] == pytest.approx(bleu, abs=1e-9)
+    assert 0 < system["average_probability"] < 1
+    # fairseq prints four decimals, and batches by other lengths round otherwise.
+    assert system["average_probability"] == pytest.approx(start["average_probability"], abs=1e-3)
 
 
 def test_list_and_show(capsys):
