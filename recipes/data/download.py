@@ -6,9 +6,11 @@ says which version of the file it serves. ``NAME`` appears once the checksum is 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,35 +48,55 @@ def fetch(
             or a checksum that is not the recipe's.
     """
     target = cache_dir / name
-    if target.is_file():
-        found = _sha256(target)
-        if file.sha256 is not None and found != file.sha256:
-            raise RecipeError(
-                f"{target}: SHA-256 is {found}, but the recipe expects {file.sha256}; remove the "
-                f"file to download {file.address} again"
-            )
-        _tell_unknown(name, file, found, say)
-        return target, found
+    if not target.is_file():
+        with full_disk_named(cache_dir, "--cache-dir"), _one_at_a_time(cache_dir, say):
+            if not target.is_file():
+                return target, _download(name, file, cache_dir, say)
+    found = _sha256(target)
+    if file.sha256 is not None and found != file.sha256:
+        raise RecipeError(
+            f"{target}: SHA-256 is {found}, but the recipe expects {file.sha256}; remove the "
+            f"file to download {file.address} again"
+        )
+    _tell_unknown(name, file, found, say)
+    return target, found
+
+
+@contextmanager
+def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the cache's lock: two runs must not write to the same part."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(cache_dir, os.O_RDONLY)
+    except OSError as error:
+        raise RecipeError(f"{cache_dir}: {error.strerror} (--cache-dir)") from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"  waits for another run's download into {cache_dir}")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[str], None]) -> str:
+    """Download into the cache; returns the SHA-256."""
+    target = cache_dir / name
     size = f" ({file_size(file.bytes)})" if file.bytes else ""
     say(f"  {file.address}{size} -> {target}")
     pooch.get_logger().setLevel("ERROR")
     downloader = ResumingDownloader(target, say)
     # Nothing is retried: without a network the error comes at once.
     try:
-        with full_disk_named(cache_dir, "--cache-dir"):
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            pooch.retrieve(
-                file.address,
-                known_hash=file.sha256 and f"sha256:{file.sha256}",
-                fname=name,
-                path=cache_dir,
-                downloader=downloader,
-            )
-    except ValueError as error:  # pooch's name for a wrong checksum
-        raise RecipeError(
-            f"{file.address}: the file that arrived has the SHA-256 {downloader.sha256}, but the "
-            f"recipe expects {file.sha256}; it was not kept. {_by_hand(name, file, cache_dir)}"
-        ) from error
+        pooch.retrieve(
+            file.address,
+            known_hash=file.sha256 and f"sha256:{file.sha256}",
+            fname=name,
+            path=cache_dir,
+            downloader=downloader,
+        )
     except requests.HTTPError as error:
         raise RecipeError(
             f"{file.address}: the server answers {error.response.status_code} "
@@ -87,11 +109,16 @@ def fetch(
             f"{file.address} cannot be reached ({_reason(error)}). "
             f"{_by_hand(name, file, cache_dir)}"
         ) from error
-    except OSError as error:
+    except PermissionError as error:
         raise RecipeError(f"{cache_dir}: {error.strerror} (--cache-dir)") from error
+    except ValueError as error:  # pooch's name for a wrong checksum; requests has its own above
+        raise RecipeError(
+            f"{file.address}: the file that arrived has the SHA-256 {downloader.sha256}, but the "
+            f"recipe expects {file.sha256}; it was not kept. {_by_hand(name, file, cache_dir)}"
+        ) from error
     found = downloader.sha256
     _tell_unknown(name, file, found, say)
-    return target, found
+    return found
 
 
 def _tell_unknown(name: str, file: DownloadedFile, found: str, say: Callable[[str], None]) -> None:

@@ -1,10 +1,13 @@
 """Downloads into the cache, from a server on this machine."""
 
 import errno
+import fcntl
 import hashlib
+import os
 import random
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from http_server import FileServer
@@ -151,6 +154,27 @@ def test_full_disk_is_named_and_gets_its_space_back(get, tmp_path, file_size_lim
 def test_full_disk_and_quota_are_told_alike(tmp_path, number):
     with pytest.raises(RecipeError, match="--work-dir"), full_disk_named(tmp_path, "--work-dir"):
         raise OSError(number, "No space left on device")
+
+
+def test_second_run_waits_for_the_first_and_takes_its_file(get, server, tmp_path):
+    (tmp_path / "cache").mkdir()
+    folder = os.open(tmp_path / "cache", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(get)
+        while not (hasattr(get, "said") and get.said):
+            assert not waiting.done()
+        (tmp_path / "cache/text.tgz").write_bytes(BODY)
+        os.close(folder)
+        assert waiting.result(timeout=10)[1] == SHA256
+    assert get.said == [f"  waits for another run's download into {tmp_path / 'cache'}"]
+    assert server.requests == []
+
+
+def test_cache_that_cannot_be_written_is_named(get, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(RecipeError, match=r"cache: File exists \(--cache-dir\)"):
+        get()
 
 
 def test_cache_follows_xdg(monkeypatch, tmp_path):
