@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.util import Finalize
 from typing import Any
 
 Pair = tuple[str, str]
@@ -102,7 +102,9 @@ class WorkerPool:
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
             )
-            weakref.finalize(self, self._executor.shutdown, wait=False)
+            # Not weakref's: a process that multiprocessing itself has started, such as each of
+            # fairseq's data-parallel ones, waits for its children before weakref's are called.
+            Finalize(self, self._executor.shutdown, kwargs={"wait": False}, exitpriority=0)
         return self._executor
 
 
