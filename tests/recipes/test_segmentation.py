@@ -6,6 +6,7 @@ from recipes.segmentation import (
     decode_pieces,
     encode_lines,
     load_sentencepiece,
+    segment_file,
     train_sentencepiece,
 )
 from recipes.text import file_hash, read_lines, write_lines
@@ -46,3 +47,24 @@ def test_lines_are_split_at_newlines_only(tmp_path):
     write_lines(tmp_path / "text", ["a\u2028b", "c\x0cd", "e"])
     assert read_lines(tmp_path / "text") == ["a\u2028b", "c\x0cd", "e"]
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_model_of_a_sample_is_the_same_every_time_and_not_that_of_all_lines(data_dir, tmp_path):
+    def model(lines):
+        path = tmp_path / "model"
+        settings = SentencePiece(120, training_lines=lines)
+        train_sentencepiece([data_dir / "train.de", data_dir / "train.en"], path, settings)
+        return path.read_bytes()
+
+    assert model(150) == model(150) != model(None)
+    assert model(10_000) == model(None)
+
+
+def test_large_files_are_segmented_in_blocks(data_dir, tmp_path, monkeypatch):
+    train_sentencepiece([data_dir / "train.en"], tmp_path / "model", SentencePiece(120))
+    processor = load_sentencepiece(tmp_path / "model")
+    segment_file(processor, data_dir / "train.en", tmp_path / "at_once")
+    monkeypatch.setattr("recipes.segmentation._BLOCK", 7)
+    segment_file(processor, data_dir / "train.en", tmp_path / "in_blocks")
+    assert (tmp_path / "in_blocks").read_bytes() == (tmp_path / "at_once").read_bytes()
+    assert len((tmp_path / "at_once").read_text(encoding="utf-8").splitlines()) == 200
