@@ -1,14 +1,11 @@
 """``--criterion expected_bleu``: train on the expected BLEU of the decoder's distribution."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor
@@ -19,6 +16,7 @@ from criterions.expected_overlap import OVERLAP_VALUES
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.flags import at_least, check_label_smoothing, check_model
+from fairseq_plugins.loss_metrics import log_loss
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -295,21 +293,9 @@ class ExpectedBleuCriterion(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the sums of all workers.
 
-        ``loss`` is the minimised quantity; ``nll_loss`` (bits per token) and ``ppl`` compare with
-        fairseq's criterions; for the others see :func:`log_expected_bleu`.
+        See :func:`log_loss` and :func:`log_expected_bleu`.
         """
-
-        def total(key: str) -> Any:
-            return sum(log.get(key, 0) for log in logging_outputs)
-
-        sample_size = total("sample_size")
-        metrics.log_scalar("loss", total("loss") / sample_size, sample_size, round=4)
-        if any("nll_loss" in log for log in logging_outputs):
-            ntokens = total("ntokens")
-            bits = total("nll_loss") / ntokens / math.log(2)
-            metrics.log_scalar("nll_loss", bits, ntokens, round=3)
-            metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-
+        log_loss(logging_outputs)
         log_expected_bleu(logging_outputs)
 
     @staticmethod

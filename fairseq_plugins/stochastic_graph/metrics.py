@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_plugins.loss_metrics import log_loss
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
 
 # A key of the logging output that is a sum over sentences.
@@ -43,23 +42,12 @@ def graph_sums(statistics: Mapping[str, Tensor], sentences: int) -> dict[str, Te
 
 
 def log_graph_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-    """Log the sums of all workers.
+    """Log the sums of all workers: :func:`log_loss`, and the rest as means over sentences."""
 
-    ``loss``: what is minimised; ``nll_loss`` (bits per token) and ``ppl``: of the teacher-forced
-    pass, if there was one; the rest: means over sentences.
-    """
-
-    def total(key: str) -> Any:
-        return sum(log.get(key, 0) for log in logging_outputs)
-
-    sample_size, sentences = total("sample_size"), total("nsentences")
-    metrics.log_scalar("loss", total("loss") / sample_size, sample_size, round=4)
-    if any("nll_loss" in log for log in logging_outputs):
-        ntokens = total("ntokens")
-        bits = total("nll_loss") / ntokens / math.log(2)
-        metrics.log_scalar("nll_loss", bits, ntokens, round=3)
-        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+    log_loss(logging_outputs)
+    sentences = sum(log["nsentences"] for log in logging_outputs)
     names = {key for log in logging_outputs for key in log if key.startswith(_PER_SENTENCE)}
     for key in sorted(names):
         name = key.removeprefix(_PER_SENTENCE)
-        metrics.log_scalar(name, total(key) / sentences, sentences, round=4)
+        total = sum(log.get(key, 0) for log in logging_outputs)
+        metrics.log_scalar(name, total / sentences, sentences, round=4)

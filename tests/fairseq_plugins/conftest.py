@@ -21,6 +21,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def lone_worker(tmp_path):
+    """A process group of one."""
+    rendezvous = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Path:
     """A folder that all of pytest-xdist's workers see, or this process's own without xdist."""

@@ -108,15 +108,6 @@ def test_a_worker_without_a_batch_left_does_not_count(
     torch.testing.assert_close({name: two[name] for name in expected}, expected, **CLOSE)
 
 
-@pytest.fixture
-def lone_worker(tmp_path):
-    """A process group of one."""
-    rendezvous = f"file://{tmp_path / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("feed", FEEDS)
 def test_pytorchs_wrapper_gets_the_same_gradient(corpus, learnt, feed, lone_worker):
     """With a free-running prefix the wrapped model runs twice before it is differentiated."""

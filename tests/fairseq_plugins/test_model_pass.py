@@ -123,15 +123,6 @@ def test_an_architecture_that_does_not_call_its_encoder_cannot_share_it():
         model_pass(model, net_input, tokens, samples=2)
 
 
-@pytest.fixture
-def lone_worker(tmp_path):
-    """A process group of one."""
-    rendezvous = f"file://{tmp_path / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_pytorchs_data_parallel_wrapper_gets_the_same_gradient(corpus, arch, lone_worker):
     model, net_input = built_model(corpus, arch)

@@ -381,15 +381,6 @@ def test_the_encoder_runs_once_and_nothing_is_left_behind_even_by_an_error(corpu
     assert not model.decoder.embed_tokens._forward_hooks
 
 
-@pytest.fixture
-def lone_worker(tmp_path):
-    """A process group of one."""
-    rendezvous = f"file://{tmp_path / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 @one_of_each
 @both_forms
 def test_pytorchs_data_parallel_wrapper_gets_the_same_gradient(corpus, name, relaxed, lone_worker):
