@@ -1,4 +1,4 @@
-"""``python -m recipes``: list, show, run, report, evaluate."""
+"""``python -m recipes``: list, show, run, report, evaluate, hydra."""
 
 from __future__ import annotations
 
@@ -33,13 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--work-dir", type=Path, help="where everything goes (runs/NAME)")
     run.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
-    )
+    _add_settings(run)
     _add_trainings(run)
     run.add_argument(
         "--jobs",
@@ -67,9 +61,28 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the original text, for the examples (else the run's own, or its pieces)",
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
+    hydra = commands.add_parser(
+        "hydra", help="write a recipe's trainings as configurations of fairseq-hydra-train"
+    )
+    hydra.add_argument("name", help="a recipe's name, or the path of your own .yaml file")
+    hydra.add_argument("--config-dir", type=Path, required=True, help="where the files go")
+    hydra.add_argument("--work-dir", type=Path, help="folder of the run (runs/NAME)")
+    hydra.add_argument("--data-dir", type=Path, help="of the text files, for the lines printed")
+    _add_settings(hydra)
+    _add_trainings(hydra)
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
     evaluate_command.add_arguments(evaluate)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
+    )
 
 
 def _add_trainings(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +127,7 @@ def run_arguments(args: argparse.Namespace) -> list[str]:
     """The arguments that say what is run, without those that say how."""
     said = ["run", args.name]
     for option in ("data_dir", "cache_dir", "work_dir", "control", "results_dir"):
-        if getattr(args, option) is not None:
+        if getattr(args, option, None) is not None:
             said += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     for option in ("seeds", "arms"):
         if getattr(args, option):
@@ -168,6 +181,19 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         _report(work_dir, args.results_dir, args.data_dir, console)
 
 
+def _hydra(args: argparse.Namespace, console: Console) -> None:
+    from recipes.hydra_command import run_lines, write_configurations
+
+    recipe = load_recipe(args.name, args.set)
+    work_dir = args.work_dir or Path("runs") / recipe.name
+    constant = args.control == "constant-reward"
+    written = write_configurations(
+        recipe, args.config_dir, work_dir, args.seeds, args.arms, constant
+    )
+    for line in run_lines(recipe, written, args.config_dir, run_arguments(args)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _report(
     work_dir: Path, results_dir: Path | None, data_dir: Path | None, console: Console
 ) -> None:
@@ -201,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
             console.print(recipe_text(args.name), end="", markup=False, soft_wrap=True)
         elif args.command == "run":
             _run(args, console)
+        elif args.command == "hydra":
+            _hydra(args, console)
         elif args.command == "report":
             name = load_recipe(args.name).name
             work_dir = args.work_dir or Path("runs") / name
