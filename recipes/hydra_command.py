@@ -1,4 +1,4 @@
-"""``python -m recipes hydra``: the trainings of a recipe as configurations of fairseq-hydra-train."""
+"""``python -m recipes hydra``: a recipe's trainings as configurations of fairseq-hydra-train."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def _plugin_folder() -> Path:
     if folder.is_dir():
         return folder
     spec = importlib.util.find_spec(PLUGIN)
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations))).absolute()
 
 

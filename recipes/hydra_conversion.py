@@ -32,7 +32,7 @@ def configuration(arguments: list[str]) -> dict[str, Any]:
     config = convert_namespace_to_omegaconf(args)
     found: dict[str, Any] = {}
     for group in FairseqConfig.__dataclass_fields__:
-        value = config[group] if group in config else None
+        value = config.get(group)
         if isinstance(value, argparse.Namespace):
             found[group] = _of_namespace(value, args, group)
         elif isinstance(value, DictConfig):
