@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 program = Path(sys.argv[0]).name
@@ -20,6 +21,12 @@ orders = json.loads((here / "orders.json").read_text()) if (here / "orders.json"
 
 def value(flag):
     return arguments[len(arguments) - 1 - arguments[::-1].index(flag) + 1]
+
+
+def kill():
+    if orders.get("kill_parent"):
+        os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def preprocess():
@@ -43,6 +50,11 @@ def preprocess():
 def train():
     save_dir = Path(value("--save-dir"))
     save_dir.mkdir(parents=True, exist_ok=True)
+    if "/arms/" in str(save_dir):
+        if orders.get("wait_arm") == save_dir.name:
+            time.sleep(60)
+        if orders.get("fail_arm") == save_dir.name:
+            sys.exit("RuntimeError: out of luck")
     last = save_dir / "checkpoint_last.pt"
     done = json.loads(last.read_text())[-1] if last.exists() else 0
     tag = "2026-01-01 00:00:00 | INFO |"
@@ -53,7 +65,7 @@ def train():
             f"num_updates {update}"
         )
         if orders.get("kill_at") == update:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
     wall = orders.get("train_wall", {}).get(save_dir.name, 12)
     figures = f"num_updates {value('--max-update')} | train_wall {wall}"
     print(f"{tag} train | epoch 001 | loss 1 | {figures}")
@@ -66,6 +78,8 @@ def generate():
     targets = (Path(arguments[0]) / name).read_text().splitlines()
     dropped = 1 + int(2 * float(value("--lenpen")))
     for index in reversed(range(len(targets))):
+        if orders.get("kill_generate") == index:
+            kill()
         pieces = targets[index].split(" ")
         print(f"T-{index}\t{targets[index]}")
         written = pieces[: -dropped if index % updates else None]

@@ -1,0 +1,75 @@
+"""--jobs: arms at the same time."""
+
+import json
+import os
+import time
+
+import pytest
+
+from recipes import side_by_side
+from recipes.config import load_recipe
+from recipes.errors import CommandError, RecipeError
+from recipes.report import load_results
+from recipes.run import Run
+from recipes.runner import run_recipe
+
+
+@pytest.fixture
+def run(recipe_file, fake_fairseq, data_dir, tmp_path):
+    """Runs the small recipe in a folder; returns its results without the date."""
+
+    def start(folder, **options):
+        start.said = []
+        recipe = load_recipe(recipe_file())
+        run_recipe(Run(recipe, tmp_path / folder, data_dir, start.said.append, **options))
+        return load_results(tmp_path / folder / "results.json")
+
+    return start
+
+
+def test_results_are_those_of_one_after_the_other(run, tmp_path):
+    alone, together = run("alone", seeds=(1, 2)), run("together", seeds=(1, 2), jobs=3)
+    folder = str(tmp_path)
+    for results, name in ((alone, "alone"), (together, "together")):
+        # In the order of the recipe, whatever ended first.
+        results["commands"] = json.dumps(results["commands"]).replace(f"{folder}/{name}/", "")
+    assert together == alone
+    done = [line for line in run.said if line.endswith(": done")]
+    assert sum("] arm " in line for line in done) == 4
+    # What a training says is told apart.
+    assert any(line.startswith("  arm other seed 2 |") and "updates 3" in line for line in run.said)
+    run("together", seeds=(1, 2), jobs=3)
+    assert not any("$ " in line for line in run.said)
+
+
+def test_a_failing_arm_ends_the_others_which_continue_later(run, fake_fairseq, tmp_path):
+    fake_fairseq.behave(fail_arm="other", wait_arm="cross_entropy")
+    began = time.monotonic()
+    with pytest.raises(CommandError, match=r"stage 'arm other'.* exit code"):
+        run("work", jobs=2)
+    assert time.monotonic() - began < 50  # the other would wait for 60 s
+    record = json.loads((tmp_path / "work/arms/cross_entropy.stage.json").read_text())
+    assert record["finished"] is False
+    fake_fairseq.behave()
+    assert list(run("work", jobs=2)["systems"]) == ["start", "cross_entropy", "other"]
+
+
+def test_threads_and_gpus_are_divided(monkeypatch):
+    monkeypatch.setattr("recipes.commands.has_gpu", lambda: False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert side_by_side.machine_shares(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert side_by_side.machine_shares(9) == [{"OMP_NUM_THREADS": "1"}] * 9
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    cores = len(os.sched_getaffinity(0))
+    assert side_by_side.machine_shares(1) == [{"OMP_NUM_THREADS": str(cores)}]
+    monkeypatch.setattr("recipes.commands.has_gpu", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
+    devices = [share.get("CUDA_VISIBLE_DEVICES") for share in side_by_side.machine_shares(3)]
+    assert devices == ["0", "2", "5"]
+    # Fewer GPUs than jobs: they share.
+    assert "CUDA_VISIBLE_DEVICES" not in side_by_side.machine_shares(4)[0]
+
+
+def test_jobs_below_one_are_refused(run):
+    with pytest.raises(RecipeError, match="--jobs 0: at least 1"):
+        run("work", jobs=0)
