@@ -102,9 +102,10 @@ class WorkerPool:
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
             )
-            # Not weakref's: a process that multiprocessing itself has started, such as each of
-            # fairseq's data-parallel ones, waits for its children before weakref's are called.
-            Finalize(self, self._executor.shutdown, kwargs={"wait": False}, exitpriority=0)
+            # A process that multiprocessing itself has started, such as each of fairseq's
+            # data-parallel ones, waits for its children before anything else that runs at its
+            # end, and closes the executor's queues (priority 10) before that.
+            Finalize(self, self._executor.shutdown, exitpriority=100)
         return self._executor
 
 
