@@ -160,8 +160,9 @@ def test_wheel_holds_the_three_packages_whole_and_nothing_else(
     sources = {
         str(file.relative_to(checkout))
         for package in PACKAGES
-        for pattern in ("*.py", "*.yaml")
-        for file in (checkout / package).rglob(pattern)
+        for file in (checkout / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
-    assert any(name.endswith(".yaml") for name in sources)
+    for kind in (".yaml", ".html", "py.typed"):
+        assert any(name.endswith(kind) for name in sources)
     assert environment.installed_files() == sources
