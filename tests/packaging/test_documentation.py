@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import fields
@@ -34,7 +35,7 @@ ROWS = {
     for line in SECTION.splitlines()
     if line.startswith("| `")
     and "`--objective`" not in line
-    and len(cells := line.strip("| ").split(" | ")) == 4
+    and len(cells := line.strip("| ").split(" | ")) == 5
 }
 
 
@@ -44,10 +45,16 @@ def test_every_objective_has_a_row_and_every_row_an_objective() -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_row_names_the_paper_and_exactly_the_flags(name: str) -> None:
-    _, paper, flags = ROWS[name]
+    _, paper, flags, _ = ROWS[name]
     assert paper == OBJECTIVES[name].paper
     written = " ".join(f"{flag(key)} {value}" for key, value in OBJECTIVES[name].flags.items())
     assert flags == (f"`{written}`" if written else "none")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_cost_of_a_row_is_the_one_that_was_measured(name: str) -> None:
+    measured = json.loads(page("docs/results/objectives.json"))["rows"][name]["timing"]["ratio"]
+    assert ROWS[name][3] == f"{measured:.2f}"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
