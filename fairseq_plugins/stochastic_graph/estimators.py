@@ -117,8 +117,9 @@ class CriterionEstimators(nn.Module):
         # The costs of the two passes differ in kind and size, and so do their averages.
         self.layers = nn.ModuleDict({"cost": for_layers(), "cross_entropy": for_layers()})
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
-            # fairseq saves a criterion's state only if it has a parameter.
-            self.anchor = nn.Parameter(torch.zeros(()))
+            # fairseq saves a criterion's state only if it has a parameter; its legacy_ddp takes
+            # slices of every gradient, so that it needs an axis.
+            self.anchor = nn.Parameter(torch.zeros(1))
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""
@@ -142,4 +143,4 @@ class CriterionEstimators(nn.Module):
     def anchored(self, loss: Tensor) -> Tensor:
         """The same loss, from which every parameter gets a gradient, be it 0."""
         anchor: Any = getattr(self, "anchor", None)
-        return loss if anchor is None else loss + 0 * anchor
+        return loss if anchor is None else loss + 0 * anchor.sum()
