@@ -9,7 +9,15 @@ import toy_corpus
 from console_scripts import Started, console
 from fairseq_setup import descend, setup
 from filelock import FileLock
-from training_flags import QUIET, RESUMABLE, TRANSFORMER, adam, expected_bleu
+from training_flags import (
+    QUIET,
+    RESUMABLE,
+    TRANSFORMER,
+    adam,
+    expected_bleu,
+    resumable_graph,
+    stochastic_graph,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -113,3 +121,23 @@ def expected_bleu_run(corpus, cross_entropy_checkpoint, shared) -> tuple[Path, s
             )
             log.write_text(printed, encoding="utf-8")
     return save_dir, log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def graph_run(corpus, cross_entropy_checkpoint, shared) -> Callable[[str], tuple[Path, str]]:
+    """The same of ``--criterion stochastic_graph``, for a key of ``GRAPH_RESUMABLE``."""
+
+    def run(baseline: str) -> tuple[Path, str]:
+        save_dir, done = shared / f"graph_{baseline}", shared / f"graph_{baseline}.done"
+        with FileLock(shared / f"graph_{baseline}.lock"):
+            if not done.exists():
+                printed = Started(
+                    "fairseq-train",
+                    *stochastic_graph(corpus, save_dir, *resumable_graph(baseline)),
+                    *("--finetune-from-model", cross_entropy_checkpoint),
+                    log=shared / f"graph_{baseline}.log",
+                ).output()
+                done.write_text(printed, encoding="utf-8")
+        return save_dir, done.read_text(encoding="utf-8")
+
+    return run

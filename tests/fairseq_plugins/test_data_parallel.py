@@ -3,14 +3,13 @@
 fairseq wraps models for the CPU with ``legacy_ddp`` alone; PyTorch's wrapper is tried by itself.
 """
 
-import socket
-
 import pytest
 import torch
 from console_scripts import Started
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq_setup import FEEDS, epoch_batches, setup
 from training_flags import expected_bleu, sgd
+from two_workers import two_workers
 
 RATE = 0.5
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -27,36 +26,6 @@ def flags(subset, start, *extra):
 
 def parameters(save_dir):
     return torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def two_workers(corpus, folder, *arguments):
-    """Run both workers to their end; returns the parameters."""
-    port = free_port()
-    workers = [
-        Started(
-            "fairseq-train",
-            *expected_bleu(corpus, folder / "two", *arguments),
-            *("--distributed-world-size", 2, "--distributed-rank", rank),
-            *("--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn"),
-            *("--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
-            log=folder / f"worker{rank}.log",
-        )
-        for rank in (0, 1)
-    ]
-    failures = []
-    for worker in workers:  # where one fails the other does as well, and says less
-        try:
-            worker.output()
-        except AssertionError as failure:
-            failures.append(str(failure))
-    assert not failures, "\n\n".join(failures)
-    return parameters(folder / "two")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +46,7 @@ def test_two_workers_end_where_one_ends(corpus, cross_entropy_checkpoint, tmp_pa
     whole = flags("even", cross_entropy_checkpoint, "--batch-size", 16, *options)
     log = tmp_path / "one.log"
     one = Started("fairseq-train", *expected_bleu(corpus, tmp_path / "one", *whole), log=log)
-    two = two_workers(corpus, tmp_path, *halves)
+    two = two_workers(expected_bleu(corpus, tmp_path / "two", *halves), tmp_path)["model"]
     one.output()
     one = parameters(tmp_path / "one")
     start = parameters(cross_entropy_checkpoint.parent)
@@ -103,7 +72,7 @@ def test_a_worker_without_a_batch_left_does_not_count(
         optimiser.step()
     arguments = flags("uneven", cross_entropy_checkpoint, "--batch-size", 8)
     arguments += ("--bleu-level", level, "--max-epoch", 1, "--load-checkpoint-on-all-dp-ranks")
-    two = two_workers(corpus, tmp_path, *arguments)
+    two = two_workers(expected_bleu(corpus, tmp_path / "two", *arguments), tmp_path)["model"]
     expected = {name: value.detach() for name, value in built.model.named_parameters()}
     torch.testing.assert_close({name: two[name] for name in expected}, expected, **CLOSE)
 
