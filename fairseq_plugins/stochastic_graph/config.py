@@ -111,7 +111,9 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
     )
     label_smoothing: Optional[float] = _axis("epsilon of the cross-entropy, 0 means none")
 
-    baseline_decay: float = _option(0.99, "of moving averages, per batch (with --update-freq N, N times an update)")
+    baseline_decay: float = _option(
+        0.99, "of moving averages, per batch (with --update-freq N, N times an update)"
+    )
     baseline_state_dim: int = _option(
         512, "size of the decoder's state that --baseline learned reads"
     )
