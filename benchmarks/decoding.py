@@ -18,10 +18,10 @@ from rich.console import Console
 
 from benchmarks.expected_bleu import Report
 from benchmarks.loss_functions import END, PADDING
+from benchmarks.output_lengths import SPREAD
 from benchmarks.report import environment, write_json, write_text
 from benchmarks.synthetic_translator import (
     LAYERS,
-    SPREAD,
     UNITS,
     build_model,
     dictionary_of,

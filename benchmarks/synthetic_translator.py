@@ -14,10 +14,9 @@ from fairseq.models.transformer import TransformerDecoder, TransformerModel
 from torch import Tensor
 
 from benchmarks.loss_functions import END, PADDING, word_ids
+from benchmarks.output_lengths import log_odds_of_ending
 
 LAYERS, UNITS = 3, 256
-SPREAD = 0.2
-"""Standard deviation of an output's length, in multiples of the source's."""
 
 
 class EndingDecoder(TransformerDecoder):
@@ -38,13 +37,7 @@ class EndingDecoder(TransformerDecoder):
 
     def set_hazards(self, longest: int) -> None:
         """``[step, source length]``: log-odds that an output of so many tokens ends here."""
-        steps = torch.arange(2 * longest + 20, dtype=torch.float64).unsqueeze(1)
-        means = torch.arange(longest + 1, dtype=torch.float64)
-        law = torch.distributions.Normal(means, SPREAD * means + 0.5)
-        survivors = 1 - law.cdf(steps - 0.5)
-        ends = 1 - (1 - law.cdf(steps + 0.5)) / survivors.clamp(min=1e-12)
-        hazards = torch.logit(ends.clamp(1e-12, 1 - 1e-12)).float()
-        self.register_buffer("hazards", hazards)
+        self.register_buffer("hazards", log_odds_of_ending(longest))
 
 
 class EndingTransformer(TransformerModel):

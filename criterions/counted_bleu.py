@@ -10,6 +10,33 @@ from criterions.checks import check_choice, check_order, check_shape, check_toke
 from criterions.reference_ngrams import length_mask, reference_ngrams, window_products
 
 
+def matching_tokens(
+    hypotheses: Tensor,
+    references: Tensor,
+    lengths: Tensor | None,
+    reference_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens of a hypothesis equal which of its reference; arguments as everywhere here.
+
+    Returns:
+        bool, True where both tokens count and are equal: ``[batch, length, ref_len]``; where a
+        token counts: ``[batch, length]`` and ``[batch, ref_len]``.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    check_token_ids("hypotheses", hypotheses)
+    check_token_ids("references", references)
+    check_shape("references", references, [hypotheses.size(0), references.size(1)])
+    check_shape("lengths", lengths, [hypotheses.size(0)])
+    check_shape("reference_lengths", reference_lengths, [hypotheses.size(0)])
+    inside = length_mask(lengths, hypotheses.size(1), like=hypotheses)
+    in_reference = length_mask(reference_lengths, references.size(1), like=references)
+    equal = hypotheses.unsqueeze(2) == references.unsqueeze(1)
+    equal &= inside.unsqueeze(2) & in_reference.unsqueeze(1)
+    return equal, inside, in_reference
+
+
 def counted_statistics(
     hypotheses: Tensor,
     references: Tensor,
@@ -30,15 +57,9 @@ def counted_statistics(
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    check_token_ids("hypotheses", hypotheses)
-    check_token_ids("references", references)
-    check_shape("references", references, [hypotheses.size(0), references.size(1)])
-    check_shape("lengths", lengths, [hypotheses.size(0)])
-    check_shape("reference_lengths", reference_lengths, [hypotheses.size(0)])
-    inside = length_mask(lengths, hypotheses.size(1), like=hypotheses)
-    in_reference = length_mask(reference_lengths, references.size(1), like=references)
-    equal = hypotheses.unsqueeze(2) == references.unsqueeze(1)
-    equal &= inside.unsqueeze(2) & in_reference.unsqueeze(1)
+    equal, inside, in_reference = matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
     reference = reference_ngrams(references, orders, reference_lengths)
     counts = window_products(equal, orders).sum(2)
     clipped = torch.minimum(counts, reference.count)

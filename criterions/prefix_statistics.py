@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from criterions.bleu_statistics import SMOOTHINGS, BleuStatistics, bleu_from_statistics
-from criterions.checks import check_choice, check_order, check_shape, check_token_ids
+from criterions.checks import check_choice, check_order
+from criterions.counted_bleu import matching_tokens
 from criterions.gleu import gleu_from_statistics
-from criterions.reference_ngrams import length_mask, reference_ngrams, window_products
+from criterions.reference_ngrams import reference_ngrams, window_products
 
 
 def prefix_statistics(
@@ -38,15 +39,9 @@ def prefix_statistics(
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    check_token_ids("hypotheses", hypotheses)
-    check_token_ids("references", references)
-    check_shape("references", references, [hypotheses.size(0), references.size(1)])
-    check_shape("lengths", lengths, [hypotheses.size(0)])
-    check_shape("reference_lengths", reference_lengths, [hypotheses.size(0)])
-    inside = length_mask(lengths, hypotheses.size(1), like=hypotheses)
-    in_reference = length_mask(reference_lengths, references.size(1), like=references)
-    equal = hypotheses.unsqueeze(2) == references.unsqueeze(1)
-    equal &= inside.unsqueeze(2) & in_reference.unsqueeze(1)
+    equal, inside, in_reference = matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
     reference = reference_ngrams(references, orders, reference_lengths)
 
     matches = []

@@ -28,14 +28,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
-            raise ValueError(f"--sampling-temperature must be above 0; got {self.temperature}")
+            raise ValueError(f"--sample-temperature must be above 0; got {self.temperature}")
         if self.topk < 0:
             raise ValueError(
-                f"--sampling-topk must be at least 1, or 0 for all tokens; got {self.topk}"
+                f"--sample-topk must be at least 1, or 0 for all tokens; got {self.topk}"
             )
         if not 0 < self.topp <= 1:
             raise ValueError(
-                f"--sampling-topp must be above 0, and 1 (all tokens) at most; got {self.topp}"
+                f"--sample-topp must be above 0, and 1 (all tokens) at most; got {self.topp}"
             )
 
 

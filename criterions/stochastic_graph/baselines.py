@@ -127,8 +127,17 @@ class MovingAverage(Baseline):
     @torch.no_grad()
     def update(self, node: Downstream) -> None:
         weight = node.weight.expand_as(node.cost)
-        exists = weight.sum()
-        mean = (weight * node.cost).sum() / exists.clamp(min=torch.finfo(exists.dtype).tiny)
+        self.take_in((weight * node.cost).sum(), weight.sum())
+
+    @torch.no_grad()
+    def take_in(self, cost: Tensor, exists: Tensor) -> None:
+        """One step of the averages.
+
+        Args:
+            cost: scalar, sum of costs.
+            exists: scalar, how many costs that were; with none, nothing changes.
+        """
+        mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
         share = (1 - self.decay) * (exists > 0)
         self.total.mul_(1 - share).add_(share * mean)
         self.weight.mul_(1 - share).add_(share)

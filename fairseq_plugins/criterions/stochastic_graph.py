@@ -152,19 +152,14 @@ class StochasticGraphCriterion(FairseqCriterion):
         batch = sources.reference.tokens.size(0)
         graph, logs = self.cost_pass.graph(model, sources, update)
         share = shares.alone if settings.cost == "cross_entropy" else shares.per_sentence
-        loss = share * (graph.surrogate() + graph.baseline_loss())
         statistics = graph.statistics()
-        value = (
-            share
-            * batch
-            * sum(cost for name, cost in statistics.items() if name.startswith("cost/"))
-        )
+        loss, value = _terms_of(graph, statistics, share, batch)
         logs = {**graph_sums(statistics, batch), **logs}
         if settings.cost != "cross_entropy" and settings.cross_entropy_weight > 0:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
             share = shares.per_token * settings.cross_entropy_weight
-            loss = loss + share * (graph.surrogate() + graph.baseline_loss())
-            value = value + share * batch * graph.statistics()["cost/cross_entropy"]
+            added_loss, added_value = _terms_of(graph, graph.statistics(), share, batch)
+            loss, value = loss + added_loss, value + added_value
             logs.update(teacher_logs)
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
@@ -241,3 +236,11 @@ class StochasticGraphCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All logged values are sums."""
         return True
+
+
+def _terms_of(
+    graph: StochasticGraph, statistics: dict[str, Tensor], share: Tensor | float, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The surrogate of a graph, and the value of its costs, both as shares."""
+    costs = [cost for name, cost in statistics.items() if name.startswith("cost/")]
+    return share * (graph.surrogate() + graph.baseline_loss()), share * batch * sum(costs)

@@ -7,7 +7,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from criterions.bleu_statistics import SMOOTHINGS
+from criterions.edit_distance_sampling import EDIT_KINDS
+from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
+from fairseq_plugins.rewards import LEVELS
 from fairseq_plugins.stochastic_graph import settings
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
@@ -15,12 +18,12 @@ OBJECTIVE = ChoiceEnum(list(OBJECTIVES))
 FEED = ChoiceEnum(list(settings.FEEDS))
 UNROLL = ChoiceEnum(list(settings.UNROLLS))
 TARGET = ChoiceEnum(list(settings.TARGETS))
-RAML_DISTANCE = ChoiceEnum(list(settings.RAML_DISTANCES))
+RAML_DISTANCE = ChoiceEnum(list(EDIT_KINDS))
 EMIT = ChoiceEnum(list(settings.EMITS))
 SAMPLE_DROPOUT = ChoiceEnum(list(settings.SAMPLE_DROPOUTS))
 COST = ChoiceEnum(list(settings.COSTS))
-REWARD_LEVEL = ChoiceEnum(list(settings.REWARD_LEVELS))
-NORMALIZATION = ChoiceEnum(list(settings.NORMALIZATIONS))
+REWARD_LEVEL = ChoiceEnum(list(LEVELS))
+NORMALIZATION = ChoiceEnum(list(NORMALIZATIONS))
 CREDIT = ChoiceEnum(list(settings.CREDITS))
 ESTIMATOR = ChoiceEnum(list(settings.TOKEN_ESTIMATORS))
 BASELINE = ChoiceEnum(list(BASELINES.names))

@@ -136,9 +136,7 @@ class CostPass:
             # The last token is fed to no one.
             fed = plan.free & (columns < batch.reference.rows.unsqueeze(1) - 1)
             self.nodes.record(graph, FED, self.nodes.law(logits), plan.emitted, fed)
-        # Enumerated layers put axes of their values in front.
-        targets = target.expand(logits.shape[:-1])
-        loss, plain = token_cross_entropy(logits, targets, settings.label_smoothing)
+        loss, plain = token_cross_entropy(logits, target, settings.label_smoothing)
         counts = batch.exists & (columns >= self.kept)
         graph.cost("cross_entropy", loss, mask=counts, before=[FED] if scored else [])
         if settings.feed != "teacher" or settings.target != "reference" or plain.dim() > 2:

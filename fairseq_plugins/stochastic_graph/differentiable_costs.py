@@ -18,14 +18,16 @@ def token_cross_entropy(
     """Label-smoothed and plain cross-entropy of every token, in nats.
 
     Args:
-        logits: ``[rows, tgt_len, vocab]``.
+        logits: ``[rows, tgt_len, vocab]``, after axes of the values of enumerated layers if any.
         target: ``[rows, tgt_len]``; any id of the vocabulary in place of padding.
         label_smoothing: 0 for none.
 
     Returns:
-        twice ``[rows, tgt_len]``: what is minimised, and the negative log-likelihood.
+        what is minimised and the negative log-likelihood, both of the shape of ``logits`` without
+        its last axis.
     """
     vocab = logits.size(-1)
+    target = target.expand(logits.shape[:-1])
     picked = token_log_probabilities(logits.reshape(-1, 1, vocab), target.reshape(-1, 1))
     plain = -picked.selected.reshape(target.shape)
     uniform = -picked.mean.reshape(target.shape)

@@ -60,11 +60,7 @@ class WorkersMovingAverage(MovingAverage):
             return
         sums = torch.stack(self._sums).sum(0) * self._train_step.weight
         self._sums = []
-        cost, exists = sum_over_workers(sums)
-        mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
-        share = (1 - self.decay) * (exists > 0)
-        self.total.mul_(1 - share).add_(share * mean)
-        self.weight.mul_(1 - share).add_(share)
+        self.take_in(*sum_over_workers(sums))
 
 
 class CriterionEstimators(nn.Module):

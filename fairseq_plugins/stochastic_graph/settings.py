@@ -7,20 +7,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from criterions.candidate_losses import CANDIDATE_LOSSES
-from criterions.stochastic_graph import BASELINES
 
 FEEDS = ("teacher", "greedy", "sample", "soft", "gumbel", "gumbel_st", "straight_through")
 RELAXED_FEEDS = ("soft", "gumbel", "gumbel_st", "straight_through")
 UNROLLS = ("step_by_step", "two_pass")
 TARGETS = ("reference", "raml")
-RAML_DISTANCES = ("edit", "hamming")
 EMITS = ("sample", "greedy")
 COSTS = ("cross_entropy", "expected_bleu", "reward")
 TOKEN_ESTIMATORS = ("none", "score_function", "pathwise", "straight_through", "candidate_set")
-TOKEN_BASELINES = BASELINES.names
 CREDITS = ("whole", "reward_to_go")
-REWARD_LEVELS = ("tokens", "text")
-NORMALIZATIONS = ("none", "batch", "group")
 CANDIDATE_LOSS_NAMES = tuple(CANDIDATE_LOSSES)
 SAMPLE_DROPOUTS = ("off", "scoring", "both")
 

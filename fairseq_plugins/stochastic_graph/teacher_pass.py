@@ -40,8 +40,7 @@ class TeacherPass:
         """
         logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
         target = sources.reference.tokens
-        # Enumerated layers put axes of their values in front.
-        loss, plain = token_cross_entropy(logits, target.expand(logits.shape[:-1]), label_smoothing)
+        loss, plain = token_cross_entropy(logits, target, label_smoothing)
         return cls(logits, loss, plain, sources.exists & (columns_of(target) >= kept))
 
     @property

@@ -304,12 +304,12 @@ def test_rows_that_have_ended_are_dropped_without_any_effect(corpus, learnt, arc
 @pytest.mark.parametrize(
     ("options", "flag"),
     [
-        ({"temperature": 0.0}, "--sampling-temperature"),
-        ({"temperature": math.nan}, "--sampling-temperature"),
-        ({"temperature": math.inf}, "--sampling-temperature"),
-        ({"topk": -1}, "--sampling-topk"),
-        ({"topp": 0.0}, "--sampling-topp"),
-        ({"topp": 1.1}, "--sampling-topp"),
+        ({"temperature": 0.0}, "--sample-temperature"),
+        ({"temperature": math.nan}, "--sample-temperature"),
+        ({"temperature": math.inf}, "--sample-temperature"),
+        ({"topk": -1}, "--sample-topk"),
+        ({"topp": 0.0}, "--sample-topp"),
+        ({"topp": 1.1}, "--sample-topp"),
     ],
     ids=str,
 )
