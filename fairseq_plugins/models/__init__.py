@@ -1,0 +1,1 @@
+"""Models for ``fairseq-train --arch NAME``; importing a module registers it."""
