@@ -27,3 +27,16 @@ def log_loss(logging_outputs: list[dict[str, Any]]) -> None:
         bits = total("nll_loss") / ntokens / math.log(2)
         metrics.log_scalar("nll_loss", bits, ntokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+
+
+def log_head_losses(logging_outputs: list[dict[str, Any]]) -> None:
+    """Log the losses of a model's further heads, in bits as fairseq's ``nat_loss`` logs them.
+
+    Args:
+        logging_outputs: sums ``NAME_loss`` in nats, as many as there are heads, and ``ntokens``.
+    """
+    names = [key for key in logging_outputs[0] if key.endswith("_loss") and key != "nll_loss"]
+    ntokens = sum(log.get("ntokens", 0) for log in logging_outputs)
+    for name in names:
+        total = sum(log.get(name, 0) for log in logging_outputs)
+        metrics.log_scalar(name, total / ntokens / math.log(2), ntokens, round=3)

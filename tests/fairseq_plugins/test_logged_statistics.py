@@ -15,8 +15,8 @@ from fairseq_setup import (
     statistics_of,
 )
 
-from fairseq_plugins.criterions import expected_bleu as module
 from fairseq_plugins.decoding import DecodedTokens
+from fairseq_plugins.expected_bleu import autoregressive as module
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 LOWEST_ID_OF_A_WORD = 4  # after <s>, <pad>, </s>, <unk>

@@ -12,7 +12,7 @@ from fairseq_setup import (
     setup,
 )
 
-from fairseq_plugins.criterions import expected_bleu as module
+from fairseq_plugins.expected_bleu import autoregressive as module
 
 
 @pytest.mark.parametrize(

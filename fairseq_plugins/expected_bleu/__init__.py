@@ -1,0 +1,1 @@
+"""Parts of ``--criterion expected_bleu``: flags, rows of either kind of model, objective."""

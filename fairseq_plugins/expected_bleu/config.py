@@ -1,0 +1,131 @@
+"""Flags of ``--criterion expected_bleu``, and their values checked."""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from criterions.bleu_statistics import LEVELS, SMOOTHINGS
+from criterions.expected_overlap import OVERLAP_VALUES
+from fairseq_plugins.flags import at_least, check_label_smoothing
+
+OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
+FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
+HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
+BLEU_LEVEL_CHOICES = ChoiceEnum(list(LEVELS))
+SMOOTHING_CHOICES = ChoiceEnum(list(SMOOTHINGS))
+
+
+@dataclass
+class ExpectedBleuCriterionConfig(FairseqDataclass):
+    """Flags of ``--criterion expected_bleu``."""
+
+    overlap: OVERLAP_CHOICES = field(
+        default="exact",
+        metadata={
+            "help": "value of the expected clipped n-gram counts: the expectation itself (exact), "
+            "the published formula (paper, arXiv 1712.04708), or a bound that always holds "
+            "(lower, upper)"
+        },
+    )
+    feed: FEED_CHOICES = field(
+        default="teacher",
+        metadata={
+            "help": "whose prefix conditions the decoder's rows: the reference's (teacher), or "
+            "the model's own greedy or sampled output, decoded without gradient first; "
+            "validation takes greedy in place of sample; of a non-autoregressive model, whose "
+            "length its masked input has: the reference's (teacher)"
+        },
+    )
+    hypothesis_length: HYPOTHESIS_LENGTH_CHOICES = field(
+        default="auto",
+        metadata={
+            "help": "length of the candidate: expected, by the rows' </s> probabilities, with "
+            "gradient; or fixed, that of the fed prefix (then only the cross-entropy trains </s>); "
+            "auto is fixed for a non-autoregressive model, whose length is known before its "
+            "tokens are, and expected for all others"
+        },
+    )
+    bleu_level: BLEU_LEVEL_CHOICES = field(
+        default="corpus",
+        metadata={
+            "help": "corpus: one BLEU from the statistics of the batch summed over all workers; "
+            "sentence: the mean of the sentences' BLEU"
+        },
+    )
+    max_order: int = field(default=4, metadata={"help": "highest n-gram order of BLEU"})
+    smoothing: SMOOTHING_CHOICES = field(
+        default="add-k",
+        metadata={
+            "help": "add one to matches and totals of no order (none), of the orders above the "
+            "unigram (add-k, as in sacrebleu), or of all orders (add-k-all)"
+        },
+    )
+    cross_entropy_weight: float = field(
+        default=0.1,
+        metadata={"help": "weight of the (label-smoothed) cross-entropy added to 1 - BLEU"},
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={"help": "epsilon of the cross-entropy's label smoothing, 0 means none"},
+    )
+    max_decode_ratio: float = field(
+        default=2.0,
+        metadata={
+            "help": "with --feed greedy or sample: decode at most this many times the source's "
+            "tokens, plus 10"
+        },
+    )
+    max_decode_length: int = field(
+        default=200,
+        metadata={"help": "with --feed greedy or sample: decode at most this many tokens"},
+    )
+    ignore_prefix_size: int = field(
+        default=0,
+        metadata={
+            "help": "leave the first N target tokens (such as language tags) out of every "
+            "count; decoding starts from them"
+        },
+    )
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags' values; see :class:`ExpectedBleuCriterionConfig`."""
+
+    overlap: str
+    feed: str
+    hypothesis_length: str
+    bleu_level: str
+    max_order: int
+    smoothing: str
+    cross_entropy_weight: float
+    label_smoothing: float
+    max_decode_ratio: float
+    max_decode_length: int
+    ignore_prefix_size: int
+    sentence_avg: bool
+
+    def __post_init__(self) -> None:
+        at_least("--max-order", self.max_order, 1)
+        at_least("--cross-entropy-weight", self.cross_entropy_weight, 0)
+        check_label_smoothing(self.label_smoothing)
+        at_least("--max-decode-length", self.max_decode_length, 1)
+        at_least("--max-decode-ratio", self.max_decode_ratio, 0)
+        at_least("--ignore-prefix-size", self.ignore_prefix_size, 0)
+
+
+def settings_of(cfg: ExpectedBleuCriterionConfig) -> Settings:
+    """The values of a configuration.
+
+    Raises:
+        ValueError: a number is out of its range; the message names the flag.
+    """
+    values: dict[str, Any] = {known.name: getattr(cfg, known.name) for known in fields(Settings)}
+    # fairseq hands the choices over as enumeration members.
+    return Settings(
+        **{key: str(value) if isinstance(value, Enum) else value for key, value in values.items()}
+    )

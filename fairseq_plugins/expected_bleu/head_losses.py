@@ -1,0 +1,58 @@
+"""The losses of a non-autoregressive model's heads, as fairseq's ``nat_loss`` defines them.
+
+``nat_loss`` selects the predicted positions by boolean indexing, which makes the host wait for the
+device; here they are weighted by 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of ``values`` where ``mask``, of the same shape, is true; 0 where it never is."""
+    if mask is None:
+        return values.mean()
+    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: float) -> Tensor:
+    """Label smoothing as in ``nat_loss``: ``epsilon`` is spread over the whole vocabulary.
+
+    Args:
+        negative_log_likelihood: of the target, any shape.
+        uniform: mean over the vocabulary of the negative log-probabilities, the same shape.
+        epsilon: 0 for none.
+    """
+    return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
+
+
+def head_loss(head: Mapping[str, Any]) -> Tensor:
+    """Mean loss of one head, its ``factor`` not applied.
+
+    Args:
+        head: a value of what a fairseq non-autoregressive model returns in training: ``out``
+            ``[..., classes]`` logits; ``tgt`` ``[...]`` int64, or ``[..., classes]`` probabilities;
+            ``mask`` ``[...]`` bool, what is predicted (all if there is none); ``ls``, label
+            smoothing.  Or else ``loss``, which is returned divided by its factor, since the
+            factor is in it.
+
+    Returns:
+        scalar, float32 at least.
+    """
+    if head.get("loss") is not None:
+        return head["loss"].float() / head.get("factor", 1.0)
+    logits, target = head["out"], head["tgt"]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = functional.log_softmax(logits, dim=-1)
+    if target.dim() == logits.dim():
+        losses = functional.kl_div(log_probabilities, target, reduction="none").sum(-1)
+    else:
+        losses = -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    uniform = -log_probabilities.mean(-1)
+    return masked_mean(smoothed_loss(losses, uniform, head.get("ls", 0.0) or 0.0), head.get("mask"))
