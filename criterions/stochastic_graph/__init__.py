@@ -24,7 +24,7 @@ Sources:
     (leave-one-out).
 """
 
-from criterions.stochastic_graph.active import active_graph, sample
+from criterions.stochastic_graph.active import active_draws, active_graph, estimator_of, sample
 from criterions.stochastic_graph.baselines import (
     BASELINES,
     Baseline,
@@ -102,8 +102,10 @@ __all__ = [
     "StochasticNode",
     "StraightThrough",
     "StraightThroughGumbel",
+    "active_draws",
     "active_graph",
     "deterministic_value",
+    "estimator_of",
     "parse_schedule",
     "sample",
 ]

@@ -26,6 +26,24 @@ def active_graph() -> StochasticGraph | None:
     return ACTIVE.get()
 
 
+def active_draws() -> StepwiseDraws | None:
+    """What layers draw into while outputs are decoded in this thread, or None."""
+    return DRAWING.get()
+
+
+def estimator_of(name: str, asked: Estimator | None = None) -> Estimator | None:
+    """The estimator that :func:`sample` would draw with; None where it would draw nothing.
+
+    For layers that have to know beforehand whether a sample is asked for, and of which kind.
+
+    Args:
+        name: of the node.
+        asked: what the layer asks for.
+    """
+    recorder = active_graph() or DRAWING.get()
+    return None if recorder is None else recorder.estimator_of(name, asked)
+
+
 def sample(
     name: str,
     law: Distribution,

@@ -115,6 +115,12 @@ class StepwiseDraws:
             values[key] = outcome
         return values
 
+    def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
+        """As :meth:`StochasticGraph.estimator_of`."""
+        default = self.default_estimator if asked is None else asked
+        chosen: Estimator = self.estimators.get(name, default)
+        return chosen
+
     def step_of(self, name: str, step: int | None) -> int | None:
         """The one step that a drawn node stands for; None: all of them, or none at all."""
         return step if (name, step) in self._steps else None
@@ -146,8 +152,7 @@ class StepwiseDraws:
         """
         if value is not None:
             return value
-        asked = self.default_estimator if estimator is None else estimator
-        chosen: Estimator = self.estimators.get(name, asked)
+        chosen = self.estimator_of(name, estimator)
         what = describe("node", name, step)
         if isinstance(chosen, (Expectation, Mode)):
             return chosen.draw(law, update=self.update).value

@@ -74,6 +74,7 @@ class StochasticGraph:
         self._nodes: dict[NodeKey, StochasticNode] = {}
         self._costs: dict[NodeKey, CostNode] = {}
         self._baseline_inputs: dict[NodeKey, Tensor] = {}
+        self._observed: dict[str, Tensor] = {}
         self._enumerated = EnumeratedAxes()
         self._rows: int | None = None
         self._result: Surrogate | None = None
@@ -102,6 +103,11 @@ class StochasticGraph:
     def costs(self) -> Mapping[NodeKey, CostNode]:
         """Cost nodes by ``(name, step)``, in recording order."""
         return self._costs
+
+    def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
+        """The estimator of a node ``name`` whose layer asks for ``asked``."""
+        chosen: Estimator = self._estimators.get(name, self._default if asked is None else asked)
+        return chosen
 
     def downstream(self, name: str, step: int | None = None) -> list[CostNode]:
         """The costs downstream of a node (of which reward-to-go may take a part only)."""
@@ -161,8 +167,7 @@ class StochasticGraph:
                 "or number the steps of one with step="
             )
         ancestors = self._ancestors(what, parents)
-        asked = self._default if estimator is None else estimator
-        chosen: Estimator = self._estimators.get(name, asked)
+        chosen = self.estimator_of(name, estimator)
         replayed = self._values.get(key, self._values.get(name, value))
         try:
             draw = chosen.draw(law, value=replayed, update=self.update)
@@ -233,6 +238,23 @@ class StochasticGraph:
                 check_steps(node, cost)
         self._costs[key] = cost
 
+    def observe(self, name: str, value: Tensor) -> None:
+        """Let ``statistics()`` tell the mean of something that is no part of the loss.
+
+        Args:
+            name: of the quantity; used once.
+            value: any shape; detached.
+
+        Raises:
+            ValueError: the name was used.
+            RuntimeError: the surrogate was already asked for.
+        """
+        what = f"observed value {name!r}"
+        self._check_open(what)
+        if name in self._observed:
+            raise ValueError(f"{what} was recorded before: give each its own name")
+        self._observed[name] = value.detach()
+
     def set_baseline_input(self, name: str, value: Tensor, step: int | None = None) -> None:
         """Give what a node's baseline is computed from, where the layer could not.
 
@@ -275,10 +297,12 @@ class StochasticGraph:
         """What to log: detached scalars, past the end nothing counts.
 
         ``cost/NAME`` is a mean over the batch of the expected cost, summed over its steps;
+        ``observed/NAME`` is the mean of what was observed;
         for every score-function node: see :func:`score_statistics`.
         """
         result = self._finish()
         statistics = {f"cost/{name}": rows.mean() for name, rows in result.cost_rows.items()}
+        statistics |= {f"observed/{name}": value.mean() for name, value in self._observed.items()}
         return statistics | score_statistics(result.terms, self.layout)
 
     def _finish(self) -> Surrogate:
