@@ -25,7 +25,12 @@ from fairseq_plugins.stochastic_graph.from_flags import (
     settings_of,
 )
 from fairseq_plugins.stochastic_graph.layers import DrawnLayers
-from fairseq_plugins.stochastic_graph.metrics import graph_sums, log_graph_metrics, per_sentence
+from fairseq_plugins.stochastic_graph.metrics import (
+    graph_sums,
+    log_graph_metrics,
+    observed_sums,
+    per_sentence,
+)
 from fairseq_plugins.stochastic_graph.ranges import schedule_of
 from fairseq_plugins.stochastic_graph.reward_cost import RewardCost
 from fairseq_plugins.stochastic_graph.shares import Shares
@@ -158,9 +163,10 @@ class StochasticGraphCriterion(FairseqCriterion):
         if settings.cost != "cross_entropy" and settings.cross_entropy_weight > 0:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
             share = shares.per_token * settings.cross_entropy_weight
-            added_loss, added_value = _terms_of(graph, graph.statistics(), share, batch)
+            statistics = graph.statistics()
+            added_loss, added_value = _terms_of(graph, statistics, share, batch)
             loss, value = loss + added_loss, value + added_value
-            logs.update(teacher_logs)
+            logs.update(teacher_logs, **observed_sums(statistics, batch))
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
 

@@ -24,6 +24,7 @@ from fairseq_plugins.stochastic_graph.layers import (
 )
 from fairseq_plugins.stochastic_graph.metrics import per_sentence
 from fairseq_plugins.stochastic_graph.plan import Plan, columns_of
+from fairseq_plugins.stochastic_graph.references import given_reference
 from fairseq_plugins.stochastic_graph.reward_cost import RewardCost
 from fairseq_plugins.stochastic_graph.settings import Settings
 from fairseq_plugins.stochastic_graph.token_nodes import TokenNodes
@@ -77,7 +78,11 @@ class CostPass:
         baseline = self._greedy_rewards(model, sources, update)
         if settings.candidate_reference:
             plan, batch = self._with_references(plan, sources, draws)
-        with self._opened(batch.samples, update, draws, plan) as graph, feeding.mode(model):
+        with (
+            self._opened(batch.samples, update, draws, plan) as graph,
+            feeding.mode(model),
+            given_reference(batch.prev_output_tokens),
+        ):
             learned = settings.baseline == "learned"
             logits, states = feeding.rows(model, batch, plan, graph, features=learned)
             if scored and self.layers.appeared(graph):

@@ -25,7 +25,8 @@ def graph_sums(statistics: Mapping[str, Tensor], sentences: int) -> dict[str, Te
     """A graph's statistics as sums over sentences.
 
     Of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
-    ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.
+    ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.  What a layer
+    observed has its own name.
 
     Args:
         statistics: :meth:`StochasticGraph.statistics`, ``KIND/NAME``.
@@ -37,8 +38,16 @@ def graph_sums(statistics: Mapping[str, Tensor], sentences: int) -> dict[str, Te
         if kind in ("cost", "downstream"):
             continue
         label = kind if name in _TOKEN_NODES else f"{kind}_{name}"
+        if kind == "observed":
+            label = name
         sums[label] = value.detach() * sentences
     return per_sentence(sums)
+
+
+def observed_sums(statistics: Mapping[str, Tensor], sentences: int) -> dict[str, Tensor]:
+    """The part of :func:`graph_sums` that layers observed."""
+    observed = {key: value for key, value in statistics.items() if key.startswith("observed/")}
+    return graph_sums(observed, sentences)
 
 
 def log_graph_metrics(logging_outputs: list[dict[str, Any]]) -> None:
