@@ -1,0 +1,123 @@
+"""From the numbers that a network puts out to the law of a latent variable."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.nn.functional import softplus
+
+_SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181
+"""``log(e - 1)``: a network that puts out 0 says 1."""
+_SMALLEST = 1e-4
+
+
+def positive(numbers: Tensor) -> Tensor:
+    """Standard deviations from any numbers; 1 for 0."""
+    return softplus(numbers + _SOFTPLUS_INVERSE_OF_1) + _SMALLEST
+
+
+class LatentKind(ABC):
+    """A latent variable of several independent parts: dimensions, or copies of a manifold.
+
+    All laws are ``Independent(part, 1)`` with the parts on the second axis.
+
+    Args:
+        parts: their number.
+    """
+
+    parameters_of_part: int
+    """What a network has to put out for each part."""
+
+    features_of_part: int
+    """Size of the value of each part."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+
+    @property
+    def parameters(self) -> int:
+        """Of a law, all parts together."""
+        return self.parts * self.parameters_of_part
+
+    @property
+    def features(self) -> int:
+        """Of a value, all parts together."""
+        return self.parts * self.features_of_part
+
+    def law(self, parameters: Tensor) -> Independent:
+        """The law, of batch shape ``[rows]``, in float32 at least.
+
+        Args:
+            parameters: ``[rows, parameters]``, any numbers.
+        """
+        if parameters.dtype in (torch.float16, torch.bfloat16):
+            parameters = parameters.float()
+        part = self._part(parameters.unflatten(1, (self.parts, self.parameters_of_part)))
+        return Independent(part, 1, validate_args=False)
+
+    def fixed(self, rows: int, like: Tensor) -> Independent:
+        """The prior that depends on nothing, of batch shape ``[rows]``.
+
+        Args:
+            rows: of the batch.
+            like: for the device and, unless it has less than 32 bits, the dtype.
+        """
+        dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+        zeros = torch.zeros(rows, self.parts, dtype=dtype, device=like.device)
+        return Independent(self._fixed_part(zeros), 1, validate_args=False)
+
+    def prior(self, source: Tensor, parameters: Sequence[Tensor]) -> Independent:
+        """p(z | x), of batch shape ``[rows]``.
+
+        Args:
+            source: ``[rows, channels]``.
+            parameters: of a conditional prior one tensor ``[rows, parameters]``, of a fixed none.
+        """
+        return self.law(*parameters) if parameters else self.fixed(source.size(0), source)
+
+    @abstractmethod
+    def _part(self, parameters: Tensor) -> Distribution:
+        """Of batch shape ``[rows, parts]``, from ``[rows, parts, parameters_of_part]``."""
+
+    @abstractmethod
+    def _fixed_part(self, zeros: Tensor) -> Distribution:
+        """Of batch shape ``[rows, parts]``, the shape of ``zeros``."""
+
+
+class GaussianKind(LatentKind):
+    """A vector with independent Gaussian components; each is a part."""
+
+    parameters_of_part = 2
+    features_of_part = 1
+
+    def _part(self, parameters: Tensor) -> Distribution:
+        mean, deviation = parameters.unbind(-1)
+        return Normal(mean, positive(deviation), validate_args=False)
+
+    def _fixed_part(self, zeros: Tensor) -> Distribution:
+        return Normal(zeros, zeros + 1, validate_args=False)
+
+
+KINDS: dict[str, type[LatentKind]] = {"gaussian": GaussianKind}
+
+
+def divergence(posterior: Independent, prior: Independent, value: Tensor) -> tuple[Tensor, bool]:
+    """``KL(posterior || prior)`` of each part, in nats, ``[rows, parts]``.
+
+    Args:
+        posterior, prior: laws of one kind.
+        value: drawn from the posterior, with gradient.
+
+    Returns:
+        the divergence; whether it is exact.  Where there is no formula, it is the estimate
+        ``log q(z) - log p(z)``: unbiased, and so is its gradient if ``z`` is reparameterized.
+    """
+    posterior, prior = posterior.base_dist, prior.base_dist
+    try:
+        return kl_divergence(posterior, prior), True
+    except NotImplementedError:
+        return posterior.log_prob(value) - prior.log_prob(value), False
