@@ -1,0 +1,5 @@
+"""Encoder-decoder models whose attention is a choice: importing it registers them."""
+
+from fairseq_plugins.models.stochastic_attention import lstm
+
+__all__ = ["lstm"]
