@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from recipes.config import Recipe, flag_value, without_flag
+from recipes.config import Recipe, Task, flag_value, without_flag
 from recipes.errors import RecipeError
 
 PLUGIN = "fairseq_plugins"
@@ -151,7 +151,7 @@ def train_command(
         flags = [*without_flag(flags, TENSORBOARD), TENSORBOARD, f"{logdir}/{name}"]
     arguments: list[str | Path] = [
         binarized,
-        *("--user-dir", user_dir(), "--task", "translation"),
+        *("--user-dir", user_dir(), "--task", recipe.task.name, *recipe.task.flags),
         *("--source-lang", recipe.source_lang, "--target-lang", recipe.target_lang),
         *(("--finetune-from-model", start) if start else ()),
         *recipe.architecture,
@@ -173,14 +173,23 @@ def generate_command(
     lenpen: float,
     flags: list[str],
     fp16: bool = False,
+    task: Task | None = None,
 ) -> Command:
-    """fairseq-generate of one split; pieces are put together afterwards, from its H- lines."""
+    """fairseq-generate of one split; pieces are put together afterwards, from its H- lines.
+
+    The model, with all its settings, is the checkpoint's.
+
+    Args:
+        task: translation if not given; one that decodes in passes is given no beam.
+    """
+    task = task or Task()
+    search = () if task.iterative else ("--beam", str(beam), "--lenpen", f"{lenpen:g}")
     arguments: list[str | Path] = [
         binarized,
-        *("--user-dir", user_dir(), "--task", "translation"),
+        *("--user-dir", user_dir(), "--task", task.name, *task.flags),
         *("--source-lang", languages[0], "--target-lang", languages[1]),
         *("--path", checkpoint, "--gen-subset", split),
-        *("--beam", str(beam), "--lenpen", f"{lenpen:g}"),
+        *search,
         # With fairseq's default of 8 the last batch is dropped unless 8 divides its size.
         *("--required-batch-size-multiple", "1"),
         *flags,

@@ -43,6 +43,23 @@ RESERVED_FLAGS = (
 BUDGET_FLAGS = ("--max-update", "--max-epoch", "--update-freq", "--max-tokens", "--batch-size")
 
 
+# Tasks that decode by refining all positions at once, not with a beam.
+ITERATIVE_TASKS = ("translation_lev",)
+
+
+@dataclass
+class Task:
+    """fairseq's task; its ``flags`` (such as ``--noise``) go to training and to decoding."""
+
+    name: str = "translation"
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def iterative(self) -> bool:
+        """Whether outputs are refined in passes over all positions, without a beam."""
+        return self.name in ITERATIVE_TASKS
+
+
 @dataclass
 class SentencePiece:
     """Arguments of ``sentencepiece.SentencePieceTrainer``.
@@ -82,7 +99,10 @@ class Arm:
 
 @dataclass
 class Decoding:
-    """fairseq-generate settings; with several ``lenpen`` values each arm's is chosen on valid."""
+    """fairseq-generate settings; with several ``lenpen`` values each arm's is chosen on valid.
+
+    A task that decodes without a beam has ``beams: [1]``; its settings are among the flags.
+    """
 
     beams: list[int] = field(default_factory=lambda: [1, 5])
     lenpen: list[float] = field(default_factory=lambda: [1.0])
@@ -110,6 +130,7 @@ class Recipe:
     selected: str | None = None
     fp16: bool = False
     log_interval: int = 20
+    task: Task = field(default_factory=Task)
     data: Data = field(default_factory=Data)
     decoding: Decoding = field(default_factory=Decoding)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -223,11 +244,15 @@ def without_flag(flags: list[str], name: str) -> list[str]:
     return kept
 
 
+# What may be written as one string: the key that it stands for.
+_SHORT = {Arm: "flags", Task: "name"}
+
+
 def _build(cls: type, raw: Any, path: str) -> Any:
     """Build dataclass ``cls`` from the mapping ``raw`` found at key path ``path``."""
     where = path or "the recipe"
-    if cls is Arm and isinstance(raw, str):
-        raw = {"flags": raw}
+    if isinstance(raw, str) and cls in _SHORT:
+        raw = {_SHORT[cls]: raw}
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected a mapping of keys, found {raw!r}")
     known = {f.name: f for f in dataclasses.fields(cls)}
@@ -320,6 +345,7 @@ def check_recipe(recipe: Recipe) -> None:
     if "start" in recipe.arms:
         raise ConfigError("arms: 'start' is the name of the checkpoint all arms start from")
     groups = {
+        "task.flags": recipe.task.flags,
         "architecture": recipe.architecture,
         "cross_entropy.flags": recipe.cross_entropy.flags,
         "annealing.flags": recipe.annealing.flags if recipe.annealing else [],
@@ -352,3 +378,10 @@ def check_recipe(recipe: Recipe) -> None:
     check_evaluation(recipe.evaluation)
     if any(beam < 1 for beam in recipe.decoding.beams):
         raise ConfigError(f"decoding.beams: a beam is at least 1, found {recipe.decoding.beams}")
+    searches = recipe.decoding.beams, recipe.decoding.lenpen
+    if recipe.task.iterative and searches != ([1], [1.0]):
+        raise ConfigError(
+            f"decoding: task {recipe.task.name} decodes in passes over all positions, without beam "
+            "and length penalty; write 'beams: [1]', no lenpen, and its own settings as flags "
+            "(--iter-decode-max-iter 0 is one pass)"
+        )

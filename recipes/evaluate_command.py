@@ -28,7 +28,7 @@ from recipes.evaluation_tables import print_comparison, probability_change
 from recipes.metrics import MetricOptions
 from recipes.text import read_lines, write_text
 
-_SCHEMA = 2
+_SCHEMA = 3  # 2 had no consecutive repeats
 _STDOUT = Path("-")
 _FEW_DIFFERENCES = 20  # lines
 
@@ -216,5 +216,6 @@ def _content(
         "signatures": result.signatures,
         "randomization_signatures": result.randomization_signatures,
         "reference_repeated_ngram_rate": result.reference_repeated_ngram_rate,
+        "reference_consecutive_repeats_per_100_tokens": result.reference_consecutive_repeats,
         "systems": rows,
     }

@@ -14,6 +14,7 @@ from recipes.output_statistics import (
     LENGTH_BOUNDS,
     SMALLEST_BUCKET,
     bucket_scores,
+    consecutive_repeats,
     reference_buckets,
     repeated_ngram_rates,
 )
@@ -51,6 +52,8 @@ class SystemScores:
             where there is a baseline, its ``control_bleu`` on the same sentences.
         repeated_ngram_rate: by n (1, 2, 4), see
             :func:`~recipes.output_statistics.repeated_ngram_rate`.
+        consecutive_repeats_per_100_tokens: see
+            :func:`~recipes.output_statistics.consecutive_repeats`.
         average_probability: see :mod:`recipes.output_probability`; None when not known.
     """
 
@@ -61,6 +64,7 @@ class SystemScores:
     approximate_randomization: dict[str, float] = field(default_factory=dict)
     length_buckets: list[dict[str, Any]] = field(default_factory=list)
     repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
+    consecutive_repeats_per_100_tokens: float | None = None
     average_probability: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,6 +84,7 @@ class Comparison:
     signatures: dict[str, str] = field(default_factory=dict)
     randomization_signatures: dict[str, str] = field(default_factory=dict)
     reference_repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
+    reference_consecutive_repeats: float | None = None
 
 
 def check_lines(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]]) -> None:
@@ -194,11 +199,13 @@ def describe(
     options = options or MetricOptions()
     every_reference = [line for lines in references for line in lines]
     result.reference_repeated_ngram_rate = repeated_ngram_rates(every_reference, options)
+    result.reference_consecutive_repeats = consecutive_repeats(options.tokens(every_reference))
     buckets = reference_buckets(references, options, bounds, smallest)
     scores = bucket_scores(systems, references, options, buckets)
     for system, lines in systems.items():
         row = result.systems[system]
         row.repeated_ngram_rate = repeated_ngram_rates(lines, options)
+        row.consecutive_repeats_per_100_tokens = consecutive_repeats(options.tokens(lines))
         row.length_buckets = [
             {
                 "from": bucket.shortest,

@@ -101,6 +101,7 @@ def _statistics(result: Comparison, baseline: str | None, labels: dict[str, str]
         "length\nratio",
         "% matched n-grams\nn = 1, 2, 3, 4",
         "% repeated n-grams\nn = 1, 2, 4",
+        "repeats in a row\n/ 100 tokens",
         "average\nprobability",
     )
     for system, row in result.systems.items():
@@ -109,14 +110,23 @@ def _statistics(result: Comparison, baseline: str | None, labels: dict[str, str]
             f"{row.length_ratio:.3f}",
             " ".join(f"{precision:.1f}" for precision in row.precisions),
             _rates(row.repeated_ngram_rate),
+            _repeats(row.consecutive_repeats_per_100_tokens),
             _probability(result, system, baseline),
         )
-    table.add_row("reference", "", "", _rates(result.reference_repeated_ngram_rate), "")
+    table.add_row(
+        *("reference", "", ""),
+        _rates(result.reference_repeated_ngram_rate),
+        *(_repeats(result.reference_consecutive_repeats), ""),
+    )
     return table
 
 
 def _rates(rates: dict[str, float]) -> str:
     return " ".join(f"{100 * rate:.2f}" for rate in rates.values())
+
+
+def _repeats(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.2f}"
 
 
 def _probability(result: Comparison, system: str, baseline: str | None) -> str:

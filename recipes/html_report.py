@@ -64,7 +64,7 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
         legend=_legend(results),
         curves=_plots(curve_plots(results)),
         examples=examples,
-        examples_column=tables.column_name(*examples.column) if examples else "",
+        examples_column=tables.column_name(results, examples.column) if examples else "",
         outputs=outputs,
         cost=tables.cost_table(results),
         arms=tables.arms_table(results),
@@ -132,8 +132,9 @@ def _findings(results: dict[str, Any]) -> list[str]:
             tested = tables.p_values(results, system, "bleu", column)
             p_value = f" (p\u00a0=\u00a0{tested[0]:.3f})" if tested else ""
             sentences.append(
-                f"`{system}`: {score['value']:.2f} BLEU on {tables.column_name(*column)}, "
-                f"{change:+.2f} against `{tables.baseline_of(results, system, column)}`"
+                f"`{system}`: {score['value']:.2f} BLEU on "
+                f"{tables.column_name(results, column)}, {change:+.2f} against "
+                f"`{tables.baseline_of(results, system, column)}`"
                 f"{p_value}"
             )
     return sentences

@@ -11,9 +11,12 @@ import math
 import re
 from pathlib import Path
 
+from recipes.config import ITERATIVE_TASKS
 from recipes.errors import RecipeError
 from recipes.text import read_lines
 
+# In the settings that fairseq-generate prints first.
+_TASK = re.compile(r"'task': (?:\{'_name': )?'(?P<task>\w+)'")
 _POSITIONAL = re.compile(r"^P-(?P<index>\d+)\t(?P<scores>.*)$")
 
 
@@ -24,12 +27,19 @@ def average_probability(log: Path) -> float | None:
     several hypotheses of a sentence (``--nbest``) the first counts. Every token weighs the same.
     None where there are no such lines.
 
+    Models that fill all positions at once (``--task translation_lev``) have the place of ``<s>``
+    and ``</s>`` given, some of them with probability 1: there both are left out. The probability
+    of a token is that of the pass in which it was written.
+
     Raises:
         RecipeError: a P- line that is not made of numbers up to 0.
     """
     seen: set[str] = set()
     total, tokens = 0.0, 0
+    task = None
     for line in read_lines(log):
+        if task is None and (found := _TASK.search(line)):
+            task = found["task"]
         match = _POSITIONAL.match(line)
         if match is None or match["index"] in seen:
             continue
@@ -43,6 +53,8 @@ def average_probability(log: Path) -> float | None:
                 f"{log}: P-{match['index']} holds something other than log-probabilities; decode "
                 "without flags that add to the model's scores (--unkpen, --prefix-size ...)"
             )
+        if task in ITERATIVE_TASKS:
+            scores = scores[1:-1]
         total += math.fsum(2 ** min(score, 0.0) for score in scores)
         tokens += len(scores)
     return total / tokens if tokens else None

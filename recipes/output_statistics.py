@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from recipes.errors import RecipeError
 from recipes.metrics import MetricOptions
@@ -29,6 +30,20 @@ def repeated_ngram_rate(sentences: Sequence[Sequence[str]], order: int) -> float
         total += len(ngrams)
         repeated += len(ngrams) - len(set(ngrams))
     return repeated / total if total else 0.0
+
+
+def consecutive_repeats(sentences: Sequence[Sequence[str]]) -> float:
+    """Tokens that are the same as the one right before them, for every 100 tokens.
+
+    What non-autoregressive models are known for: positions are filled independently, and two
+    neighbours take the same word. 0 where there are no tokens.
+
+    Args:
+        sentences: tokens of each sentence.
+    """
+    tokens = sum(map(len, sentences))
+    repeats = sum(token == before for sentence in sentences for before, token in pairwise(sentence))
+    return 100 * repeats / tokens if tokens else 0.0
 
 
 def repeated_ngram_rates(lines: Sequence[str], options: MetricOptions) -> dict[str, float]:

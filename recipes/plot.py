@@ -24,6 +24,7 @@ METRICS = {
     "reward": "reward of sampled output (training)",
     "entropy": "entropy of the tokens drawn (nats, training)",
     "nll_loss": "negative log-likelihood (bits / token)",
+    "kl": "KL divergence of the latent variable (nats / sentence)",
     "length_ratio": "length ratio",
     "sample_length": "length of output (tokens)",
 }
@@ -200,7 +201,7 @@ def score_plots(results: dict[str, Any], columns: list[Column]) -> Iterator[Plot
             axis.invert_yaxis()
             axis.grid(axis="x", linewidth=0.6)
             axis.set_xlabel("BLEU")
-            title = f"BLEU on {column_name(*column)}"
+            title = f"BLEU on {column_name(results, column)}"
             shown = ", ".join(
                 f"{s} {score['value']:.2f} ± {score['interval']:.2f}"
                 for s in systems

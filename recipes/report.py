@@ -138,7 +138,7 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         table = TerminalTable(title=title)
         table.add_column("arm", overflow="fold")
         for beam in beams:
-            table.add_column("greedy" if beam == "1" else f"beam {beam}", justify="right")
+            table.add_column(tables.search_name(results, beam), justify="right")
         table.add_column("s / update", justify="right")
         table.add_column("ratio", justify="right")
         for system in results["systems"]:

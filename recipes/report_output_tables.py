@@ -6,6 +6,8 @@ from typing import Any
 
 from recipes.report_tables import Column, Table, column_name, figures, label
 
+REPEATS = "consecutive_repeats_per_100_tokens"
+
 
 def statistics_table(results: dict[str, Any], column: Column) -> Table | None:
     """What BLEU is made of, repetition and probability; None in results of earlier versions."""
@@ -25,6 +27,7 @@ def statistics_table(results: dict[str, Any], column: Column) -> Table | None:
                     _shown(found.get("repeated_ngram_rate", {}).get(n), ".2%")
                     for n in ("1", "2", "4")
                 ),
+                _shown(found.get(REPEATS), ".2f"),
                 _shown(found.get("average_probability"), ".3f"),
             ]
         )
@@ -33,20 +36,25 @@ def statistics_table(results: dict[str, Any], column: Column) -> Table | None:
     rates = results.get("reference_repeated_ngram_rate", {}).get(column[0])
     if rates:
         shown = ", ".join(f"{n}-grams {rate:.2%}" for n, rate in rates.items())
+        repeats = results.get(f"reference_{REPEATS}", {}).get(column[0])
+        if repeats is not None:
+            shown += f"; {repeats:.2f} of 100 tokens right after the same token"
         notes.append(f"Repeated in the references: {shown}.")
     return Table(
-        f"Output statistics: {column_name(*column)}",
+        f"Output statistics: {column_name(results, column)}",
         [
             "arm",
             *(f"{n}-gram precision" for n in orders),
             "brevity penalty",
             "length ratio",
             *(f"repeated {n}-grams" for n in (1, 2, 4)),
+            "repeats in a row / 100 tokens",
             "probability",
         ],
         rows,
         "Clipped n-gram precisions in percent; n-grams that repeat an earlier one of their "
-        "sentence; mean probability that the model gives the tokens of its output.",
+        "sentence; tokens that are the same as the one right before; mean probability that the "
+        "model gives the tokens of its output.",
         notes,
     )
 
@@ -67,7 +75,7 @@ def length_table(results: dict[str, Any], column: Column) -> Table | None:
             cells.append(text)
         rows.append([label(results, system), *cells])
     return Table(
-        f"BLEU by length: {column_name(*column)}",
+        f"BLEU by length: {column_name(results, column)}",
         ["arm", *(f"{b['from']} to {b['to']} words ({b['sentences']})" for b in buckets)],
         rows,
         "By words of the reference, with the number of sentences; in brackets the difference to "

@@ -49,9 +49,16 @@ def main_column(results: dict[str, Any]) -> Column:
     return columns[min(1, len(columns) - 1)]
 
 
-def column_name(split: str, beam: str) -> str:
+def search_name(results: dict[str, Any], beam: str) -> str:
+    """How outputs were searched for: ``greedy``, ``beam 5``, ``one pass``."""
+    # Results of earlier versions have no names, only searches with a beam.
+    return results.get("searches", {}).get(beam) or ("greedy" if beam == "1" else f"beam {beam}")
+
+
+def column_name(results: dict[str, Any], column: Column) -> str:
     """How a column is headed."""
-    return f"{split}, {'greedy' if beam == '1' else f'beam {beam}'}"
+    split, beam = column
+    return f"{split}, {search_name(results, beam)}"
 
 
 def arm_of(results: dict[str, Any], system: str) -> str:
@@ -130,7 +137,7 @@ def score_tables(results: dict[str, Any]) -> Iterator[Table]:
             notes.append(f"Signature of approximate randomisation: `{second}`")
         yield Table(
             METRIC_NAMES[metric] + worse,
-            ["arm", *(column_name(*c) for c in columns)],
+            ["arm", *(column_name(results, c) for c in columns)],
             rows,
             how_scored(results),
             notes,
@@ -174,7 +181,7 @@ def seed_table(results: dict[str, Any], metric: str = "bleu") -> Table | None:
         rows.append([label(results, systems[0]), str(len(systems)), *cells])
     return Table(
         f"{METRIC_NAMES[metric]} over the seeds of training",
-        ["arm", "seeds", *(column_name(*c) for c in columns)],
+        ["arm", "seeds", *(column_name(results, c) for c in columns)],
         rows,
         "Mean ± standard deviation over the seeds (n - 1 in the denominator); in brackets that of "
         "the differences to the control with the same seed.",
@@ -202,7 +209,7 @@ def cost_table(results: dict[str, Any]) -> Table:
     header = ["arm", "updates", "s / update", "ratio to control"]
     return Table(
         "Cost and length",
-        header + [f"length ratio {column_name(*c)}" for c in columns],
+        header + [f"length ratio {column_name(results, c)}" for c in columns],
         rows,
         "Seconds per update are the mean over each arm's own training log, without validation: "
         "wall-clock time, whatever else the machine did meanwhile; "

@@ -13,7 +13,7 @@ from typing import Any
 
 from recipes.checkpoints import checkpoint_updates
 from recipes.commands import display_path, has_gpu
-from recipes.config import Arm, Recipe
+from recipes.config import Arm, Recipe, flag_value
 from recipes.decoding import detokenised, generate_log
 from recipes.evaluation import compare, describe
 from recipes.layout import START, Layout, training_log
@@ -24,7 +24,10 @@ from recipes.systems import TrainedArm
 from recipes.text import read_lines
 from recipes.training_log import read_training_log
 
-SCHEMA = 2  # of results.json; 1 had no such key, nor statistics beside scores and length
+# Of results.json; 1 had no such key, nor statistics beside scores and length; 2 no repeats in a
+# row, and no names of searches.
+SCHEMA = 3
+_FAIRSEQ_REFINEMENTS = 10  # where no --iter-decode-max-iter is given
 _DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
 
 
@@ -81,6 +84,7 @@ def collect_results(
     signatures: dict[str, str] = {}
     randomization_signatures: dict[str, str] = {}
     reference_rates = {}
+    reference_repeats = {}
     references = {}
     for split in recipe.data.splits[1:]:
         files = reference_files(recipe, layout.text_dir, split)
@@ -103,6 +107,7 @@ def collect_results(
                 signatures.update(compared.signatures)
                 randomization_signatures.update(compared.randomization_signatures)
                 reference_rates[split] = compared.reference_repeated_ngram_rate
+                reference_repeats[split] = compared.reference_consecutive_repeats
                 for system, scores in compared.systems.items():
                     log = generate_log(decoded[split, beam, system])
                     scores.average_probability = average_probability(log)
@@ -125,6 +130,8 @@ def collect_results(
         "signatures": signatures,
         "randomization_signatures": randomization_signatures,
         "reference_repeated_ngram_rate": reference_rates,
+        "reference_consecutive_repeats_per_100_tokens": reference_repeats,
+        "searches": {str(beam): _search(recipe, beam) for beam in recipe.decoding.beams},
         "shared_flags": shlex.join(recipe.finetune.flags),
         "start_stages": [
             {"stage": stage, **_training(layout.work_dir / stage, training.flags)}
@@ -135,6 +142,15 @@ def collect_results(
         "start_valid_bleu": _start_bleu(recipe, layout, decoded),
         "commands": [list(pair) for pair in commands],
     }
+
+
+def _search(recipe: Recipe, beam: int) -> str:
+    """How outputs were searched for, in words."""
+    if recipe.task.iterative:
+        flag = "--iter-decode-max-iter"
+        refinements = int(flag_value(recipe.decoding.flags, flag) or _FAIRSEQ_REFINEMENTS)
+        return f"up to {refinements + 1} passes" if refinements else "one pass"
+    return "greedy" if beam == 1 else f"beam {beam}"
 
 
 def _identity(arm: Arm) -> dict[str, Any]:

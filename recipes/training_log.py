@@ -15,6 +15,7 @@ CURVES = (
     "reward",
     "entropy",
     "nll_loss",
+    "kl",
     "length_ratio",
     "sample_length",
 )
@@ -23,7 +24,7 @@ SECONDS = "_seconds"  # beside them: when an update was made
 _LINE = re.compile(
     r"^(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \| INFO \| (?P<tag>[\w.]+) \| (?P<rest>.*)$"
 )
-_INNER = re.compile(r"(?P<key>\w+)=\s*(?P<value>[^\s,]+)")
+_INNER = re.compile(r"(?P<key>[\w-]+)=\s*(?P<value>[^\s,]+)")
 _SHORTEST = 5  # seconds
 _LOADED = re.compile(r"Loaded checkpoint .* @ (?P<updates>\d+) updates\)")
 _PROGRESS = re.compile(r"^epoch\s+(?P<epoch>\d+):\s*(?P<step>\d+) / (?P<steps>\d+)")

@@ -92,8 +92,10 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
         lenpen,
         recipe.decoding.flags,
         recipe.fp16,
+        recipe.task,
     )
-    name = f"decode {system} {split} beam {beam}" + f" lenpen {lenpen:g}" * (lenpen != 1)
+    name = f"decode {system} {split}" + f" beam {beam}" * (not recipe.task.iterative)
+    name += f" lenpen {lenpen:g}" * (lenpen != 1)
     model = layout.sentencepiece(recipe.target_lang)
 
     def generate() -> None:

@@ -76,7 +76,7 @@ def generate():
     pair = f"{value('--source-lang')}-{value('--target-lang')}"
     name = f"{value('--gen-subset')}.{pair}.{value('--target-lang')}.bin"
     targets = (Path(arguments[0]) / name).read_text().splitlines()
-    dropped = 1 + int(2 * float(value("--lenpen")))
+    dropped = 1 + int(2 * float(value("--lenpen") if "--lenpen" in arguments else 1))
     for index in reversed(range(len(targets))):
         if orders.get("kill_generate") == index:
             kill()

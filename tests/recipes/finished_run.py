@@ -62,7 +62,7 @@ def _settings() -> dict[str, Any]:
         "_seconds": [[20, 40, 50, 60, 100], [20, 40, 60, 90, 180]],
     }
     return {
-        "schema": 2,
+        "schema": 3,
         "recipe": "small",
         "description": TRICKY,
         "languages": ["de", "en"],
@@ -78,6 +78,8 @@ def _settings() -> dict[str, Any]:
         "signatures": {},
         "randomization_signatures": {},
         "reference_repeated_ngram_rate": {},
+        "reference_consecutive_repeats_per_100_tokens": {},
+        "searches": {"1": "greedy", "5": "beam 5"},
         "shared_flags": "--lr 0.1 --eval-bleu-args '{\"beam\": 1}'",
         "start_stages": [],
         "systems": {
@@ -121,6 +123,8 @@ def _score(
         results["signatures"].update(compared.signatures)
         results["randomization_signatures"].update(compared.randomization_signatures)
         results["reference_repeated_ngram_rate"][split] = compared.reference_repeated_ngram_rate
+        repeats = results["reference_consecutive_repeats_per_100_tokens"]
+        repeats[split] = compared.reference_consecutive_repeats
         for system, scores in compared.systems.items():
             scores.average_probability = 0.75
             by_split = results["systems"][system]["scores"].setdefault(split, {})
@@ -132,7 +136,8 @@ def as_version_1(results: dict[str, Any]) -> dict[str, Any]:
     old = json.loads(json.dumps(results))
     for key in (
         *("schema", "randomization_trials", "randomization_signatures"),
-        *("reference_repeated_ngram_rate", "start_stages"),
+        *("reference_repeated_ngram_rate", "reference_consecutive_repeats_per_100_tokens"),
+        *("searches", "start_stages"),
     ):
         del old[key]
     old["systems"] = {s: record for s, record in old["systems"].items() if ".seed" not in s}

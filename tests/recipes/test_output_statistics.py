@@ -2,7 +2,7 @@
 
 import json
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sacrebleu_command import sacrebleu_command
 
 from recipes.errors import RecipeError
+from recipes.evaluation import compare, describe
 from recipes.metrics import MetricOptions
 from recipes.output_statistics import (
     bucket_scores,
+    consecutive_repeats,
     length_buckets,
     reference_buckets,
     repeated_ngram_rate,
@@ -41,6 +43,22 @@ def test_repetition_across_sentences_does_not_count():
     assert repeated_ngram_rate([["a", "b"], ["a", "b"]], 1) == 0
     assert repeated_ngram_rate([["a", "b", "a", "b"]], 1) == 0.5
     assert repeated_ngram_rate([["a", "b", "a", "b"]], 2) == 1 / 3
+
+
+@quick
+@given(sentences)
+def test_consecutive_repeats_are_what_is_left_when_neighbours_are_merged(corpus):
+    tokens = sum(map(len, corpus))
+    merged = sum(len(list(groupby(sentence))) for sentence in corpus)
+    found = consecutive_repeats(corpus)
+    assert found == pytest.approx(100 * (tokens - merged) / tokens if tokens else 0)
+
+
+def test_consecutive_repeats_are_told_per_100_tokens_of_outputs_and_references():
+    result = compare({"a": ["the the cat", "a b"]}, [["the cat sat", "a a"]])
+    describe(result, {"a": ["the the cat", "a b"]}, [["the cat sat", "a a"]])
+    assert result.systems["a"].consecutive_repeats_per_100_tokens == 20
+    assert result.reference_consecutive_repeats == 20
 
 
 def test_repetition_is_counted_in_the_words_of_bleu():

@@ -86,6 +86,7 @@ def test_statistics_of_the_output_are_shown(results):
         f"{found['brevity_penalty']:.3f}",
         f"{found['length_ratio']:.3f}",
         *(f"{100 * found['repeated_ngram_rate'][n]:.2f}%" for n in ("1", "2", "4")),
+        f"{found['consecutive_repeats_per_100_tokens']:.2f}",
         "0.750",
     ]
     buckets = row(text, "other", "BLEU by length: test, beam 5")[1:]

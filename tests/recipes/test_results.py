@@ -49,7 +49,7 @@ def results(recipe_file, data_dir, tmp_path, fake_fairseq):
 
 
 def test_every_system_has_all_figures_against_all_references(results):
-    assert results["schema"] == 2
+    assert results["schema"] == 3
     for system in results["systems"].values():
         for split, references in (("valid", 1), ("test", 2)):
             figures = system["scores"][split]["1"]

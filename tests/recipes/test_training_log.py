@@ -108,3 +108,11 @@ def test_updates_that_a_resumed_run_did_not_reach_are_forgotten(tmp_path):
     # A finished run that is started again trains nothing, and loses nothing.
     (tmp_path / "log").write_text(resumed_log(first, (40, [])))
     assert read_training_log(tmp_path / "log").curve("bleu") == ([40], [3])
+
+
+def test_a_figure_whose_name_ends_with_that_of_another_is_not_taken_for_it(tmp_path):
+    figures = "loss=7.5, nll_loss=6, length-loss=0.25, word_ins-loss=7.25, num_updates=20"
+    line = f"2026-07-25 22:09:41 | INFO | train_inner | epoch 001:  20 / 90 {figures}, wall=1\n"
+    (tmp_path / "log").write_text(line)
+    values = read_training_log(tmp_path / "log").inner[20]
+    assert (values["loss"], values["length-loss"]) == (7.5, 0.25)
