@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.checkpoints import average_checkpoints, last_checkpoints
-from recipes.commands import generate_command
 from recipes.config import flag_value
-from recipes.decoding import (
+from recipes.errors import RecipeError
+from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
+from recipes.fairseq_commands.commands import generate_command
+from recipes.fairseq_commands.decoding import (
     check_targets,
     check_whole_words,
     decode,
@@ -20,9 +21,8 @@ from recipes.decoding import (
     is_generate_log,
     parse_generate,
 )
-from recipes.errors import RecipeError
+from recipes.fairseq_commands.progress import generation_progress
 from recipes.output_probability import average_probability
-from recipes.progress import generation_progress
 from recipes.text import read_lines, write_lines
 
 _LONGEST_NAME = 180  # bytes of a file name, short of the 255 that file systems take

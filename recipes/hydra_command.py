@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from recipes.commands import PLUGIN, Command, train_command, user_dir
 from recipes.config import Recipe
 from recipes.errors import CommandError
+from recipes.fairseq_commands.commands import PLUGIN, Command, train_command, user_dir
 from recipes.layout import START, Layout
 from recipes.systems import expand
 from recipes.text import write_text

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.fairseq_commands.training_log import SECONDS
 from recipes.report_tables import Column, arm_of, column_name, figures
-from recipes.training_log import SECONDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

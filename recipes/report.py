@@ -12,11 +12,11 @@ from rich.table import Table as TerminalTable
 from recipes import report_tables as tables
 from recipes.errors import RecipeError
 from recipes.examples import find_examples
+from recipes.fairseq_commands.training_log import SECONDS, read_training_log
 from recipes.html_report import data_link, html_page
 from recipes.plot import plot_curves
 from recipes.report_output_tables import length_table, statistics_table
 from recipes.text import write_bytes, write_text
-from recipes.training_log import SECONDS, read_training_log
 
 
 def load_results(path: Path) -> dict[str, Any]:

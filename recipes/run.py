@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipes.commands import Command
 from recipes.config import Recipe
 from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
+from recipes.fairseq_commands.commands import Command
+from recipes.fairseq_commands.process import Processes, run_command
 from recipes.layout import Layout
-from recipes.process import Processes, run_command
 from recipes.stages import Stage, StageRunner
 from recipes.systems import expand
 
@@ -135,7 +135,7 @@ class Run:
         on_line: Callable[[str], None] | None = None,
         append: bool = False,
     ) -> None:
-        """:func:`~recipes.process.run_command` as a part of this run."""
+        """:func:`~recipes.fairseq_commands.process.run_command` as a part of this run."""
         run_command(argv, log, stage, on_line, append, self.lock, self.environment, self.processes)
 
     def execute(

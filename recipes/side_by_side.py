@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 from typing import TypeVar
 
-from recipes import commands
+from recipes.fairseq_commands import commands
 from recipes.run import Run
 
 T = TypeVar("T")

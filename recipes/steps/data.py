@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from recipes import corpora
-from recipes.commands import preprocess_command
 from recipes.config import Corpus
 from recipes.data.prepare import Preparation
+from recipes.fairseq_commands.commands import preprocess_command
 from recipes.run import Run
 from recipes.segmentation import load_sentencepiece, segment_file, train_sentencepiece
 from recipes.stages import Stage

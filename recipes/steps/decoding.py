@@ -7,12 +7,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from recipes.commands import generate_command
-from recipes.decoding import decode, detokenised, generate_log
 from recipes.errors import RecipeError
 from recipes.evaluation import compare
+from recipes.fairseq_commands.commands import generate_command
+from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
+from recipes.fairseq_commands.progress import generation_progress
 from recipes.layout import training_log
-from recipes.progress import generation_progress
 from recipes.references import reference_files
 from recipes.results import SCHEMA, collect_results
 from recipes.run import Run, shell_with_log

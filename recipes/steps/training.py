@@ -6,13 +6,17 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from recipes.checkpoints import average_checkpoints, checkpoint_updates, last_checkpoints
-from recipes.commands import train_command
 from recipes.config import Training, flag_value
 from recipes.errors import RecipeError
+from recipes.fairseq_commands.checkpoints import (
+    average_checkpoints,
+    checkpoint_updates,
+    last_checkpoints,
+)
+from recipes.fairseq_commands.commands import train_command
+from recipes.fairseq_commands.progress import training_progress
+from recipes.fairseq_commands.resume import LAST, mend_last_checkpoint
 from recipes.layout import START, training_log
-from recipes.progress import training_progress
-from recipes.resume import LAST, mend_last_checkpoint
 from recipes.run import Run, shell_with_log
 from recipes.side_by_side import side_by_side
 from recipes.stages import Stage

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes import commands, resume
 from recipes.corpora.cldr import pairs
+from recipes.fairseq_commands import commands, resume
 from recipes.steps import training
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")

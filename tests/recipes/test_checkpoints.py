@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from recipes.checkpoints import (
+from recipes.errors import RecipeError
+from recipes.fairseq_commands.checkpoints import (
     average_checkpoints,
     checkpoint_updates,
     last_checkpoints,
     load_checkpoint,
 )
-from recipes.errors import RecipeError
 
 
 def save(path, value, updates=1):

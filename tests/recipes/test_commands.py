@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes import commands
 from recipes.config import load_recipe
+from recipes.fairseq_commands import commands
 from recipes.layout import START, Layout
 from recipes.run import Run
 from recipes.steps.training import train_start

@@ -7,9 +7,9 @@ import pytest
 from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.__main__ import main
-from recipes.decoding import check_targets, detokenised, parse_generate
 from recipes.errors import RecipeError
 from recipes.evaluation_tables import short_names
+from recipes.fairseq_commands.decoding import check_targets, detokenised, parse_generate
 from recipes.text import read_lines, write_lines
 
 FAST = ("--bootstrap-samples", "20", "--randomization-trials", "20", "--metrics", "bleu")

@@ -13,9 +13,9 @@ import yaml
 from conftest import small_recipe
 
 from recipes import hydra_command
-from recipes.commands import train_command
 from recipes.config import load_recipe
 from recipes.errors import CommandError
+from recipes.fairseq_commands.commands import train_command
 from recipes.layout import Layout
 
 ROOT = Path(__file__).parents[2]

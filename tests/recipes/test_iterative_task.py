@@ -8,9 +8,9 @@ import pytest
 from conftest import small_recipe
 from fairseq import options
 
-from recipes.commands import generate_command, train_command
 from recipes.config import Task, load_recipe
 from recipes.errors import ConfigError
+from recipes.fairseq_commands.commands import generate_command, train_command
 from recipes.hydra_command import convert
 from recipes.layout import Layout
 from recipes.report import markdown

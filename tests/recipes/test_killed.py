@@ -12,8 +12,8 @@ import torch
 
 from recipes import text
 from recipes.config import load_recipe
-from recipes.process import run_command
-from recipes.resume import mend_last_checkpoint
+from recipes.fairseq_commands.process import run_command
+from recipes.fairseq_commands.resume import mend_last_checkpoint
 from recipes.run import Run
 from recipes.runner import run_recipe
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes import commands
 from recipes.config import load_recipe
 from recipes.errors import RecipeError
+from recipes.fairseq_commands import commands
 from recipes.run import Run
 from recipes.runner import run_recipe
 from recipes.steps import training
@@ -84,7 +84,7 @@ def test_curves_of_a_training_reach_tensorboard(tmp_path, data_dir):
             ),
         )
     )
-    from recipes.process import run_command
+    from recipes.fairseq_commands.process import run_command
 
     command = [commands.sys.executable, str(run)]
     run_command(command, tmp_path / "log", "tensorboard", environment={"OMP_NUM_THREADS": "1"})

@@ -55,14 +55,14 @@ def test_a_failing_arm_ends_the_others_which_continue_later(run, fake_fairseq, t
 
 
 def test_threads_and_gpus_are_divided(monkeypatch):
-    monkeypatch.setattr("recipes.commands.has_gpu", lambda: False)
+    monkeypatch.setattr("recipes.fairseq_commands.commands.has_gpu", lambda: False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert side_by_side.machine_shares(3) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert side_by_side.machine_shares(9) == [{"OMP_NUM_THREADS": "1"}] * 9
     monkeypatch.delenv("OMP_NUM_THREADS")
     cores = len(os.sched_getaffinity(0))
     assert side_by_side.machine_shares(1) == [{"OMP_NUM_THREADS": str(cores)}]
-    monkeypatch.setattr("recipes.commands.has_gpu", lambda: True)
+    monkeypatch.setattr("recipes.fairseq_commands.commands.has_gpu", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
     devices = [share.get("CUDA_VISIBLE_DEVICES") for share in side_by_side.machine_shares(3)]
     assert devices == ["0", "2", "5"]

@@ -1,5 +1,5 @@
-from recipes.progress import training_progress
-from recipes.training_log import read_training_log
+from recipes.fairseq_commands.progress import training_progress
+from recipes.fairseq_commands.training_log import read_training_log
 
 HEAD = "2026-11-24 05:36:28 | INFO |"
 LOG = f"""\

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.process import run_command
+from recipes.fairseq_commands.process import run_command
 from recipes.segmentation import decode_pieces, load_sentencepiece
 from recipes.text import read_lines, write_lines
 
@@ -141,7 +141,8 @@ def decode(
     :func:`detokenised`.
 
     Args:
-        launch: runs a command; :func:`~recipes.process.run_command` or one like it.
+        launch: runs a command; :func:`~recipes.fairseq_commands.process.run_command`, or one like
+            it.
 
     Raises:
         RecipeError: the number of hypotheses is not ``lines``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recipes.training_log import parse_line
+from recipes.fairseq_commands.training_log import parse_line
 
 _SHOWN = ("loss", "nll_loss", "expected_bleu", "bleu", "reward", "length_ratio", "ups")
 

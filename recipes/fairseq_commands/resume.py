@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from recipes.checkpoints import checkpoint_updates
+from recipes.fairseq_commands.checkpoints import checkpoint_updates
 
 LAST = "checkpoint_last.pt"  # what fairseq-train continues from
 
