@@ -153,8 +153,8 @@ def _list(console: Console) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
-    from recipes.run import Run
-    from recipes.runner import run_recipe
+    from recipes.running.run import Run
+    from recipes.running.runner import run_recipe
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

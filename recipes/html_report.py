@@ -11,9 +11,9 @@ from markupsafe import Markup, escape
 
 from recipes import report_tables as tables
 from recipes.examples import Examples
-from recipes.layout import START
 from recipes.plot import curve_plots, lines_of, score_plots
 from recipes.report_output_tables import length_table, statistics_table
+from recipes.running.layout import START
 
 _CODE = re.compile(r"`([^`]*)`")
 _FLAG = re.compile(r"--?[\w-]{1,38}$")

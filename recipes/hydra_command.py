@@ -17,8 +17,8 @@ import yaml
 from recipes.config import Recipe
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import PLUGIN, Command, train_command, user_dir
-from recipes.layout import START, Layout
-from recipes.systems import expand
+from recipes.running.layout import START, Layout
+from recipes.running.trained_arms import expand
 from recipes.text import write_text
 
 CONVERSION = [sys.executable, "-W", "ignore", "-m", "recipes.hydra_conversion"]
@@ -67,7 +67,8 @@ def write_configurations(
     Args:
         config_dir: for ``fairseq-hydra-train --config-dir``.
         work_dir: of the recipe.
-        seeds: see :func:`~recipes.systems.expand`, as for ``arms`` and ``constant_reward``.
+        seeds: see :func:`~recipes.running.trained_arms.expand`, as for ``arms`` and
+            ``constant_reward``.
 
     Returns:
         the files, by name for ``--config-name``, in the order in which they have to be run.

@@ -17,11 +17,11 @@ from recipes.fairseq_commands.checkpoints import checkpoint_updates
 from recipes.fairseq_commands.commands import display_path, has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
 from recipes.fairseq_commands.training_log import read_training_log
-from recipes.layout import START, Layout, training_log
 from recipes.metrics import MetricOptions
 from recipes.output_probability import average_probability
 from recipes.references import reference_files
-from recipes.systems import TrainedArm
+from recipes.running.layout import START, Layout, training_log
+from recipes.running.trained_arms import TrainedArm
 from recipes.text import read_lines
 
 # Of results.json; 1 had no such key, nor statistics beside scores and length; 2 no repeats in a

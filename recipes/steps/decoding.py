@@ -12,12 +12,12 @@ from recipes.evaluation import compare
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
 from recipes.fairseq_commands.progress import generation_progress
-from recipes.layout import training_log
 from recipes.references import reference_files
 from recipes.results import SCHEMA, collect_results
-from recipes.run import Run, shell_with_log
-from recipes.side_by_side import side_by_side
-from recipes.stages import Stage
+from recipes.running.layout import training_log
+from recipes.running.run import Run, shell_with_log
+from recipes.running.side_by_side import side_by_side
+from recipes.running.stages import Stage
 from recipes.text import read_lines, write_lines, write_text
 
 Lenpen = dict[tuple[str, int], float]

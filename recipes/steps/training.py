@@ -16,10 +16,10 @@ from recipes.fairseq_commands.checkpoints import (
 from recipes.fairseq_commands.commands import train_command
 from recipes.fairseq_commands.progress import training_progress
 from recipes.fairseq_commands.resume import LAST, mend_last_checkpoint
-from recipes.layout import START, training_log
-from recipes.run import Run, shell_with_log
-from recipes.side_by_side import side_by_side
-from recipes.stages import Stage
+from recipes.running.layout import START, training_log
+from recipes.running.run import Run, shell_with_log
+from recipes.running.side_by_side import side_by_side
+from recipes.running.stages import Stage
 
 # Libraries of which fairseq-train needs one.
 _LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}

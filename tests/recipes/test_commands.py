@@ -6,8 +6,8 @@ import pytest
 
 from recipes.config import load_recipe
 from recipes.fairseq_commands import commands
-from recipes.layout import START, Layout
-from recipes.run import Run
+from recipes.running.layout import START, Layout
+from recipes.running.run import Run
 from recipes.steps.training import train_start
 
 CROSS_ENTROPY = """

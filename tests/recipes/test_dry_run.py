@@ -10,8 +10,8 @@ import pytest
 from recipes.__main__ import main
 from recipes.config import load_recipe
 from recipes.errors import RecipeError
-from recipes.run import Run
-from recipes.runner import run_recipe
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
 
 
 def dry_run(capsys, arguments):

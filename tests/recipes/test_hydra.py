@@ -16,7 +16,7 @@ from recipes import hydra_command
 from recipes.config import load_recipe
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import train_command
-from recipes.layout import Layout
+from recipes.running.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 COMMON = "--optimizer adam --lr 0.01 --max-tokens 200 --max-update 2 --seed 1 --dropout 0.1 "

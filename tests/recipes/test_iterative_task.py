@@ -12,10 +12,10 @@ from recipes.config import Task, load_recipe
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
 from recipes.hydra_command import convert
-from recipes.layout import Layout
 from recipes.report import markdown
-from recipes.run import Run
-from recipes.runner import run_recipe
+from recipes.running.layout import Layout
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
 
 ONE_PASS = "--max-tokens 2000 --iter-decode-max-iter 0"
 ITERATIVE = {

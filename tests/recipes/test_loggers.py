@@ -9,8 +9,8 @@ import pytest
 from recipes.config import load_recipe
 from recipes.errors import RecipeError
 from recipes.fairseq_commands import commands
-from recipes.run import Run
-from recipes.runner import run_recipe
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
 from recipes.steps import training
 
 TENSORBOARD = "finetune.flags+=--tensorboard-logdir tb"

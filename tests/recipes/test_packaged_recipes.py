@@ -7,7 +7,7 @@ import pytest
 from recipes.config import BUDGET_FLAGS, flag_value, load_recipe, recipe_names, recipe_text
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin
 from recipes.data.test_sets import language_pair
-from recipes.run import Run
+from recipes.running.run import Run
 
 DOWNLOADED = ["multi30k-en-fr", "iwslt14-de-en", "iwslt15-en-vi", "wmt16-en-ro", "wmt14-en-de"]
 NEW = [*DOWNLOADED, "tatoeba-en-de"]

@@ -16,8 +16,8 @@ from recipes.data.prepare import Preparation
 from recipes.data.test_sets import DATASETS
 from recipes.errors import ConfigError, RecipeError
 from recipes.references import reference_files
-from recipes.run import Run
-from recipes.runner import run_recipe
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
 from recipes.steps.data import prepare_text
 from recipes.text import read_lines
 

@@ -10,9 +10,9 @@ import pytest
 from recipes.config import load_recipe
 from recipes.errors import ConfigError
 from recipes.report import load_results, write_report
-from recipes.run import Run
-from recipes.runner import run_recipe
-from recipes.systems import REWARD_OBJECTIVES, expand, has_reward
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
+from recipes.running.trained_arms import REWARD_OBJECTIVES, expand, has_reward
 
 REWARD = "--criterion stochastic_graph --objective reinforce --reward gleu"
 

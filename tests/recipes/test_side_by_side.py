@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from recipes import side_by_side
 from recipes.config import load_recipe
 from recipes.errors import CommandError, RecipeError
 from recipes.report import load_results
-from recipes.run import Run
-from recipes.runner import run_recipe
+from recipes.running import side_by_side
+from recipes.running.run import Run
+from recipes.running.runner import run_recipe
 
 
 @pytest.fixture

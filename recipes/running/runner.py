@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from recipes.run import Run
-from recipes.stages import Ended
+from recipes.running.run import Run
+from recipes.running.stages import Ended
 from recipes.steps.data import prepare_text, preprocess, segment
 from recipes.steps.decoding import decode_all, evaluate
 from recipes.steps.training import (

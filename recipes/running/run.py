@@ -16,9 +16,9 @@ from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.commands import Command
 from recipes.fairseq_commands.process import Processes, run_command
-from recipes.layout import Layout
-from recipes.stages import Stage, StageRunner
-from recipes.systems import expand
+from recipes.running.layout import Layout
+from recipes.running.stages import Stage, StageRunner
+from recipes.running.trained_arms import expand
 
 
 class Run:
@@ -30,8 +30,8 @@ class Run:
         dry_run: print the commands, run nothing.
         redo: names of stages to redo although nothing changed.
         cache_dir: where downloads are kept; the user's cache folder if not given.
-        seeds: of the fine-tuning runs, see :func:`~recipes.systems.expand`; arms that were trained
-            in ``work_dir`` before are evaluated too, whatever their seed.
+        seeds: of the fine-tuning runs, see :func:`~recipes.running.trained_arms.expand`; arms that
+            were trained in ``work_dir`` before are evaluated too, whatever their seed.
         arms: names of the arms to train.
         constant_reward: train the controls of arms with a reward.
         jobs: how many arms are trained and decoded side by side.

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from recipes.fairseq_commands import commands
-from recipes.run import Run
+from recipes.running.run import Run
 
 T = TypeVar("T")
 
