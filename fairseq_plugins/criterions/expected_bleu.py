@@ -15,7 +15,7 @@ from fairseq_plugins.expected_bleu.non_autoregressive import (
     NonAutoregressiveScores,
     is_non_autoregressive,
 )
-from fairseq_plugins.expected_bleu.objective import bleu_loss, whole_batch
+from fairseq_plugins.expected_bleu.objective import added_losses, bleu_loss, whole_batch
 from fairseq_plugins.flags import check_model
 from fairseq_plugins.loss_metrics import log_head_losses, log_loss
 from fairseq_plugins.workers import TrainStepWatch
@@ -79,30 +79,24 @@ class ExpectedBleuCriterion(FairseqCriterion):
         sentences, ntokens = sample["target"].size(0), sample["ntokens"]
         sample_size = sentences if self.settings.sentence_avg else ntokens
         corpus = scored.statistics.over_corpus()
-        batch = whole_batch(
-            corpus,
-            sample_size,
-            scored.statistics.matches.size(0),
-            ntokens,
-            self.train_step.weight if self.training else None,
-        )
+        worker_weight = self.train_step.weight if self.training else None
+        batch = whole_batch(scored, corpus, sample_size, worker_weight)
         loss, logged_loss = bleu_loss(scored.statistics, batch, sample_size, self.settings)
-        if scored.added_loss is not None:
-            added = scored.added_loss
-            if self.settings.sentence_avg:
-                added = added * (batch.sample_size / batch.ntokens.clamp(min=1))
-            loss, logged_loss = loss + added, logged_loss + added
-        logged = {"loss": logged_loss, **scored.logged, **logged_sums(corpus)}
-        return (
-            loss,
-            sample_size,
-            {
-                "ntokens": ntokens,
-                "nsentences": sentences,
-                "sample_size": sample_size,
-                **{name: value.detach() for name, value in logged.items()},
-            },
-        )
+        added = added_losses(scored.added, batch)
+        loss, logged_loss = loss + added, logged_loss + added
+        logged = {
+            "ntokens": ntokens,
+            "nsentences": sentences,
+            "sample_size": sample_size,
+            "loss": logged_loss,
+            **scored.logged,
+            **logged_sums(corpus),
+        }
+        logged = {
+            key: value.detach() if isinstance(value, Tensor) else value
+            for key, value in logged.items()
+        }
+        return loss, sample_size, logged
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

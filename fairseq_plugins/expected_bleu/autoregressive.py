@@ -11,7 +11,7 @@ from torch import Tensor
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.expected_bleu.config import Settings
-from fairseq_plugins.expected_bleu.scored_batch import ScoredBatch
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -46,25 +46,26 @@ class AutoregressiveScores:
                 weight is 0.
 
         Returns:
-            the statistics, the weighted cross-entropy, and ``nll_loss`` to be logged.
+            the statistics, the cross-entropy, and ``nll_loss`` to be logged.
         """
         settings = self.settings
         reference = reference_of(sample, self.dictionary)
         scored = reference.without_prefix(settings.ignore_prefix_size)
-        teacher_rows = added_loss = None
-        logged = {}
+        teacher_rows = None
+        added, logged = [], {}
         if settings.feed == "teacher" or settings.cross_entropy_weight > 0 or not training:
             logits = self._logits(model, sample, sample["net_input"]["prev_output_tokens"])
             teacher_rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
             smoothed, logged["nll_loss"] = cross_entropy(
                 teacher_rows, scored, logits.size(-1), settings.label_smoothing
             )
-            added_loss = settings.cross_entropy_weight * smoothed
+            weight = settings.cross_entropy_weight
+            added.append(AddedLoss(smoothed, sample["ntokens"], weight))
         if settings.feed == "teacher":
             fed = FedRows(teacher_rows, scored.rows, scored.lengths)
         else:
             fed = self._free_running_rows(model, sample, reference, scored, training)
-        return ScoredBatch(self._statistics(fed, scored), added_loss, logged)
+        return ScoredBatch(self._statistics(fed, scored), added, logged)
 
     @staticmethod
     def _logits(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Tensor:

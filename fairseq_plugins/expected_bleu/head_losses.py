@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of ``values`` where ``mask``, of the same shape, is true; 0 where it never is."""
+def masked_sum(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    """Sum of ``values`` where ``mask``, of the same shape, is true, and how many these are."""
     if mask is None:
-        return values.mean()
-    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+        return values.sum(), values.numel()
+    return values.masked_fill(~mask, 0).sum(), mask.sum()
 
 
 def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: float) -> Tensor:
@@ -32,8 +32,8 @@ def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: flo
     return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
 
 
-def head_loss(head: Mapping[str, Any]) -> Tensor:
-    """Mean loss of one head, its ``factor`` not applied.
+def head_loss(head: Mapping[str, Any]) -> tuple[Tensor, Tensor | int]:
+    """Loss of one head, its ``factor`` not applied, and what ``nat_loss`` divides it by.
 
     Args:
         head: a value of what a fairseq non-autoregressive model returns in training: ``out``
@@ -43,10 +43,10 @@ def head_loss(head: Mapping[str, Any]) -> Tensor:
             factor is in it.
 
     Returns:
-        scalar, float32 at least.
+        the loss summed over what is predicted, float32 at least, and the number of predictions.
     """
     if head.get("loss") is not None:
-        return head["loss"].float() / head.get("factor", 1.0)
+        return head["loss"].float() / head.get("factor", 1.0), 1
     logits, target = head["out"], head["tgt"]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = functional.log_softmax(logits, dim=-1)
@@ -55,4 +55,4 @@ def head_loss(head: Mapping[str, Any]) -> Tensor:
     else:
         losses = -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     uniform = -log_probabilities.mean(-1)
-    return masked_mean(smoothed_loss(losses, uniform, head.get("ls", 0.0) or 0.0), head.get("mask"))
+    return masked_sum(smoothed_loss(losses, uniform, head.get("ls", 0.0)), head.get("mask"))

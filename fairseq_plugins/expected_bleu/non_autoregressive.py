@@ -11,8 +11,8 @@ from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.expected_bleu.config import Settings
-from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_mean, smoothed_loss
-from fairseq_plugins.expected_bleu.scored_batch import ScoredBatch
+from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_sum, smoothed_loss
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
 from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, rows_of
 
 WORDS = "word_ins"
@@ -59,9 +59,9 @@ class NonAutoregressiveScores:
             training: makes no difference.
 
         Returns:
-            the statistics; the weighted loss of the words, and the other heads' losses, as
-            ``nat_loss`` has them, times the batch's tokens; ``nll_loss`` of the words, and
-            ``NAME_loss`` of every other head without its factor, to be logged.
+            the statistics; the loss of the words and those of the other heads, as ``nat_loss`` has
+            them; ``nll_loss`` of the words and ``NAME_loss`` of every other head, without its
+            factor, to be logged.
         """
         self._check(model, sample)
         net_input = sample["net_input"]
@@ -75,17 +75,21 @@ class NonAutoregressiveScores:
         reference = reference_of({"target": words["tgt"]}, self.dictionary)
         predicted = words["mask"].gather(1, reference.order)
         rows = rows_of(words["out"], reference, self.dictionary.eos()).reordered(reference.order)
-        word_loss, word_nll = _word_losses(rows, predicted, words)
-        weighted = self.settings.cross_entropy_weight * word_loss
-        ntokens = sample["ntokens"]
-        logged = {"nll_loss": word_nll * ntokens}
+        negative_log_likelihood = -rows.log_reference.diagonal(dim1=1, dim2=2)
+        word_losses = smoothed_loss(negative_log_likelihood, -rows.log_mean, words.get("ls", 0.0))
+        word_loss, word_count = masked_sum(word_losses, predicted)
+        weight = self.settings.cross_entropy_weight * words.get("factor", 1.0)
+        added = [AddedLoss(word_loss, word_count, weight)]
+        logged = {
+            "nll_loss": masked_sum(negative_log_likelihood, predicted)[0],
+            "nll_loss_count": word_count,
+        }
         for name, head in heads.items():
             if name != WORDS:
-                loss = head_loss(head)
-                weighted = weighted + loss * head.get("factor", 1.0)
-                logged[f"{name}_loss"] = loss * ntokens
-        statistics = self._statistics(rows, reference, predicted)
-        return ScoredBatch(statistics, weighted * ntokens, logged)
+                loss, count = head_loss(head)
+                added.append(AddedLoss(loss, count, head.get("factor", 1.0)))
+                logged[f"{name}_loss"], logged[f"{name}_loss_count"] = loss, count
+        return ScoredBatch(self._statistics(rows, reference, predicted), added, logged)
 
     def _statistics(self, rows: Rows, reference: Reference, predicted: Tensor) -> BleuStatistics:
         """Of each candidate; all arguments still have ``<s>`` in the first column."""
@@ -171,13 +175,3 @@ def with_known_tokens(rows: Rows, tokens: Tensor, known: Tensor) -> Rows:
     certain = rows.log_reference.masked_fill(by_row & same, 0)
     certain = certain.masked_fill(by_row & ~same, float("-inf"))
     return Rows(certain, rows.log_eos, rows.log_mean)
-
-
-def _word_losses(rows: Rows, predicted: Tensor, words: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Loss of the words and their negative log-likelihood, means over what is predicted."""
-    negative_log_likelihood = -rows.log_reference.diagonal(dim1=1, dim2=2)
-    smoothed = smoothed_loss(negative_log_likelihood, -rows.log_mean, words.get("ls", 0.0) or 0.0)
-    return (
-        masked_mean(smoothed, predicted) * words.get("factor", 1.0),
-        masked_mean(negative_log_likelihood, predicted),
-    )
