@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes import evaluate_command
 from recipes.config import load_recipe, recipe_names, recipe_text
 from recipes.errors import RecipeError
+from recipes.evaluating import command as evaluate_command
 from recipes.report import load_results, print_table, write_report
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluation import compare
+from recipes.evaluating.scoring import compare
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
 from recipes.fairseq_commands.progress import generation_progress

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from recipes.evaluation import compare, describe
+from recipes.evaluating.scoring import compare, describe
 from recipes.text import read_lines, write_lines
 
 SPLITS = ("valid", "test")

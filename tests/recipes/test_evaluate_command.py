@@ -8,7 +8,7 @@ from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.__main__ import main
 from recipes.errors import RecipeError
-from recipes.evaluation_tables import short_names
+from recipes.evaluating.tables import short_names
 from recipes.fairseq_commands.decoding import check_targets, detokenised, parse_generate
 from recipes.text import read_lines, write_lines
 
@@ -251,7 +251,7 @@ def test_the_last_checkpoints_of_a_folder_are_averaged(
         averaged.extend(path.name for path in paths)
         output.write_text(paths[-1].read_text())
 
-    monkeypatch.setattr("recipes.evaluated_systems.average_checkpoints", average)
+    monkeypatch.setattr("recipes.evaluating.evaluated_systems.average_checkpoints", average)
     assert evaluate("--checkpoint", folder, *decoding) == 1
     assert "--average N" in capsys.readouterr().err
     assert evaluate("--checkpoint", folder, *decoding, "--average", 12) == 1
@@ -300,7 +300,7 @@ def test_sacrebleus_test_sets_give_the_references(texts, monkeypatch, capsys):
         asked.append((source.sacrebleu, source.language_pair, languages))
         return [("source", list(row)) for row in zip(*references, strict=True)]
 
-    monkeypatch.setattr("recipes.evaluate_command.read_test_set", read_test_set)
+    monkeypatch.setattr("recipes.evaluating.command.read_test_set", read_test_set)
     arguments = ("--hypotheses", texts["first"], "--metrics", "bleu")
     assert evaluate(*arguments, "--test-set", "wmt14", "--language-pair", "en-de") == 0
     assert asked == [("wmt14", "en-de", ("en", "de"))]

@@ -6,8 +6,8 @@ import pytest
 from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.errors import RecipeError
-from recipes.evaluation import compare, describe
-from recipes.metrics import MetricOptions
+from recipes.evaluating.metrics import MetricOptions
+from recipes.evaluating.scoring import compare, describe
 from recipes.text import read_lines
 
 METRICS = ("bleu", "chrf", "ter")

@@ -9,8 +9,8 @@ from typing import Any
 from sacrebleu.metrics.base import Metric
 
 from recipes.errors import RecipeError
-from recipes.metrics import METRICS, MetricOptions
-from recipes.output_statistics import (
+from recipes.evaluating.metrics import METRICS, MetricOptions
+from recipes.evaluating.output_statistics import (
     LENGTH_BOUNDS,
     SMALLEST_BUCKET,
     bucket_scores,
@@ -18,7 +18,7 @@ from recipes.output_statistics import (
     reference_buckets,
     repeated_ngram_rates,
 )
-from recipes.significance import paired_test
+from recipes.evaluating.significance import paired_test
 
 BOOTSTRAP_SAMPLES = 1000  # sacrebleu's defaults
 RANDOMIZATION_TRIALS = 10000
@@ -51,10 +51,10 @@ class SystemScores:
         length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
             where there is a baseline, its ``control_bleu`` on the same sentences.
         repeated_ngram_rate: by n (1, 2, 4), see
-            :func:`~recipes.output_statistics.repeated_ngram_rate`.
+            :func:`~recipes.evaluating.output_statistics.repeated_ngram_rate`.
         consecutive_repeats_per_100_tokens: see
-            :func:`~recipes.output_statistics.consecutive_repeats`.
-        average_probability: see :mod:`recipes.output_probability`; None when not known.
+            :func:`~recipes.evaluating.output_statistics.consecutive_repeats`.
+        average_probability: see :mod:`recipes.evaluating.output_probability`; None when not known.
     """
 
     scores: dict[str, Score]
@@ -193,7 +193,7 @@ def describe(
     """Add repeated n-grams and BLEU by length to ``result`` of :func:`compare`.
 
     Args:
-        bounds: see :func:`~recipes.output_statistics.length_buckets`.
+        bounds: see :func:`~recipes.evaluating.output_statistics.length_buckets`.
         smallest: sentences that a bucket must have.
     """
     options = options or MetricOptions()

@@ -1,4 +1,4 @@
-"""Figures of :mod:`recipes.evaluation` as tables on the terminal."""
+"""Figures of :mod:`recipes.evaluating.scoring` as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console, NewLine
 from rich.table import Table
 
-from recipes.evaluation import Comparison
-from recipes.metrics import LOWER_IS_BETTER
+from recipes.evaluating.metrics import LOWER_IS_BETTER
+from recipes.evaluating.scoring import Comparison
 
 _UNKNOWN = "?"
 _NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluation import BOOTSTRAP_SAMPLES, RANDOMIZATION_TRIALS
-from recipes.metrics import METRICS
-from recipes.output_statistics import LENGTH_BOUNDS, SMALLEST_BUCKET
+from recipes.evaluating.metrics import METRICS
+from recipes.evaluating.output_statistics import LENGTH_BOUNDS, SMALLEST_BUCKET
+from recipes.evaluating.scoring import BOOTSTRAP_SAMPLES, RANDOMIZATION_TRIALS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

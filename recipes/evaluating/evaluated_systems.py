@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recipes.config import flag_value
 from recipes.errors import RecipeError
+from recipes.evaluating.output_probability import average_probability
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import (
@@ -22,7 +23,6 @@ from recipes.fairseq_commands.decoding import (
     parse_generate,
 )
 from recipes.fairseq_commands.progress import generation_progress
-from recipes.output_probability import average_probability
 from recipes.text import read_lines, write_lines
 
 _LONGEST_NAME = 180  # bytes of a file name, short of the 255 that file systems take
@@ -50,7 +50,8 @@ class EvaluatedSystem:
     log: Path | None = None
 
     def average_probability(self) -> float | None:
-        """See :func:`~recipes.output_probability.average_probability`; None without a log."""
+        """Of the output tokens, see :mod:`recipes.evaluating.output_probability`; None without a
+        log."""
         return average_probability(self.log) if self.log is not None else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from recipes.errors import RecipeError
-from recipes.metrics import MetricOptions
+from recipes.evaluating.metrics import MetricOptions
 
 REPEATED_ORDERS = (1, 2, 4)
 LENGTH_BOUNDS = (10, 20, 30, 40, 50)

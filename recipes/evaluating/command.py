@@ -14,18 +14,18 @@ from rich.console import Console
 from recipes.data.test_sets import read_test_set
 from recipes.data_config import TextSource
 from recipes.errors import RecipeError
-from recipes.evaluate_arguments import add_arguments as add_arguments
-from recipes.evaluate_arguments import check_arguments
-from recipes.evaluate_arguments import split_search_flags as split_search_flags
-from recipes.evaluated_systems import (
+from recipes.evaluating.arguments import add_arguments as add_arguments
+from recipes.evaluating.arguments import check_arguments
+from recipes.evaluating.arguments import split_search_flags as split_search_flags
+from recipes.evaluating.evaluated_systems import (
     EvaluatedSystem,
     check_search_flags,
     from_checkpoint,
     from_file,
 )
-from recipes.evaluation import Comparison, compare, describe
-from recipes.evaluation_tables import print_comparison, probability_change
-from recipes.metrics import MetricOptions
+from recipes.evaluating.metrics import MetricOptions
+from recipes.evaluating.scoring import Comparison, compare, describe
+from recipes.evaluating.tables import print_comparison, probability_change
 from recipes.text import read_lines, write_text
 
 _SCHEMA = 3  # 2 had no consecutive repeats
