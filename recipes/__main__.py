@@ -12,7 +12,7 @@ from rich.console import Console
 from recipes.config import load_recipe, recipe_names, recipe_text
 from recipes.errors import RecipeError
 from recipes.evaluating import command as evaluate_command
-from recipes.report import load_results, print_table, write_report
+from recipes.reporting.report import load_results, print_table, write_report
 
 
 def _parser() -> argparse.ArgumentParser:

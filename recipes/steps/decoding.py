@@ -13,7 +13,7 @@ from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
 from recipes.fairseq_commands.progress import generation_progress
 from recipes.references import reference_files
-from recipes.results import SCHEMA, collect_results
+from recipes.reporting.results import SCHEMA, collect_results
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side

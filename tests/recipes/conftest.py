@@ -129,8 +129,8 @@ def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
         script.chmod(0o755)
     monkeypatch.setattr(commands, "console_script", lambda program: str(folder / program))
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
-    monkeypatch.setattr("recipes.results.has_gpu", lambda: False)
-    for module in (training, resume, sys.modules["recipes.results"]):
+    monkeypatch.setattr("recipes.reporting.results.has_gpu", lambda: False)
+    for module in (training, resume, sys.modules["recipes.reporting.results"]):
         monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
     return FakeFairseq(folder)
 

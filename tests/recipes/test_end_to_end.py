@@ -13,7 +13,7 @@ from conftest import small_recipe
 
 from recipes.__main__ import main
 from recipes.fairseq_commands.training_log import read_training_log
-from recipes.report import load_results
+from recipes.reporting.report import load_results
 from recipes.text import read_lines
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from recipes.config import Task, load_recipe
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
 from recipes.hydra_command import convert
-from recipes.report import markdown
+from recipes.reporting.report import markdown
 from recipes.running.layout import Layout
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe

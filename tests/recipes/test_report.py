@@ -10,11 +10,11 @@ from finished_run import TRICKY, as_version_1, make_run
 from sacrebleu import sentence_bleu
 from sacrebleu.metrics import BLEU
 
-from recipes.examples import compare_outputs, find_examples, matched_orders
-from recipes.html_report import html_page
-from recipes.plot import curve_of, curve_plots, score_plots
-from recipes.report import markdown, write_report
-from recipes.report_tables import seed_table, splits_and_beams
+from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
+from recipes.reporting.html_page import html_page
+from recipes.reporting.plots import curve_of, curve_plots, score_plots
+from recipes.reporting.report import markdown, write_report
+from recipes.reporting.tables import seed_table, splits_and_beams
 from recipes.text import read_lines
 
 

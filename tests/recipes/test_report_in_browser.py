@@ -6,7 +6,7 @@ import pytest
 from browser import DESKTOP, PHONE, browser, find_chromium
 from finished_run import as_version_1, make_run
 
-from recipes.report import write_report
+from recipes.reporting.report import write_report
 
 pytestmark = pytest.mark.skipif(
     find_chromium() is None,

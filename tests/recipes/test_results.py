@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recipes.__main__ import main
-from recipes.results import _groups
+from recipes.reporting.results import _groups
 from recipes.text import read_lines, write_lines
 
 

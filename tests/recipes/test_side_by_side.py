@@ -8,7 +8,7 @@ import pytest
 
 from recipes.config import load_recipe
 from recipes.errors import CommandError, RecipeError
-from recipes.report import load_results
+from recipes.reporting.report import load_results
 from recipes.running import side_by_side
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from recipes.config import load_recipe
 from recipes.errors import CommandError, RecipeError
-from recipes.report import load_results, print_table, write_report
+from recipes.reporting.report import load_results, print_table, write_report
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
 from recipes.running.stages import Stage, StageRunner

@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from recipes import report_tables as tables
-from recipes.examples import Examples
-from recipes.plot import curve_plots, lines_of, score_plots
-from recipes.report_output_tables import length_table, statistics_table
+from recipes.reporting import tables
+from recipes.reporting.examples import Examples
+from recipes.reporting.output_tables import length_table, statistics_table
+from recipes.reporting.plots import curve_plots, lines_of, score_plots
 from recipes.running.layout import START
 
 _CODE = re.compile(r"`([^`]*)`")
@@ -25,7 +25,7 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
 
     Args:
         results: of ``results.json``.
-        examples: of :func:`~recipes.examples.find_examples`.
+        examples: of :func:`~recipes.reporting.examples.find_examples`.
         data: name of the file that holds all figures.
     """
     columns = tables.splits_and_beams(results)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.fairseq_commands.training_log import SECONDS
-from recipes.report_tables import Column, arm_of, column_name, figures
+from recipes.reporting.tables import Column, arm_of, column_name, figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

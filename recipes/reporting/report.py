@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from recipes import report_tables as tables
 from recipes.errors import RecipeError
-from recipes.examples import find_examples
 from recipes.fairseq_commands.training_log import SECONDS, read_training_log
-from recipes.html_report import data_link, html_page
-from recipes.plot import plot_curves
-from recipes.report_output_tables import length_table, statistics_table
+from recipes.reporting import tables
+from recipes.reporting.examples import find_examples
+from recipes.reporting.html_page import data_link, html_page
+from recipes.reporting.output_tables import length_table, statistics_table
+from recipes.reporting.plots import plot_curves
 from recipes.text import write_bytes, write_text
 
 
@@ -35,7 +35,7 @@ def write_report(
         work_dir: of the finished run.
         results_dir: where NAME.html, NAME.md, NAME.png and NAME.json go, if anywhere.
         text_dir: folder of the original text, for the examples; see
-            :func:`~recipes.examples.find_examples`.
+            :func:`~recipes.reporting.examples.find_examples`.
 
     Returns:
         The files written.

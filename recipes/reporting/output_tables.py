@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.report_tables import Column, Table, column_name, figures, label
+from recipes.reporting.tables import Column, Table, column_name, figures, label
 
 REPEATS = "consecutive_repeats_per_100_tokens"
 
