@@ -1,0 +1,41 @@
+"""Random variables on manifolds, by reparameterization.
+
+A variable on ``R^d`` that can be reparameterized is mapped onto a manifold in ``R^n``; its density
+there is that on ``R^d`` over the change of volume, ``sqrt(det(J^T J))``::
+
+    base = Independent(Normal(mean, deviation), 1)  # of angles, event shape [1]
+    law = EmbeddedLaw(base, Circle())
+    point = law.rsample()  # [..., 2], with gradient
+    kl = kl_divergence(law, UniformLaw(Circle(), like=mean[..., 0]))
+
+Sources:
+    Golikov, Kretov 2018, "Embedding-reparameterization procedure for manifold-valued latent
+    variables in generative models", arXiv 1812.02769; Falorsi, de Haan, Davidson, Forré 2019,
+    "Reparameterizing distributions on Lie groups", arXiv 1903.02958 (sum over the logarithms of a
+    rotation, translation by a group element).
+"""
+
+from criterions.manifolds.divergences import wrapped_normal_entropy
+from criterions.manifolds.embeddings import (
+    TURNS,
+    Circle,
+    Embedding,
+    FlatTorus,
+    Rotations,
+    Sphere,
+    Torus,
+)
+from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
+
+__all__ = [
+    "TURNS",
+    "Circle",
+    "EmbeddedLaw",
+    "Embedding",
+    "FlatTorus",
+    "Rotations",
+    "Sphere",
+    "Torus",
+    "UniformLaw",
+    "wrapped_normal_entropy",
+]

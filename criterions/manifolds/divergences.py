@@ -1,0 +1,104 @@
+"""``KL(EmbeddedLaw || UniformLaw)`` where there is a formula: wrapped Gaussians.
+
+The divergence from the uniform law is the logarithm of the volume minus the entropy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal, register_kl
+
+from criterions.manifolds.embeddings import Circle, FlatTorus, Torus
+from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
+
+_NARROW = 0.4
+"""Standard deviation below which a wrapped Gaussian's tails do not meet, in float64."""
+_ENTROPY_TERMS = 24
+"""``exp(-n ** 2 * _NARROW ** 2 / 2)`` is below 1e-20 from there on."""
+_EULER_TERMS = 8
+"""``exp(-2 pi n)`` is below 1e-24 from there on."""
+_SMALLEST_TERM = 1e-17
+
+
+def wrapped_normal_entropy(deviation: Tensor) -> Tensor:
+    """Entropy, in nats, of a Gaussian angle modulo 2 pi.
+
+    Up to rounding: the logarithm of the density is a Fourier series by Jacobi's triple product
+    (Mardia and Jupp 2000, "Directional statistics", section 3.5.7, for the density)::
+
+        2 pi p(x) = phi(q) prod_n (1 + q^(n - 1/2) e^(ix)) (1 + q^(n - 1/2) e^(-ix)),
+        q = exp(-s^2),  phi(q) = prod_n (1 - q^n)
+
+    and its mean needs only the cosines' means, ``exp(-k^2 s^2 / 2)``.
+
+    Args:
+        deviation: ``s`` before wrapping, any shape, above 0.
+    """
+    plain = deviation.log() + 0.5 * (1 + math.log(2 * math.pi))
+    variance = deviation.clamp(min=_NARROW).square()
+    order = torch.arange(
+        1, _ENTROPY_TERMS + 1, dtype=deviation.dtype, device=deviation.device
+    ).reshape(-1, *[1] * deviation.dim())
+    signs = 1 - 2 * (order % 2)
+    exponents = -(order.square() + order) * variance / 2
+    terms = signs / order * exponents.exp() / -torch.expm1(-order * variance)
+    wide = math.log(2 * math.pi) - _log_euler_function(variance) + 2 * terms.sum(0)
+    return torch.where(deviation < _NARROW, plain, wide)
+
+
+def _log_euler_function(rate: Tensor) -> Tensor:
+    """``log prod_n (1 - exp(-n rate))``, for rates of ``_NARROW ** 2`` or more."""
+    # Slow for small rates; there eta's modular transformation turns the rate into its inverse.
+    slow = rate < 2 * math.pi
+    turned = torch.where(slow, 4 * math.pi**2 / rate, rate)
+    order = torch.arange(1, _EULER_TERMS + 1, dtype=rate.dtype, device=rate.device)
+    product = torch.log1p(-(-order.reshape(-1, *[1] * rate.dim()) * turned).exp()).sum(0)
+    factor = 0.5 * (2 * math.pi / rate).log() - math.pi**2 / (6 * rate) + rate / 24
+    return product + torch.where(slow, factor, torch.zeros_like(factor))
+
+
+def mean_log_radius(torus: Torus, mean: Tensor, deviation: Tensor) -> Tensor:
+    """``E[log(R + r cos v)]`` for a Gaussian angle ``v``: of the distance from a torus's axis.
+
+    The logarithm's Fourier series has coefficients that fall geometrically.
+
+    Args:
+        torus: with ``R`` and ``r``.
+        mean, deviation: of ``v``, any shape.
+    """
+    ring, tube = torus.ring, torus.tube
+    root = math.sqrt(ring**2 - tube**2)
+    ratio = (ring - root) / tube
+    total = torch.full_like(mean, math.log((ring + root) / 2))
+    for order in range(1, math.ceil(math.log(_SMALLEST_TERM) / math.log(ratio)) + 1):
+        wave = (order * mean).cos() * (-((order * deviation) ** 2) / 2).exp()
+        total = total - 2 * (-ratio) ** order / order * wave
+    return total
+
+
+@register_kl(EmbeddedLaw, UniformLaw)  # type: ignore[untyped-decorator]
+def _kl_embedded_uniform(law: EmbeddedLaw, uniform: UniformLaw) -> Tensor:
+    """Exact on circle and torus for Gaussian angles that are independent.
+
+    Raises:
+        NotImplementedError: there is no formula, or these are two manifolds.
+    """
+    base, embedding = law.base, law.embedding
+    normal = base.base_dist if isinstance(base, Independent) else None
+    same = type(embedding) is type(uniform.embedding) and (
+        embedding.log_volume == uniform.embedding.log_volume
+    )
+    flat = isinstance(embedding, (Circle, FlatTorus, Torus))
+    if not (isinstance(normal, Normal) and flat and same):
+        raise NotImplementedError(
+            f"no formula for the divergence on {type(embedding).__name__} with the base law "
+            f"{base}: average log_prob differences of samples"
+        )
+    entropy = wrapped_normal_entropy(normal.scale).sum(-1)
+    if isinstance(embedding, Torus):
+        tube = mean_log_radius(embedding, normal.loc[..., 1], normal.scale[..., 1])
+        entropy = entropy + math.log(embedding.tube) + tube
+    return embedding.log_volume - entropy
