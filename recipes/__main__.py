@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _hydra(args: argparse.Namespace, console: Console) -> None:
-    from recipes.hydra_command import run_lines, write_configurations
+    from recipes.hydra_configs.command import run_lines, write_configurations
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name

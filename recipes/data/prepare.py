@@ -17,11 +17,11 @@ from recipes.data.files import full_disk_named, written_together
 from recipes.data.formats import Pair, read_pairs
 from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, source_files
+from recipes.data.references import reference_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.data.tokenisation import detokeniser
 from recipes.data_config import TextSource
 from recipes.errors import RecipeError
-from recipes.references import reference_files
 from recipes.text import write_text
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from recipes.data.segmentation import decode_pieces, load_sentencepiece
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.process import run_command
-from recipes.segmentation import decode_pieces, load_sentencepiece
 from recipes.text import read_lines, write_lines
 
 _OUTPUT = re.compile(r"^(?P<kind>[HTD])-(?P<index>\d+)\t(?P<rest>.*)$")

@@ -10,9 +10,9 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
+from recipes.data.segmentation import decode_pieces, load_sentencepiece
 from recipes.reporting.tables import Column, arm_of, baseline_of, main_column
 from recipes.running.layout import START
-from recipes.segmentation import decode_pieces, load_sentencepiece
 from recipes.text import read_lines
 
 MAX_ORDER = 4

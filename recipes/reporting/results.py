@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config import Arm, Recipe, flag_value
+from recipes.data.references import reference_files
 from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.output_probability import average_probability
 from recipes.evaluating.scoring import compare, describe
@@ -19,7 +20,6 @@ from recipes.fairseq_commands.checkpoints import checkpoint_updates
 from recipes.fairseq_commands.commands import display_path, has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
 from recipes.fairseq_commands.training_log import read_training_log
-from recipes.references import reference_files
 from recipes.running.layout import START, Layout, training_log
 from recipes.running.trained_arms import TrainedArm
 from recipes.text import read_lines

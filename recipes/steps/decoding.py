@@ -7,12 +7,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from recipes.data.references import reference_files
 from recipes.errors import RecipeError
 from recipes.evaluating.scoring import compare
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
 from recipes.fairseq_commands.progress import generation_progress
-from recipes.references import reference_files
 from recipes.reporting.results import SCHEMA, collect_results
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log

@@ -12,10 +12,10 @@ import torch
 import yaml
 from conftest import small_recipe
 
-from recipes import hydra_command
 from recipes.config import load_recipe
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import train_command
+from recipes.hydra_configs import command as hydra_command
 from recipes.running.layout import Layout
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from fairseq import options
 from recipes.config import Task, load_recipe
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
-from recipes.hydra_command import convert
+from recipes.hydra_configs.command import convert
 from recipes.reporting.report import markdown
 from recipes.running.layout import Layout
 from recipes.running.run import Run

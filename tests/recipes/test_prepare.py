@@ -13,9 +13,9 @@ from test_formats import tgz
 
 from recipes.config import load_recipe
 from recipes.data.prepare import Preparation
+from recipes.data.references import reference_files
 from recipes.data.test_sets import DATASETS
 from recipes.errors import ConfigError, RecipeError
-from recipes.references import reference_files
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
 from recipes.steps.data import prepare_text

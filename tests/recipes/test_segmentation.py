@@ -1,14 +1,14 @@
 import pytest
 
 from recipes.config import SentencePiece
-from recipes.errors import RecipeError
-from recipes.segmentation import (
+from recipes.data.segmentation import (
     decode_pieces,
     encode_lines,
     load_sentencepiece,
     segment_file,
     train_sentencepiece,
 )
+from recipes.errors import RecipeError
 from recipes.text import file_hash, read_lines, write_lines
 
 
@@ -64,7 +64,7 @@ def test_large_files_are_segmented_in_blocks(data_dir, tmp_path, monkeypatch):
     train_sentencepiece([data_dir / "train.en"], tmp_path / "model", SentencePiece(120))
     processor = load_sentencepiece(tmp_path / "model")
     segment_file(processor, data_dir / "train.en", tmp_path / "at_once")
-    monkeypatch.setattr("recipes.segmentation._BLOCK", 7)
+    monkeypatch.setattr("recipes.data.segmentation._BLOCK", 7)
     segment_file(processor, data_dir / "train.en", tmp_path / "in_blocks")
     assert (tmp_path / "in_blocks").read_bytes() == (tmp_path / "at_once").read_bytes()
     assert len((tmp_path / "at_once").read_text(encoding="utf-8").splitlines()) == 200

@@ -21,7 +21,7 @@ from recipes.running.layout import START, Layout
 from recipes.running.trained_arms import expand
 from recipes.text import write_text
 
-CONVERSION = [sys.executable, "-W", "ignore", "-m", "recipes.hydra_conversion"]
+CONVERSION = [sys.executable, "-W", "ignore", "-m", "recipes.hydra_configs.conversion"]
 # As fairseq-train logs, so that curves can be read from what the job logs.
 _LOGGING = {
     "formatters": {

@@ -1,0 +1,1 @@
+"""A recipe's trainings as configurations of fairseq-hydra-train."""
