@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.config import load_recipe, recipe_names, recipe_text
 from recipes.errors import RecipeError
 from recipes.evaluating import command as evaluate_command
 from recipes.reporting.report import load_results, print_table, write_report
+from recipes.schema.reading import load_recipe, recipe_names, recipe_text
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.config import Recipe
 from recipes.corpora import cldr
 from recipes.errors import ConfigError
+from recipes.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import babel
 
-from recipes.config import Recipe
 from recipes.corpora.phrases import Phrases
 from recipes.corpora.sentences import PATTERNS
 from recipes.errors import ConfigError
+from recipes.schema.recipe import Recipe
 
 _OPTIONS = {"train": 19000, "valid": 500, "test": 500, "seed": 1}
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from recipes.data.formats import Pair
-from recipes.data_config import Cleaning
+from recipes.schema.data import Cleaning
 
 
 class Cleaner:

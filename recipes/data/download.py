@@ -19,8 +19,8 @@ import requests
 import urllib3
 
 from recipes.data.files import full_disk_named
-from recipes.data_config import DownloadedFile
 from recipes.errors import RecipeError
+from recipes.schema.data import DownloadedFile
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _BLOCK = 1 << 18

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from xml.etree import ElementTree
 
-from recipes.data_config import TextSource
 from recipes.errors import RecipeError
+from recipes.schema.data import TextSource
 
 Pair = tuple[str, list[str]]
 Lines = Callable[[str], Iterable[str]]

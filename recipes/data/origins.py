@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.config import Recipe
-from recipes.data_config import Data
+from recipes.schema.data import Data
+from recipes.schema.recipe import Recipe
 
 FOLDER, SOURCES, CUT = "folder", "sources", "training text"
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recipes.config import Recipe
 from recipes.data.archives import lines_of
 from recipes.data.checksums import Checksums
 from recipes.data.cleaning import Cleaner
@@ -20,8 +19,9 @@ from recipes.data.origins import CUT, FOLDER, SOURCES, origin, source_files
 from recipes.data.references import reference_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.data.tokenisation import detokeniser
-from recipes.data_config import TextSource
 from recipes.errors import RecipeError
+from recipes.schema.data import TextSource
+from recipes.schema.recipe import Recipe
 from recipes.text import write_text
 
 

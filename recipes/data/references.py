@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.config import Recipe
+from recipes.schema.recipe import Recipe
 
 
 def reference_files(recipe: Recipe, text_dir: Path, split: str) -> list[Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from recipes.config import SentencePiece
 from recipes.data.files import written_together
 from recipes.errors import RecipeError
+from recipes.schema.recipe import SentencePiece
 from recipes.text import iterate_lines, write_bytes
 
 _BLOCK = 20000  # lines

@@ -11,8 +11,8 @@ from sacrebleu.dataset import DATASETS
 
 from recipes.data.files import full_disk_named
 from recipes.data.formats import Pair
-from recipes.data_config import TextSource
 from recipes.errors import ConfigError, RecipeError
+from recipes.schema.data import TextSource
 
 
 def language_pair(source: TextSource, languages: tuple[str, str]) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 
 from recipes.data.test_sets import read_test_set
-from recipes.data_config import TextSource
 from recipes.errors import RecipeError
 from recipes.evaluating.arguments import add_arguments as add_arguments
 from recipes.evaluating.arguments import check_arguments
@@ -26,6 +25,7 @@ from recipes.evaluating.evaluated_systems import (
 from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.scoring import Comparison, compare, describe
 from recipes.evaluating.tables import print_comparison, probability_change
+from recipes.schema.data import TextSource
 from recipes.text import read_lines, write_text
 
 _SCHEMA = 3  # 2 had no consecutive repeats

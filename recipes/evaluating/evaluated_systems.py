@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.config import flag_value
 from recipes.errors import RecipeError
 from recipes.evaluating.output_probability import average_probability
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
@@ -23,6 +22,7 @@ from recipes.fairseq_commands.decoding import (
     parse_generate,
 )
 from recipes.fairseq_commands.progress import generation_progress
+from recipes.schema.flags import flag_value
 from recipes.text import read_lines, write_lines
 
 _LONGEST_NAME = 180  # bytes of a file name, short of the 255 that file systems take

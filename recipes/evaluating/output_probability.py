@@ -11,8 +11,8 @@ import math
 import re
 from pathlib import Path
 
-from recipes.config import ITERATIVE_TASKS
 from recipes.errors import RecipeError
+from recipes.schema.recipe import ITERATIVE_TASKS
 from recipes.text import read_lines
 
 # In the settings that fairseq-generate prints first.

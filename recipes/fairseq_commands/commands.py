@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from recipes.config import Recipe, Task, flag_value, without_flag
 from recipes.errors import RecipeError
+from recipes.schema.flags import flag_value, without_flag
+from recipes.schema.recipe import Recipe, Task
 
 PLUGIN = "fairseq_plugins"
 TENSORBOARD = "--tensorboard-logdir"

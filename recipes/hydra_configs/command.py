@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from recipes.config import Recipe
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import PLUGIN, Command, train_command, user_dir
 from recipes.running.layout import START, Layout
 from recipes.running.trained_arms import expand
+from recipes.schema.recipe import Recipe
 from recipes.text import write_text
 
 CONVERSION = [sys.executable, "-W", "ignore", "-m", "recipes.hydra_configs.conversion"]

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.config import Arm, Recipe, flag_value
 from recipes.data.references import reference_files
 from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.output_probability import average_probability
@@ -22,6 +21,8 @@ from recipes.fairseq_commands.decoding import detokenised, generate_log
 from recipes.fairseq_commands.training_log import read_training_log
 from recipes.running.layout import START, Layout, training_log
 from recipes.running.trained_arms import TrainedArm
+from recipes.schema.flags import flag_value
+from recipes.schema.recipe import Arm, Recipe
 from recipes.text import read_lines
 
 # Of results.json; 1 had no such key, nor statistics beside scores and length; 2 no repeats in a

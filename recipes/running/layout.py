@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.config import Recipe, Training
+from recipes.schema.recipe import Recipe, Training
 
 START = "start"  # the row of the checkpoint that all arms start from
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipes.config import Recipe
 from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.commands import Command
@@ -19,6 +18,7 @@ from recipes.fairseq_commands.process import Processes, run_command
 from recipes.running.layout import Layout
 from recipes.running.stages import Stage, StageRunner
 from recipes.running.trained_arms import expand
+from recipes.schema.recipe import Recipe
 
 
 class Run:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recipes.config import Arm, Recipe, check_recipe, flag_value, without_flag
 from recipes.errors import ConfigError
+from recipes.schema.checks import check_recipe
+from recipes.schema.flags import flag_value, without_flag
+from recipes.schema.recipe import Arm, Recipe
 
 CONSTANT_REWARD = "constant_reward"
 # Names of --objective whose cost is a reward, unless --cost says otherwise.

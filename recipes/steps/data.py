@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 from recipes import corpora
-from recipes.config import Corpus
 from recipes.data.prepare import Preparation
 from recipes.data.segmentation import load_sentencepiece, segment_file, train_sentencepiece
 from recipes.fairseq_commands.commands import preprocess_command
 from recipes.running.run import Run
 from recipes.running.stages import Stage
+from recipes.schema.data import Corpus
 from recipes.text import check_parallel, write_lines
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from recipes.config import Training, flag_value
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.checkpoints import (
     average_checkpoints,
@@ -20,6 +19,8 @@ from recipes.running.layout import START, training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
 from recipes.running.stages import Stage
+from recipes.schema.flags import flag_value
+from recipes.schema.recipe import Training
 
 # Libraries of which fairseq-train needs one.
 _LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}

@@ -1,5 +1,5 @@
 from recipes.data.cleaning import Cleaner
-from recipes.data_config import Cleaning
+from recipes.schema.data import Cleaning
 
 TEXT = [
     ("Ein Satz .", "A sentence ."),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes.config import load_recipe
 from recipes.fairseq_commands import commands
 from recipes.running.layout import START, Layout
 from recipes.running.run import Run
+from recipes.schema.reading import load_recipe
 from recipes.steps.training import train_start
 
 CROSS_ENTROPY = """

@@ -1,7 +1,8 @@
 import pytest
 
-from recipes.config import flag_value, load_recipe, recipe_names
 from recipes.errors import ConfigError
+from recipes.schema.flags import flag_value
+from recipes.schema.reading import load_recipe, recipe_names
 
 
 def test_packaged_recipes_are_valid():

@@ -2,9 +2,9 @@ import hashlib
 
 import pytest
 
-from recipes.config import load_recipe
 from recipes.corpora import cldr, find
 from recipes.errors import ConfigError
+from recipes.schema.reading import load_recipe
 
 
 @pytest.fixture(scope="module")

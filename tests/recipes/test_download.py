@@ -15,8 +15,8 @@ from http_server import FileServer
 from recipes.data.checksums import Checksums
 from recipes.data.download import default_cache_dir, fetch
 from recipes.data.files import full_disk_named
-from recipes.data_config import DownloadedFile
 from recipes.errors import RecipeError
+from recipes.schema.data import DownloadedFile
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

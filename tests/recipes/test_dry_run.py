@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from recipes.__main__ import main
-from recipes.config import load_recipe
 from recipes.errors import RecipeError
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
+from recipes.schema.reading import load_recipe
 
 
 def dry_run(capsys, arguments):

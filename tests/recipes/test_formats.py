@@ -10,8 +10,8 @@ import pytest
 from recipes.data.archives import lines_of
 from recipes.data.formats import read_pairs
 from recipes.data.tokenisation import detokeniser
-from recipes.data_config import TextSource
 from recipes.errors import RecipeError
+from recipes.schema.data import TextSource
 
 TEXT = "Größe\u2028eins\r\nzwei\n".encode()
 LINES = ["Größe\u2028eins", "zwei"]

@@ -12,11 +12,11 @@ import torch
 import yaml
 from conftest import small_recipe
 
-from recipes.config import load_recipe
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import train_command
 from recipes.hydra_configs import command as hydra_command
 from recipes.running.layout import Layout
+from recipes.schema.reading import load_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMON = "--optimizer adam --lr 0.01 --max-tokens 200 --max-update 2 --seed 1 --dropout 0.1 "

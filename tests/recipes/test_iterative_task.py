@@ -8,7 +8,6 @@ import pytest
 from conftest import small_recipe
 from fairseq import options
 
-from recipes.config import Task, load_recipe
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
 from recipes.hydra_configs.command import convert
@@ -16,6 +15,8 @@ from recipes.reporting.report import markdown
 from recipes.running.layout import Layout
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
+from recipes.schema.reading import load_recipe
+from recipes.schema.recipe import Task
 
 ONE_PASS = "--max-tokens 2000 --iter-decode-max-iter 0"
 ITERATIVE = {

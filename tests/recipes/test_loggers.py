@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from recipes.config import load_recipe
 from recipes.errors import RecipeError
 from recipes.fairseq_commands import commands
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
+from recipes.schema.reading import load_recipe
 from recipes.steps import training
 
 TENSORBOARD = "finetune.flags+=--tensorboard-logdir tb"

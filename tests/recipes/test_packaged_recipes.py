@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from recipes.config import BUDGET_FLAGS, flag_value, load_recipe, recipe_names, recipe_text
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin
 from recipes.data.test_sets import language_pair
 from recipes.running.run import Run
+from recipes.schema.flags import BUDGET_FLAGS, flag_value
+from recipes.schema.reading import load_recipe, recipe_names, recipe_text
 
 DOWNLOADED = ["multi30k-en-fr", "iwslt14-de-en", "iwslt15-en-vi", "wmt16-en-ro", "wmt14-en-de"]
 NEW = [*DOWNLOADED, "tatoeba-en-de"]

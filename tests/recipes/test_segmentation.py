@@ -1,6 +1,5 @@
 import pytest
 
-from recipes.config import SentencePiece
 from recipes.data.segmentation import (
     decode_pieces,
     encode_lines,
@@ -9,6 +8,7 @@ from recipes.data.segmentation import (
     train_sentencepiece,
 )
 from recipes.errors import RecipeError
+from recipes.schema.recipe import SentencePiece
 from recipes.text import file_hash, read_lines, write_lines
 
 

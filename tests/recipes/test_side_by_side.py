@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from recipes.config import load_recipe
 from recipes.errors import CommandError, RecipeError
 from recipes.reporting.report import load_results
 from recipes.running import side_by_side
 from recipes.running.run import Run
 from recipes.running.runner import run_recipe
+from recipes.schema.reading import load_recipe
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""Checks of a recipe that need more than one key."""
+
+from __future__ import annotations
+
+import re
+
+from recipes.errors import ConfigError
+from recipes.schema.data import check_data
+from recipes.schema.evaluation import check_evaluation
+from recipes.schema.flags import BUDGET_FLAGS, RESERVED_FLAGS, flag_value
+from recipes.schema.recipe import Recipe
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Checks that need more than one key.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    names = [*recipe.arms, *recipe.data.splits]
+    for name in names:
+        if not _FILE_NAME.match(name):
+            raise ConfigError(
+                f"{name!r} becomes a file name: use letters, digits and . _ - + = only"
+            )
+    if len(set(recipe.data.splits)) != len(recipe.data.splits):
+        raise ConfigError(f"data: two splits are the same file: {recipe.data.splits}")
+    check_data(recipe.data, recipe.languages)
+    if recipe.control not in recipe.arms:
+        raise ConfigError(f"control: {recipe.control!r} is not an arm ({', '.join(recipe.arms)})")
+    if recipe.selected is not None and recipe.selected not in recipe.arms:
+        raise ConfigError(f"selected: {recipe.selected!r} is not an arm ({', '.join(recipe.arms)})")
+    if "start" in recipe.arms:
+        raise ConfigError("arms: 'start' is the name of the checkpoint all arms start from")
+    groups = {
+        "task.flags": recipe.task.flags,
+        "architecture": recipe.architecture,
+        "cross_entropy.flags": recipe.cross_entropy.flags,
+        "annealing.flags": recipe.annealing.flags if recipe.annealing else [],
+        "finetune.flags": recipe.finetune.flags,
+        **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
+    }
+    for where, flags in groups.items():
+        for flag in flags:
+            if flag.split("=")[0] in RESERVED_FLAGS:
+                raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
+    for flag in BUDGET_FLAGS:
+        values = {name: flag_value(recipe.arm_flags(name), flag) for name in recipe.arms}
+        if len(set(values.values())) > 1:
+            raise ConfigError(
+                f"arms: all arms must run the same updates, but {flag} differs: {values}"
+            )
+    if not any(flag_value(recipe.arm_flags(recipe.control), f) for f in BUDGET_FLAGS[:2]):
+        raise ConfigError("finetune.flags: give the arms an end, --max-update or --max-epoch")
+    if recipe.annealing and not any(
+        flag_value(recipe.annealing.flags, f) for f in BUDGET_FLAGS[:2]
+    ):
+        raise ConfigError("annealing.flags: give the stage an end, --max-update or --max-epoch")
+    if recipe.sentencepiece.training_lines is not None and recipe.sentencepiece.training_lines < 1:
+        raise ConfigError("sentencepiece.training_lines: at least 1")
+    if recipe.sentencepiece.model_type not in ("unigram", "bpe", "char", "word"):
+        raise ConfigError(
+            f"sentencepiece.model_type: {recipe.sentencepiece.model_type!r} is not one of "
+            "unigram, bpe, char, word"
+        )
+    check_evaluation(recipe.evaluation)
+    if any(beam < 1 for beam in recipe.decoding.beams):
+        raise ConfigError(f"decoding.beams: a beam is at least 1, found {recipe.decoding.beams}")
+    searches = recipe.decoding.beams, recipe.decoding.lenpen
+    if recipe.task.iterative and searches != ([1], [1.0]):
+        raise ConfigError(
+            f"decoding: task {recipe.task.name} decodes in passes over all positions, without beam "
+            "and length penalty; write 'beams: [1]', no lenpen, and its own settings as flags "
+            "(--iter-decode-max-iter 0 is one pass)"
+        )

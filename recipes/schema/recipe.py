@@ -1,0 +1,110 @@
+"""A recipe as dataclasses: every key of the file is a field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recipes.schema.data import Data
+from recipes.schema.evaluation import Evaluation
+
+# Tasks that decode by refining all positions at once, not with a beam.
+ITERATIVE_TASKS = ("translation_lev",)
+
+
+@dataclass
+class Task:
+    """fairseq's task; its ``flags`` (such as ``--noise``) go to training and to decoding."""
+
+    name: str = "translation"
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def iterative(self) -> bool:
+        """Whether outputs are refined in passes over all positions, without a beam."""
+        return self.name in ITERATIVE_TASKS
+
+
+@dataclass
+class SentencePiece:
+    """Arguments of ``sentencepiece.SentencePieceTrainer``.
+
+    With ``training_lines`` the model is trained on that many lines, drawn at random (the same
+    ones every time): more than some millions do not fit into memory.
+    """
+
+    vocab_size: int
+    model_type: str = "unigram"
+    joint: bool = True
+    character_coverage: float = 1.0
+    training_lines: int | None = None
+
+
+@dataclass
+class Training:
+    """One fairseq-train run: its flags, and which checkpoint of it is used afterwards."""
+
+    flags: list[str]
+    checkpoint: str = "checkpoint_last.pt"
+    average: int = 0
+
+    @property
+    def checkpoint_name(self) -> str:
+        """File name, in the save-dir, of the checkpoint that is used afterwards."""
+        return f"average_{self.average}.pt" if self.average else self.checkpoint
+
+
+@dataclass
+class Arm:
+    """One fine-tuning run; its flags are added to those all arms share."""
+
+    flags: list[str]
+    description: str = ""
+
+
+@dataclass
+class Decoding:
+    """fairseq-generate settings; with several ``lenpen`` values each arm's is chosen on valid.
+
+    A task that decodes without a beam has ``beams: [1]``; its settings are among the flags.
+    """
+
+    beams: list[int] = field(default_factory=lambda: [1, 5])
+    lenpen: list[float] = field(default_factory=lambda: [1.0])
+    flags: list[str] = field(default_factory=lambda: ["--max-tokens", "8000"])
+
+
+@dataclass
+class Recipe:
+    """The whole experiment.
+
+    With ``annealing``, a second stage of cross-entropy continues from the first one's checkpoint
+    with an optimiser and a learning rate of its own, and the arms start from what it ends with.
+    """
+
+    source_lang: str
+    target_lang: str
+    sentencepiece: SentencePiece
+    architecture: list[str]
+    cross_entropy: Training
+    finetune: Training
+    arms: dict[str, Arm]
+    annealing: Training | None = None
+    description: str = ""
+    control: str = "cross_entropy"
+    selected: str | None = None
+    fp16: bool = False
+    log_interval: int = 20
+    task: Task = field(default_factory=Task)
+    data: Data = field(default_factory=Data)
+    decoding: Decoding = field(default_factory=Decoding)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    name: str = ""
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language codes."""
+        return self.source_lang, self.target_lang
+
+    def arm_flags(self, arm: str) -> list[str]:
+        """The shared fine-tuning flags followed by the arm's own (the later value counts)."""
+        return [*self.finetune.flags, *self.arms[arm].flags]
