@@ -26,6 +26,7 @@ from criterions.manifolds.embeddings import (
     Torus,
 )
 from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
+from criterions.manifolds.rotations import rotation_from_numbers
 
 __all__ = [
     "TURNS",
@@ -37,5 +38,6 @@ __all__ = [
     "Sphere",
     "Torus",
     "UniformLaw",
+    "rotation_from_numbers",
     "wrapped_normal_entropy",
 ]

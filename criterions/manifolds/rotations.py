@@ -64,7 +64,7 @@ def from_quaternion(quaternions: Tensor) -> Tensor:
     return identity + 2 * real.unsqueeze(-1) * generator + 2 * (generator @ generator)
 
 
-def from_two_vectors(numbers: Tensor) -> Tensor:
+def rotation_from_numbers(numbers: Tensor) -> Tensor:
     """Rotations ``[..., 3, 3]`` from any numbers ``[..., 6]``, continuously; 0 is the identity.
 
     The first two columns are these numbers, plus those of the identity, made orthonormal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -9,6 +10,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.nn.functional import softplus
+
+from criterions.manifolds import (
+    Circle,
+    EmbeddedLaw,
+    Embedding,
+    Rotations,
+    Sphere,
+    Torus,
+    UniformLaw,
+    rotation_from_numbers,
+)
 
 _SOFTPLUS_INVERSE_OF_1 = 0.5413248546129181
 """``log(e - 1)``: a network that puts out 0 says 1."""
@@ -102,7 +114,99 @@ class GaussianKind(LatentKind):
         return Normal(zeros, zeros + 1, validate_args=False)
 
 
-KINDS: dict[str, type[LatentKind]] = {"gaussian": GaussianKind}
+class ManifoldKind(LatentKind):
+    """Points on copies of a manifold: a Gaussian of the coordinates, embedded.
+
+    Args:
+        parts: number of copies.
+    """
+
+    embedding: Embedding
+    widest: float
+    """Bound of the coordinates' standard deviations; 1 is what a network says with 0."""
+
+    @property
+    def features_of_part(self) -> int:  # type: ignore[override]
+        """Coordinates of space."""
+        return self.embedding.ambient
+
+    def _fixed_part(self, zeros: Tensor) -> Distribution:
+        return UniformLaw(self.embedding, zeros)
+
+    def _deviation(self, numbers: Tensor) -> Tensor:
+        return _SMALLEST + self.widest * (numbers - math.log(self.widest - 1)).sigmoid()
+
+
+class AnglesKind(ManifoldKind):
+    """Circle or torus: Gaussian angles, modulo a turn."""
+
+    widest = math.pi
+    """A wrapped Gaussian of this width is uniform but for 1 part in 100."""
+
+    @property
+    def parameters_of_part(self) -> int:  # type: ignore[override]
+        """Mean and deviation of every angle."""
+        return 2 * self.embedding.coordinates
+
+    def _part(self, parameters: Tensor) -> Distribution:
+        mean, deviation = parameters.chunk(2, dim=-1)
+        base = Normal(mean, self._deviation(deviation), validate_args=False)
+        return EmbeddedLaw(Independent(base, 1, validate_args=False), self.embedding)
+
+
+class RotatedKind(ManifoldKind):
+    """Sphere or SO(3): a Gaussian in the tangent space, and a rotation that says where.
+
+    The rotation has six numbers, see :func:`rotation_from_numbers`; of the sphere one of its
+    degrees of freedom turns the directions of the deviations.
+    """
+
+    widest = 2.0
+    """Wider is no closer to uniform."""
+
+    @property
+    def parameters_of_part(self) -> int:  # type: ignore[override]
+        """Rotation and deviations."""
+        return 6 + self.embedding.coordinates
+
+    def _part(self, parameters: Tensor) -> Distribution:
+        rotation = rotation_from_numbers(parameters[..., :6])
+        deviation = self._deviation(parameters[..., 6:])
+        base = Normal(torch.zeros_like(deviation), deviation, validate_args=False)
+        return EmbeddedLaw(Independent(base, 1, validate_args=False), self.embedding, rotation)
+
+
+class CircleKind(AnglesKind):
+    """Points on circles."""
+
+    embedding = Circle()
+
+
+class TorusKind(AnglesKind):
+    """Points on rings in space."""
+
+    embedding = Torus()
+
+
+class SphereKind(RotatedKind):
+    """Points on spheres."""
+
+    embedding = Sphere()
+
+
+class RotationsKind(RotatedKind):
+    """Rotations of space, as matrices."""
+
+    embedding = Rotations()
+
+
+KINDS: dict[str, type[LatentKind]] = {
+    "gaussian": GaussianKind,
+    "circle": CircleKind,
+    "torus": TorusKind,
+    "sphere": SphereKind,
+    "so3": RotationsKind,
+}
 
 
 def divergence(posterior: Independent, prior: Independent, value: Tensor) -> tuple[Tensor, bool]:
