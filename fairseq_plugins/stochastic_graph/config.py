@@ -29,7 +29,7 @@ ESTIMATOR = ChoiceEnum(list(settings.TOKEN_ESTIMATORS))
 BASELINE = ChoiceEnum(list(BASELINES.names))
 CANDIDATE_LOSS = ChoiceEnum(list(settings.CANDIDATE_LOSS_NAMES))
 LAYER_ESTIMATOR = ChoiceEnum(list(ESTIMATORS.names))
-LAYER_BASELINE = ChoiceEnum(["none", "moving_average", "leave_one_out"])
+LAYER_BASELINE = ChoiceEnum(list(settings.LAYER_BASELINES))
 SMOOTHING = ChoiceEnum(list(SMOOTHINGS))
 
 _SCHEDULE = "; a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
@@ -78,8 +78,11 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
         "of raml's exponentiated payoff, in units of 1 + log(vocabulary); smaller means fewer edits"
     )
 
-    emit: Optional[EMIT] = _axis("how the rewarded tokens are chosen")
-    samples: Optional[int] = _axis("outputs that are sampled for each source")
+    emit: Optional[EMIT] = _axis(
+        "how the rewarded tokens are chosen: drawn, or the most probable ones (greedy), where the "
+        "score terms are those of the model's stochastic layers"
+    )
+    samples: Optional[int] = _axis("outputs that are drawn for each source, by tokens or layers")
     sample_temperature: Optional[float] = _axis("logits are divided by it where tokens are drawn")
     sample_topk: Optional[int] = _axis("draw from the most probable K tokens, 0 means from all")
     sample_topp: Optional[float] = _axis("draw from the most probable tokens of this total mass")

@@ -77,15 +77,11 @@ def _costs(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
         for name in ("emit", "credit", "reward", "reward_level", "reward_normalization"):
             if name in given:
                 yield name, "cost", "nothing is emitted and rewarded; use --cost reward"
-    elif s.emit == "greedy":
+    elif s.emit == "greedy" and s.feed not in ("greedy", "teacher"):
+        yield "emit", "feed", "the most probable tokens are rewarded, so feed these: --feed greedy"
+    elif s.emit == "sample" and s.feed == "greedy":
         yield (
             "emit",
-            "cost",
-            "the reward of the most probable tokens has no gradient; use --emit sample",
-        )
-    elif s.feed == "greedy":
-        yield (
-            "cost",
             "feed",
             "the sampled tokens are rewarded, so feed these, or the reference: sample or teacher",
         )
@@ -119,7 +115,15 @@ def _estimators(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
         )
     if not s.relaxed and s.estimator in ("pathwise", "straight_through"):
         yield "estimator", "feed", "tokens carry no gradient: use soft, gumbel, gumbel_st, ..."
-    if s.cost == "reward" and s.estimator not in ("score_function", "candidate_set"):
+    if s.emits_greedily:
+        if s.estimator != "none":
+            yield (
+                "estimator",
+                "emit",
+                "the most probable tokens are no random choice, and the score terms are those of "
+                "the model's layers: see --layer-estimator",
+            )
+    elif s.cost == "reward" and s.estimator not in ("score_function", "candidate_set"):
         yield (
             "estimator",
             "cost",
@@ -154,7 +158,9 @@ def _estimators(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _sampling(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
-    if s.baseline != "none" and s.estimator != "score_function":
+    if s.baseline != "none" and s.emits_greedily:
+        yield "baseline", "emit", "the score terms are those of the layers: see --layer-baseline"
+    elif s.baseline != "none" and s.estimator != "score_function":
         yield (
             "baseline",
             "estimator",
@@ -187,15 +193,20 @@ def _sampling(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
                     "estimator",
                     "samples of a truncated law bias it; use candidate_set, or a temperature",
                 )
-    if s.feed != "sample" and s.cost != "reward":
-        for name in ("sample_temperature", "sample_topk", "sample_topp", "sample_dropout"):
+    of_samples = ("sample_temperature", "sample_topk", "sample_topp")
+    if s.emits_greedily:
+        for name in of_samples:
+            if name in given:
+                yield name, "emit", "the most probable token is emitted, none is sampled"
+    elif s.feed != "sample" and s.cost != "reward":
+        for name in (*of_samples, "sample_dropout"):
             if name in given:
                 yield (
                     name,
                     "feed",
                     "no tokens are sampled; see --relaxation-temperature for relaxed feeding",
                 )
-    scored = s.estimator in ("score_function", "candidate_set")
+    scored = s.estimator in ("score_function", "candidate_set") or s.emits_greedily
     if "sample_dropout" in given and s.sample_dropout != "both" and not scored:
         yield (
             "sample_dropout",
@@ -214,7 +225,23 @@ def _options(
     layers = options["layer_estimator"] == "score_function"
     if "layer_baseline" in given and not layers:
         yield "layer_baseline", "layer_estimator", "only score_function has a baseline"
-    averaged = layers and options["layer_baseline"] == "moving_average"
+    baseline = options["layer_baseline"] if layers else "none"
+    if baseline == "greedy":
+        if s.cost != "reward":
+            yield (
+                "layer_baseline",
+                "cost",
+                "the reward of the output without the layers' noise is the baseline: --cost reward",
+            )
+        if s.reward_normalization != "none":
+            yield (
+                "layer_baseline",
+                "reward_normalization",
+                "a normalised reward does not compare with that of the greedy output",
+            )
+    averaged = baseline == "moving_average" or (
+        baseline in ("leave_one_out", "greedy") and s.cross_entropy_weight > 0
+    )
     if "baseline_decay" in given and s.baseline != "moving_average" and not averaged:
         yield "baseline_decay", "baseline", "nothing is averaged"
 

@@ -20,7 +20,9 @@ from fairseq_plugins.stochastic_graph.feeding import Feeding
 from fairseq_plugins.stochastic_graph.layers import (
     DrawnLayers,
     check_candidates,
+    check_layers_have_scores,
     check_not_enumerated,
+    set_greedy_baselines,
 )
 from fairseq_plugins.stochastic_graph.metrics import per_sentence
 from fairseq_plugins.stochastic_graph.plan import Plan, columns_of
@@ -110,8 +112,8 @@ class CostPass:
         return StochasticGraph(default_estimator=layers, samples=samples, update=update)
 
     def _greedy_rewards(self, model: Any, sources: Batch, update: int) -> Tensor | None:
-        """``[batch]``: of the greedy output, where that is the baseline."""
-        if self.settings.baseline != "greedy":
+        """``[batch]``: where it is a baseline, of the greedy output, for which no layer draws."""
+        if self.settings.baseline != "greedy" and not self.estimators.compares_layers_with_greedy:
             return None
         assert self.reward_cost is not None
         greedy = self.feeding.greedy(model, sources, update)
@@ -168,14 +170,19 @@ class CostPass:
         greedy: Tensor | None,
     ) -> dict[str, Tensor]:
         assert self.reward_cost is not None
-        law = self.nodes.law(logits)
-        plan = self.nodes.emitted_from(law, batch) if plan is None else plan
-        if self.settings.estimator == "candidate_set":
+        greedily = self.settings.emits_greedily
+        law = None if greedily and plan is not None else self.nodes.law(logits)
+        if plan is None:
+            plan = self.nodes.emitted_from(law, batch, greedy=greedily)
+        if greedily:
+            check_layers_have_scores(graph)
+            logs = self.reward_cost.record_sampled(graph, None, plan, sources)
+        elif self.settings.estimator == "candidate_set":
             check_candidates(graph)
             logs = self.reward_cost.record_candidates(graph, law, plan, sources)
         else:
             logs = self.reward_cost.record_sampled(graph, law, plan, sources)
         if greedy is not None:
             logs["reward_greedy"] = greedy.sum()
-            graph.set_baseline_input(EMITTED, self.reward_cost.baseline(greedy))
+            set_greedy_baselines(graph, self.reward_cost.baseline(greedy))
         return per_sentence(logs)

@@ -14,6 +14,7 @@ from criterions.stochastic_graph import (
     Downstream,
     Estimator,
     Expectation,
+    GreedyDecode,
     GumbelSoftmax,
     MovingAverage,
     Schedule,
@@ -72,7 +73,9 @@ class CriterionEstimators(nn.Module):
         baseline_decay: of moving averages.
         baseline_state_dim: size of the decoder state that a learned baseline reads.
         layer_estimator: for stochastic layers that do not ask for an estimator of their own.
-        layer_baseline: of ``layer_estimator`` if that is the score function.
+        layer_baseline: of ``layer_estimator`` if that is the score function.  An added
+            cross-entropy has neither samples nor a greedy output to compare with, and then takes a
+            moving average.
         train_step: tells which batches will be thrown away.
     """
 
@@ -96,9 +99,9 @@ class CriterionEstimators(nn.Module):
                 return BASELINES.create(name, baseline_state_dim)
             return BASELINES.create(name)
 
-        def for_layers() -> Estimator:
+        def for_layers(own_baseline: str) -> Estimator:
             if layer_estimator == "score_function":
-                return ScoreFunction(baseline(layer_baseline))
+                return ScoreFunction(baseline(own_baseline))
             return ESTIMATORS.create(layer_estimator)
 
         self.token: Estimator = ScoreFunction(baseline(settings.baseline))
@@ -111,11 +114,20 @@ class CriterionEstimators(nn.Module):
                 "straight_through": StraightThrough,
             }[settings.feed]()
         # The costs of the two passes differ in kind and size, and so do their averages.
-        self.layers = nn.ModuleDict({"cost": for_layers(), "cross_entropy": for_layers()})
+        added = "none" if layer_baseline == "none" else "moving_average"
+        self.layers = nn.ModuleDict(
+            {"cost": for_layers(layer_baseline), "cross_entropy": for_layers(added)}
+        )
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
             # fairseq saves a criterion's state only if it has a parameter; its legacy_ddp takes
             # slices of every gradient, so that it needs an axis.
             self.anchor = nn.Parameter(torch.zeros(1))
+
+    @property
+    def compares_layers_with_greedy(self) -> bool:
+        """Whether the cost of the greedy output is the baseline of the model's layers."""
+        layers: Any = self.layers["cost"]
+        return isinstance(getattr(layers, "baseline", None), GreedyDecode)
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""

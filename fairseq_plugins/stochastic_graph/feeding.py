@@ -67,8 +67,9 @@ class Feeding:
 
     @property
     def scored(self) -> bool:
-        """Whether the pass with gradient has to give the law that the tokens were drawn from."""
-        return self.settings.estimator in ("score_function", "candidate_set")
+        """Whether the pass with gradient has to give the laws of what was drawn in decoding."""
+        settings = self.settings
+        return settings.estimator in ("score_function", "candidate_set") or settings.emits_greedily
 
     def first_step(self, model: Any, batch: Batch, layers: StepwiseDraws) -> None:
         """Decode one step, for what the model's layers do in it."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from criterions.stochastic_graph import (
     Estimator,
     Expectation,
+    GreedyDecode,
     Mode,
     NotReplayableError,
     SharedDrawError,
@@ -100,6 +101,37 @@ def check_candidates(graph: StochasticGraph) -> None:
                 "--layer-estimator straight_through, none, expectation or mode, or --estimator "
                 "score_function"
             )
+
+
+def check_layers_have_scores(graph: StochasticGraph) -> None:
+    """Raise ``ValueError`` where greedy outputs are rewarded and no layer would learn from it."""
+    layers = layers_of(graph)
+    if any(node.log_prob is not None for node in layers):
+        return
+    found = ", ".join(sorted({node.name for node in layers}))
+    raise ValueError(
+        "--emit greedy trains the stochastic layers of the model, by the score function: the most "
+        "probable tokens themselves are no random choice and have no gradient.  "
+        + (
+            f"Of its layers ({found}) none has that estimator: use --layer-estimator score_function"
+            if found
+            else "This model has no layer that draws: use one that has (--arch actor_transformer "
+            "or actor_lstm with --actor gaussian, or one of your own), or --emit sample --feed "
+            "sample"
+        )
+    )
+
+
+def set_greedy_baselines(graph: StochasticGraph, cost: Tensor) -> None:
+    """Give the cost of the greedy output to all nodes that compare themselves with it.
+
+    Args:
+        graph: with its nodes recorded.
+        cost: ``[batch]``.
+    """
+    for node in graph.nodes.values():
+        if isinstance(getattr(node.estimator, "baseline", None), GreedyDecode):
+            graph.set_baseline_input(node.name, cost, node.step)
 
 
 def check_not_enumerated(cost: str, logits: Tensor) -> None:

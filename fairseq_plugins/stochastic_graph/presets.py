@@ -63,6 +63,10 @@ OBJECTIVES: dict[str, Objective] = {
         "Edunov et al. 2018, arXiv 1711.04956",
         {**_CANDIDATES, "candidate_loss": "softmax_margin"},
     ),
+    "trainable_greedy": Objective(
+        "Gu, Cho, Li 2017, arXiv 1702.02429",
+        {"feed": "greedy", "emit": "greedy", "cost": "reward"},
+    ),
     "gumbel": Objective(
         "Jang et al. 2017, arXiv 1611.01144; as feeding: Golikov et al. 2017, arXiv 1711.07724",
         {"feed": "gumbel", "relaxation_temperature": "geometric:1:0.5:10000"},

@@ -69,20 +69,22 @@ class RewardCost:
         return self.reward(self.outputs(tokens, lengths, sources))
 
     def record_sampled(
-        self, graph: StochasticGraph, law: TokenLaw, plan: Plan, sources: Batch
+        self, graph: StochasticGraph, law: TokenLaw | None, plan: Plan, sources: Batch
     ) -> dict[str, Tensor]:
         """Score-function estimator: the emitted tokens as nodes, the reward as their cost.
 
         Args:
             graph: the active graph, of as many samples as the plan has for each source.
-            law: of batch shape ``[rows, length]``.
+            law: of batch shape ``[rows, length]``; None for tokens that were not drawn, which are
+                no nodes.
             plan: what was emitted.
             sources: the batch, with one row for each source.
 
         Returns:
             what to log: means over a source's samples, summed over the sources.
         """
-        self.nodes.record(graph, EMITTED, law, plan.emitted, plan.free)
+        if law is not None:
+            self.nodes.record(graph, EMITTED, law, plan.emitted, plan.free)
         outputs = self.outputs(plan.emitted, plan.lengths, sources)
         if self.settings.credit == "reward_to_go":
             increments = self.reward.increments(outputs)

@@ -15,6 +15,7 @@ TARGETS = ("reference", "raml")
 EMITS = ("sample", "greedy")
 COSTS = ("cross_entropy", "expected_bleu", "reward")
 TOKEN_ESTIMATORS = ("none", "score_function", "pathwise", "straight_through", "candidate_set")
+LAYER_BASELINES = ("none", "moving_average", "leave_one_out", "greedy")
 CREDITS = ("whole", "reward_to_go")
 CANDIDATE_LOSS_NAMES = tuple(CANDIDATE_LOSSES)
 SAMPLE_DROPOUTS = ("off", "scoring", "both")
@@ -60,6 +61,11 @@ class Settings:
         return self.feed in RELAXED_FEEDS
 
     @property
+    def emits_greedily(self) -> bool:
+        """Whether outputs are rewarded whose tokens are no random choice, but the layers' are."""
+        return self.cost == "reward" and self.emit == "greedy"
+
+    @property
     def needs_cross_entropy(self) -> bool:
         """Whether a cross-entropy is part of what is minimised."""
         return self.cost == "cross_entropy" or self.cross_entropy_weight > 0
@@ -81,7 +87,7 @@ def resolve(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     assert not unknown, f"Settings has no field {sorted(unknown)}"
     settings = replace(Settings(), **{**preset, **given})
     if "estimator" not in {**preset, **given} or (
-        "estimator" not in given and given.keys() & {"feed", "cost"}
+        "estimator" not in given and given.keys() & {"feed", "emit", "cost"}
     ):
         settings = replace(settings, estimator=_usual_estimator(settings, preset))
     return settings
@@ -89,6 +95,8 @@ def resolve(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
 
 def _usual_estimator(settings: Settings, preset: Mapping[str, Any]) -> str:
     """What the cost and the feed leave no choice about, or what is done commonly."""
+    if settings.emits_greedily:
+        return "none"
     if settings.cost == "reward":
         return "candidate_set" if preset.get("estimator") == "candidate_set" else "score_function"
     if settings.relaxed:

@@ -56,12 +56,17 @@ class TokenNodes:
         graph.sample(name, law, estimator=self.estimator, mask=mask, value=tokens)
 
     @torch.no_grad()
-    def emitted_from(self, law: TokenLaw, batch: Batch) -> Plan:
+    def emitted_from(self, law: TokenLaw, batch: Batch, *, greedy: bool = False) -> Plan:
         """Draw a token from every row, up to ``</s>``, of which none is fed.
 
         An output has as many tokens as the reference, ``</s>`` included, at most.
+
+        Args:
+            law: of batch shape ``[rows, length]``.
+            batch: with the references.
+            greedy: take the most probable token instead.
         """
-        tokens = law.sample()
+        tokens = law.mode if greedy else law.sample()
         columns = columns_of(tokens)
         start = batch.reference.tokens[:, : self.kept]
         tokens = torch.cat([start, tokens[:, start.size(1) :]], dim=1)

@@ -16,8 +16,10 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
+from torch.distributions import OneHotCategorical
 
 import fairseq_plugins  # noqa: F401  (registers the criterions)
+from criterions.stochastic_graph import sample
 from fairseq_plugins.criterions.stochastic_graph import StochasticGraphCriterion
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
@@ -112,7 +114,8 @@ def setup(
     config, task = copy.deepcopy(config), copy.copy(task)
     with open_dict(config):
         config.optimization.sentence_avg = sentence_avg
-        config.criterion.sentence_avg = sentence_avg
+        if "sentence_avg" in config.criterion:
+            config.criterion.sentence_avg = sentence_avg
         for key, value in options_of_criterion.items():
             assert key in config.criterion, f"{name} has no option {key}"
             OmegaConf.update(config.criterion, key, value)
@@ -133,6 +136,25 @@ def needed_by(objective: str) -> dict[str, Any]:
     """What ``--objective`` has to be told of these models: the size of the state."""
     learned = OBJECTIVES[objective].flags.get("baseline") == "learned"
     return {"baseline_state_dim": 16} if learned else {}
+
+
+@contextmanager
+def layer_for(built: Setup, objective: str) -> Iterator[None]:
+    """For a while, a layer that draws the most probable word, if ``--objective`` needs a layer."""
+    if OBJECTIVES[objective].flags.get("emit") != "greedy":
+        yield
+        return
+
+    def choose(module: nn.Module, arguments: Any, output: Any) -> Any:
+        logits = output[0]
+        law = OneHotCategorical(logits=logits.float(), validate_args=False)  # [rows, time]
+        return (logits + 30 * sample("word", law), *output[1:])
+
+    handle = built.model.decoder.register_forward_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def statistics_of(logged: dict[str, Any]) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from fairseq_setup import graph_criterion, needed_by, setup
+from fairseq_setup import graph_criterion, layer_for, needed_by, setup
 from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import sample
@@ -116,6 +116,13 @@ def differ(one, other):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_flag_has_an_effect_or_is_refused(built, batch, objective):
+    with layer_for(built, objective):
+        wrong = without_effect(built, batch, objective)
+    assert not wrong
+
+
+def without_effect(built, batch, objective):
+    """Flags that change nothing and are not refused under their name, each with what happens."""
     options = {"objective": objective, **needed_by(objective)}
     before = list(behaviour(built, batch, options))
     assert not differ(before, behaviour(built, batch, options)), "else every flag seems to matter"
@@ -133,7 +140,7 @@ def test_a_flag_has_an_effect_or_is_refused(built, batch, objective):
         except ValueError as error:
             if f"--{name.replace('_', '-')} " not in str(error):
                 wrong.append(f"{name}={value} is not named in: {error}")
-    assert not wrong
+    return wrong
 
 
 class Layer(torch.nn.Module):
@@ -142,6 +149,22 @@ class Layer(torch.nn.Module):
     def forward(self, states):
         law = OneHotCategorical(logits=states.mean((0, 2)).unsqueeze(1) * states.new_tensor([1, 2]))
         return states * (1 + sample("layer", law)[:, 1].view(1, -1, 1))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"layer_baseline": "none"},
+        {"layer_baseline": "greedy"},
+        {"layer_baseline": "leave_one_out", "samples": 2},
+        {"baseline_decay": 0.1},
+    ],
+)
+def test_a_flag_of_stochastic_layers_has_an_effect_on_greedy_outputs(built, batch, flags):
+    before = {"objective": "trainable_greedy", "samples": flags.get("samples", 1)}
+    with layer_for(built, "trainable_greedy"):
+        without = list(behaviour(built, batch, before, steps=3))
+        assert differ(without, behaviour(built, batch, {**before, **flags}, steps=3))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from fairseq_setup import (
     evaluating,
     graph_criterion,
+    layer_for,
     logged_metrics,
     needed_by,
     sentences_of,
@@ -163,6 +164,11 @@ def test_validation_is_deterministic_and_leaves_no_trace(corpus, learnt, objecti
         flags=("--dropout", "0.3"),
         **needed_by(objective),
     )
+    with layer_for(built, objective):
+        check_validation(built)
+
+
+def check_validation(built):
     sample = built.batch(20, 24, 28)
     built.gradient(sample)
     state = copy.deepcopy(built.criterion.state_dict())

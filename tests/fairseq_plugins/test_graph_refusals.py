@@ -26,8 +26,8 @@ REFUSED = [
     ({"reward": "gleu"}, "--reward gleu", "--cost cross_entropy"),
     ({"reward_level": "text"}, "--reward-level text", "--cost cross_entropy"),
     ({"reward_normalization": "batch"}, "--reward-normalization batch", "--cost cross_entropy"),
-    ({**REWARD, "emit": "greedy"}, "--emit greedy", "--cost reward"),
-    ({**REWARD, "feed": "greedy"}, "--cost reward", "--feed greedy"),
+    ({**REWARD, "emit": "greedy"}, "--emit greedy", "--feed sample"),
+    ({**REWARD, "feed": "greedy"}, "--emit sample", "--feed greedy"),
     ({"cross_entropy_weight": 0.5}, "--cross-entropy-weight 0.5", "--cost cross_entropy"),
     ({**REWARD, "label_smoothing": 0.1}, "--label-smoothing 0.1", "--cross-entropy-weight 0.0"),
     (
