@@ -104,3 +104,24 @@ def set_defaults(args: Any) -> None:
     args.attention = getattr(args, "attention", "soft")
     args.attention_temperature = getattr(args, "attention_temperature", "1")
     args.attention_in_evaluation = getattr(args, "attention_in_evaluation", None)
+
+
+def indices_of(flag: str, text: str | None, size: int) -> list[int]:
+    """What ``0,2`` stands for, in ascending order; all of ``size`` if there is no text.
+
+    Raises:
+        ValueError: not a list of different numbers from 0 to ``size - 1``.
+    """
+    if text is None:
+        return list(range(size))
+    try:
+        indices = sorted(int(index) for index in str(text).split(","))
+    except ValueError:
+        raise ValueError(
+            f"{flag} must be numbers with commas between, as 0,2; got {text!r}"
+        ) from None
+    if len(set(indices)) < len(indices) or indices[0] < 0 or indices[-1] >= size:
+        raise ValueError(
+            f"{flag} must be different numbers from 0 to {size - 1} for this model; got {text}"
+        )
+    return indices
