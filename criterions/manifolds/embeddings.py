@@ -17,6 +17,7 @@ from criterions.manifolds.rotations import (
     from_quaternion,
 )
 from criterions.manifolds.series import (
+    direction_and_length,
     log_magnitude,
     sinc,
     sinc_slope,
@@ -231,9 +232,8 @@ class Sphere(Embedding):
         return log_magnitude(sinc(coordinates.square().sum(-1)))
 
     def preimages(self, points: Tensor, near: Tensor) -> Tensor:
-        flat, height = points[..., :2], points[..., 2]
-        sine = flat.square().sum(-1).clamp(min=torch.finfo(points.dtype).tiny).sqrt()
-        return _along(flat / sine.unsqueeze(-1), torch.atan2(sine, height))
+        direction, sine = direction_and_length(points[..., :2])
+        return _along(direction, torch.atan2(sine, points[..., 2]))
 
     def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return normalize(_normal((*shape, 3), like), dim=-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from criterions.manifolds.series import sinc, versine
+from criterions.manifolds.series import direction_and_length, sinc, versine
 
 
 def cross_product_matrix(vectors: Tensor) -> Tensor:
@@ -29,14 +29,12 @@ def axis_and_angle(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Unit axis ``[..., 3]`` and angle ``[...]`` from 0 to pi, of rotations ``[..., 3, 3]``.
 
     By way of the quaternion, as the matrix loses the axis near both ends.  The axis of the
-    identity is arbitrary (and not of length 1).
+    identity is arbitrary.
     """
     quaternion = to_quaternion(matrices)
     quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
-    vector = quaternion[..., 1:]
-    tiny = torch.finfo(matrices.dtype).tiny
-    sine = vector.square().sum(-1).clamp(min=tiny).sqrt()
-    return vector / sine.unsqueeze(-1), 2 * torch.atan2(sine, quaternion[..., 0])
+    axis, sine = direction_and_length(quaternion[..., 1:])
+    return axis, 2 * torch.atan2(sine, quaternion[..., 0])
 
 
 def to_quaternion(matrices: Tensor) -> Tensor:

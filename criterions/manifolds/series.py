@@ -56,6 +56,20 @@ def log_magnitude(values: Tensor) -> Tensor:
     return values.abs().clamp(min=torch.finfo(values.dtype).tiny).log()
 
 
+def direction_and_length(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors ``[..., d]`` and lengths ``[...]`` of ``[..., d]``.
+
+    The zero vector gets the first axis for its direction, a tiny length, and no gradient.
+    """
+    square = vectors.square().sum(-1)
+    tiny = torch.finfo(vectors.dtype).tiny
+    length = square.clamp(min=tiny).sqrt()
+    first = torch.zeros_like(vectors[..., :1]) + 1
+    axis = torch.cat([first, torch.zeros_like(vectors[..., 1:])], dim=-1)
+    zero = (square < tiny).unsqueeze(-1)
+    return torch.where(zero, axis, vectors / length.unsqueeze(-1)), length
+
+
 def _safe(
     square: Tensor, formula: Callable[[Tensor, Tensor], Tensor], series: tuple[float, ...]
 ) -> Tensor:
