@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq.data import Dictionary
-from fairseq.models.nat import FairseqNATDecoder, InsertionTransformerDecoder
+from fairseq.models.nat import (
+    FairseqNATDecoder,
+    InsertionTransformerDecoder,
+    LevenshteinTransformerDecoder,
+)
 from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
@@ -17,6 +21,8 @@ from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, 
 
 WORDS = "word_ins"
 """fairseq's name of the head that predicts the words."""
+_MASKS = ("random_mask", "full_mask")
+"""Values of ``--noise`` that put ``<unk>`` in a token's place."""
 _START = 1
 """Tokens before the words: ``<s>``, which the task ``translation_lev`` puts there."""
 
@@ -141,6 +147,11 @@ class NonAutoregressiveScores:
                 f"--noise random_delete, the default, leaves {name} with fewer positions than the "
                 "target has; take --noise full_mask (nonautoregressive_transformer, "
                 "iterative_nonautoregressive_transformer) or random_mask (cmlm_transformer)"
+            )
+        if self.noise in _MASKS and isinstance(model.decoder, LevenshteinTransformerDecoder):
+            raise ValueError(
+                f"--noise {self.noise} leaves {name} without tokens to insert words between; take "
+                "--noise random_delete, the default"
             )
 
 

@@ -15,6 +15,8 @@ NAT = "nonautoregressive_transformer"
         (NAT, ("--feed", "sample"), "--feed sample .* take teacher"),
         (NAT, ("--noise", "random_delete"), "--noise random_delete.*take --noise full_mask"),
         ("cmlm_transformer", ("--noise", "random_delete"), "or random_mask \\(cmlm_transformer\\)"),
+        ("levenshtein_transformer", ("--noise", "full_mask"), "take --noise random_delete"),
+        ("levenshtein_transformer", ("--noise", "random_mask"), "take --noise random_delete"),
         ("insertion_transformer", (), "distribution for each position.*--criterion nat_loss"),
         ("nacrf_transformer", ("--noise", "full_mask"), "independent positions.*nacrf_transformer"),
     ],
@@ -52,5 +54,5 @@ def test_a_model_of_ones_own_without_a_distribution_for_each_position_is_refused
     built = nat_setup(corpus, NAT)
     forward = built.model.forward
     built.model.forward = lambda *inputs: heads(forward(*inputs))
-    with pytest.raises(ValueError, match="the head 'word_ins' .* NATransformerDecoder is other"):
+    with pytest.raises(ValueError, match=r"the head 'word_ins' .* NATransformerDecoder is other"):
         built.criterion(built.model, noisy(built, 0, 1))
