@@ -34,8 +34,10 @@ _SAMPLES_MEASURED = 3
 
 def _graph(objective: str, *flags: str) -> list[str]:
     learned = OBJECTIVES[objective].flags.get("baseline") == "learned"
-    state = ["--baseline-state-dim", str(UNITS)] if learned else []
-    return ["--criterion", "stochastic_graph", "--objective", objective, *state, *flags]
+    needed = ["--baseline-state-dim", str(UNITS)] if learned else []
+    if OBJECTIVES[objective].flags.get("emit") == "greedy":
+        needed = ["--arch", "actor_transformer"]
+    return ["--criterion", "stochastic_graph", "--objective", objective, *needed, *flags]
 
 
 def criterions() -> dict[str, list[str]]:
@@ -142,7 +144,7 @@ class Row:
 def sampled(step: Step) -> tuple[int | None, float | None]:
     """Outputs for each source, and their mean length."""
     settings = getattr(step.criterion, "settings", None)
-    if settings is None or settings.cost != "reward":
+    if getattr(settings, "cost", None) != "reward":
         return None, None
     total = 0.0
     for _ in range(_SAMPLES_MEASURED):
@@ -166,13 +168,13 @@ def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
         sample, vocab = load_sample(chosen.data, chosen.batch)
     steps = training_steps(criterions(), Shape(vocab=vocab), torch.device("cpu"))
     steps = {name: replace(step, sample=sample, update=UPDATE) for name, step in steps.items()}
-    first = steps[BASELINE]
-    if chosen.checkpoint is None:
-        impose_lengths(first.model, sample["net_input"]["src_tokens"].size(1))
-    else:
-        load_weights(first.model, chosen.checkpoint)
-    # Adam does the same work; but all objectives, in all rounds, meet the same model.
-    first.optimizer.set_lr(0.0)
+    for step in {id(step.model): step for step in steps.values()}.values():
+        if chosen.checkpoint is None:
+            impose_lengths(step.model, sample["net_input"]["src_tokens"].size(1))
+        else:
+            load_weights(step.model, chosen.checkpoint)
+        # Adam does the same work; but all objectives, in all rounds, meet the same model.
+        step.optimizer.set_lr(0.0)
     return steps
 
 
@@ -206,6 +208,8 @@ a row's time divided by that of `{baseline}` in the same round, median over
 
 * **Model**: a transformer of {layers} + {layers} layers of {units} units and {vocab:,} words, the
   size of the Multi30k recipe, with dropout 0.3. {weights}
+  That of `trainable_greedy` has an actor as well (`--arch actor_transformer`), which is all that
+  learns.
 * **Batch**: {batch} sentences, {tokens:.1f} target tokens each on average and {longest} at most,
   `</s>` included. {data}
 * **Schedules** stand where they are at update {update:,}, half-way through those of the presets.

@@ -91,10 +91,11 @@ class Step:
 def training_steps(
     criterions: dict[str, Sequence[str]], shape: Shape, device: torch.device
 ) -> dict[str, Step]:
-    """A step per criterion, all on one model, one optimiser and one batch.
+    """A step per criterion, all on one batch, and of one ``--arch`` on one model and optimiser.
 
     Args:
-        criterions: name -> fairseq flags, beginning with ``--criterion``.
+        criterions: name -> fairseq flags, beginning with ``--criterion``; those that name another
+            ``--arch`` than the first have the weights of its model where both have them.
         shape: of the batch; the source is as long as the target.
         device: where the model lives.
     """
@@ -107,12 +108,18 @@ def training_steps(
         first = next(iter(configurations.values()))
         utils.import_user_module(first.common)
         task = tasks.setup_task(first.task)
-    torch.manual_seed(0)
-    model = task.build_model(first.model).to(device)
-    optimizer = build_optimizer(first.optimizer, list(model.parameters()))
-    return {
-        name: Step(
-            task, model, task.build_criterion(configuration.criterion).to(device), optimizer, sample
-        )
-        for name, configuration in configurations.items()
-    }
+    models: dict[str, torch.nn.Module] = {}
+    optimizers: dict[str, FairseqOptimizer] = {}
+    steps = {}
+    for name, configuration in configurations.items():
+        arch = configuration.model.arch
+        if arch not in models:
+            torch.manual_seed(0)
+            model = task.build_model(configuration.model).to(device)
+            if models:
+                model.load_state_dict(next(iter(models.values())).state_dict())
+            learning = [value for value in model.parameters() if value.requires_grad]
+            models[arch], optimizers[arch] = model, build_optimizer(first.optimizer, learning)
+        criterion = task.build_criterion(configuration.criterion).to(device)
+        steps[name] = Step(task, models[arch], criterion, optimizers[arch], sample)
+    return steps

@@ -25,6 +25,7 @@ REWARD_OBJECTIVES = (
     "max_margin",
     "multi_margin",
     "softmax_margin",
+    "trainable_greedy",
 )
 _FAIRSEQ_SEED = 1  # where no --seed is given
 _SEED = re.compile(r"\.seed(\d+)\Z")
