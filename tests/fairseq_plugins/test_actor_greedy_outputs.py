@@ -180,6 +180,14 @@ def test_a_model_without_layers_is_told_that_nothing_would_learn(corpus, feed):
         built.gradient(built.batch(20, 24))
 
 
+def test_a_deterministic_actor_is_no_layer_that_draws(corpus, learnt):
+    flags = ("--arch", "actor_transformer", "--actor", "deterministic")
+    weights = learnt("transformer")
+    built = setup(corpus, flags=flags, name="stochastic_graph", weights=weights, **GREEDY)
+    with pytest.raises(ValueError, match=r"no layer that draws.*--actor gaussian"):
+        built.gradient(built.batch(20, 24))
+
+
 @pytest.mark.parametrize("estimator", ["mode", "none", "straight_through"])
 def test_layers_without_a_score_are_told_so(estimator):
     model, criterion = tiny_greedy(layer_estimator=estimator, max_decode_length=2)

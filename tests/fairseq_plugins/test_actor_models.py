@@ -1,11 +1,15 @@
 """``--arch actor_transformer`` and ``actor_lstm``: trained models, and what an actor adds."""
 
 import copy
+import re
+import shlex
 from argparse import SUPPRESS, ArgumentParser, Namespace
 
 import pytest
 import torch
+from console_scripts import REPOSITORY
 from decoded_outputs import decoded, outputs_of
+from fairseq import options
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import evaluating, setup
@@ -296,3 +300,38 @@ def test_the_architectures_have_the_sizes_of_their_bases(base):
     actors = {name for name in vars(ours) if name.startswith("actor")}
     assert {"actor", "actor_std", "actor_hidden_size"} <= actors
     assert vars(plain) == {name: v for name, v in vars(ours).items() if name not in actors}
+
+
+PAGE = (REPOSITORY / "docs" / "actor.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_the_flags_with_their_defaults():
+    parser = ArgumentParser(argument_default=SUPPRESS, add_help=False)
+    add_actor_flags(parser)
+    defaults = Namespace(actor_std="0.1")
+    set_actor_defaults(defaults)
+    shown = {False: "off", None: "0.1"}
+    expected = {
+        action.option_strings[0]: shown.get(value, str(value))
+        for action in parser._actions
+        for value in [getattr(defaults, action.dest)]
+    }
+    rows = re.findall(r"^\| `(--actor[\w-]*)` \| (\S+) \|", PAGE, re.MULTILINE)
+    assert {name: value.strip("`") for name, value in rows} == expected
+
+
+def test_the_commands_of_the_page_are_understood(corpus):
+    (block,) = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for line in block.replace("\\\n", " ").strip().splitlines()]
+    assert [line[:4] for line in lines] == [
+        [command, "data-bin", "--user-dir", "fairseq_plugins"]
+        for command in ("fairseq-train", "fairseq-train", "fairseq-generate")
+    ]
+    plain, ours = (
+        setup(corpus, flags=line[4:], name=line[line.index("--criterion") + 1])
+        for line in lines[:2]
+    )
+    assert ours.criterion.settings.emits_greedily
+    ours.model.load_state_dict(plain.model.state_dict())
+    assert ours.model.decoder.actor.std(0) == 0.3
+    options.parse_args_and_arch(options.get_generation_parser(), [str(corpus), *lines[2][4:]])
