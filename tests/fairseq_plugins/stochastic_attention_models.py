@@ -57,16 +57,20 @@ def dictionary() -> Dictionary:
     return made
 
 
-def build(arch: str, **options: Any) -> Any:
-    """A model by its architecture's name, of 64 bits, with seeded weights and no dropout."""
-    args = argparse.Namespace(arch=arch, criterion="cross_entropy", dropout=0.0)
-    for name, value in {**SIZES[arch.rsplit("_", 1)[-1]], **options}.items():
-        setattr(args, name, value)
+def build_preset(arch: str, **options: Any) -> Any:
+    """A model with the options that the architecture gives to it, but for ``options``."""
+    args = argparse.Namespace(**{"arch": arch, "criterion": "cross_entropy", **options})
     ARCH_CONFIG_REGISTRY[arch](args)
     words = dictionary()
     task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
+
+
+def build(arch: str, **options: Any) -> Any:
+    """A model by its architecture's name, of 64 bits, with seeded weights and no dropout."""
     torch.manual_seed(3)
-    model = ARCH_MODEL_REGISTRY[arch].build_model(args, task).double()
+    sizes = SIZES[arch.rsplit("_", 1)[-1]]
+    model = build_preset(arch, dropout=0.0, **{**sizes, **options}).double()
     # Initial values are so small that all positions are about as probable.
     for parameter in model.parameters():
         parameter.data.mul_(4 if arch.endswith("lstm") else 1.5)
