@@ -11,10 +11,8 @@ from torch import Tensor
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.expected_bleu.autoregressive import AutoregressiveScores
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, settings_of
-from fairseq_plugins.expected_bleu.non_autoregressive import (
-    NonAutoregressiveScores,
-    is_non_autoregressive,
-)
+from fairseq_plugins.expected_bleu.non_autoregressive import NonAutoregressiveScores
+from fairseq_plugins.expected_bleu.non_autoregressive_checks import is_non_autoregressive
 from fairseq_plugins.expected_bleu.objective import added_losses, bleu_loss, whole_batch
 from fairseq_plugins.flags import check_model
 from fairseq_plugins.loss_metrics import log_head_losses, log_loss
@@ -40,7 +38,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
         super().__init__(task)
         self.settings = settings_of(cfg)
         dictionary = task.target_dictionary
-        noise = getattr(task.cfg, "noise", None)
+        noise = getattr(getattr(task, "cfg", None), "noise", None)
         self.autoregressive = AutoregressiveScores(self.settings, dictionary)
         self.non_autoregressive = NonAutoregressiveScores(
             self.settings, dictionary, None if noise is None else str(noise)

@@ -35,8 +35,8 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
         metadata={
             "help": "whose prefix conditions the decoder's rows: the reference's (teacher), or "
             "the model's own greedy or sampled output, decoded without gradient first; "
-            "validation takes greedy in place of sample; of a non-autoregressive model, whose "
-            "length its masked input has: the reference's (teacher)"
+            "validation takes greedy in place of sample; for a non-autoregressive model, whose "
+            "length is the candidate's: the reference's (teacher) or the predicted one (greedy)"
         },
     )
     hypothesis_length: HYPOTHESIS_LENGTH_CHOICES = field(

@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from fairseq.data import Dictionary
-from fairseq.models.nat import (
-    FairseqNATDecoder,
-    InsertionTransformerDecoder,
-    LevenshteinTransformerDecoder,
-)
 from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
+from fairseq_plugins.decoding import decode_limits, evaluation_mode
 from fairseq_plugins.expected_bleu.config import Settings
 from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_sum, smoothed_loss
+from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
+    WORDS,
+    check_non_autoregressive,
+    checked_logits,
+    checked_words,
+)
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
 from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, rows_of
 
-WORDS = "word_ins"
-"""fairseq's name of the head that predicts the words."""
-_MASKS = ("random_mask", "full_mask")
-"""Values of ``--noise`` that put ``<unk>`` in a token's place."""
 _START = 1
 """Tokens before the words: ``<s>``, which the task ``translation_lev`` puts there."""
-
-
-def is_non_autoregressive(model: Any) -> bool:
-    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
-
-    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
-    """
-    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
 
 
 class NonAutoregressiveScores:
@@ -43,6 +34,10 @@ class NonAutoregressiveScores:
     distribution; one that its input shows (``cmlm_transformer``, ``levenshtein_transformer``) is
     the reference's token for certain.  Given that input the positions are independent, so the
     expected counts are those of the model itself.
+
+    With ``--feed greedy`` the candidate is as long as the model predicts, and nothing of it is
+    known, as in ``fairseq-generate`` before the first refinement; the predicted length is a
+    constant, too.
 
     Args:
         settings: the criterion's.
@@ -69,14 +64,8 @@ class NonAutoregressiveScores:
             them; ``nll_loss`` of the words and ``NAME_loss`` of every other head, without its
             factor, to be logged.
         """
-        self._check(model, sample)
-        net_input = sample["net_input"]
-        heads = model(
-            net_input["src_tokens"],
-            net_input["src_lengths"],
-            sample["prev_target"],
-            sample["target"],
-        )
+        check_non_autoregressive(model, sample, self.settings, self.noise)
+        heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
         reference = reference_of({"target": words["tgt"]}, self.dictionary)
         predicted = words["mask"].gather(1, reference.order)
@@ -95,10 +84,16 @@ class NonAutoregressiveScores:
                 loss, count = head_loss(head)
                 added.append(AddedLoss(loss, count, head.get("factor", 1.0)))
                 logged[f"{name}_loss"], logged[f"{name}_loss_count"] = loss, count
-        return ScoredBatch(self._statistics(rows, reference, predicted), added, logged)
+        if self.settings.feed == "greedy":
+            statistics = self._statistics_at_own_length(model, sample, reference)
+        else:
+            statistics = self._statistics_at_known_length(rows, reference, predicted)
+        return ScoredBatch(statistics, added, logged)
 
-    def _statistics(self, rows: Rows, reference: Reference, predicted: Tensor) -> BleuStatistics:
-        """Of each candidate; all arguments still have ``<s>`` in the first column."""
+    def _statistics_at_known_length(
+        self, rows: Rows, reference: Reference, predicted: Tensor
+    ) -> BleuStatistics:
+        """Of candidates as long as the reference; all arguments still have ``<s>`` in front."""
         size = _START + self.settings.ignore_prefix_size
         scored = reference.without_prefix(size)
         cut = prefix_columns(size, reference.tokens.size(1))
@@ -106,71 +101,70 @@ class NonAutoregressiveScores:
             rows.log_reference[:, cut:, cut:], rows.log_eos[:, cut:], rows.log_mean[:, cut:]
         )
         rows = with_known_tokens(rows, scored.tokens, ~predicted[:, cut:])
+        return self._statistics(rows, scored, scored.lengths)
+
+    def _statistics_at_own_length(
+        self, model: Any, sample: dict[str, Any], reference: Reference
+    ) -> BleuStatistics:
+        """Of candidates of the length that the model predicts, no token of them known."""
+        limits = decode_limits(
+            sample["net_input"]["src_lengths"],
+            self.settings.max_decode_ratio,
+            self.settings.max_decode_length,
+        )
+        masked, words = own_input(model, sample["net_input"], limits, self.dictionary)
+        logits = checked_logits(_heads(model, sample, masked), masked, type(model.decoder).__name__)
+        size = _START + self.settings.ignore_prefix_size
+        scored = reference.without_prefix(size)
+        cut = prefix_columns(size, masked.size(1))
+        rows = rows_of(logits[:, cut:], scored, self.dictionary.eos())
+        lengths = (words - self.settings.ignore_prefix_size).clamp(min=0)
+        return self._statistics(rows, scored, lengths)
+
+    def _statistics(self, rows: Rows, scored: Reference, lengths: Tensor) -> BleuStatistics:
         return expected_statistics(
             rows.reference_probabilities(scored, self.dictionary),
             scored.tokens,
             value=self.settings.overlap,
             max_order=self.settings.max_order,
-            lengths=scored.lengths,
+            lengths=lengths,
             reference_lengths=scored.lengths,
         )
 
-    def _check(self, model: Any, sample: dict[str, Any]) -> None:
-        name = type(model.decoder).__name__
-        if "prev_target" not in sample:
-            raise ValueError(f"{name} is non-autoregressive: train it with --task translation_lev")
-        if isinstance(model.decoder, InsertionTransformerDecoder):
-            raise ValueError(
-                f"--criterion expected_bleu needs a distribution for each position; {name} has one "
-                "for each gap between tokens, and what goes into a gap has no position yet; take "
-                "--criterion nat_loss, or an --arch that predicts positions "
-                "(nonautoregressive_transformer, cmlm_transformer, levenshtein_transformer, ...)"
-            )
-        if hasattr(model, "crf_layer"):
-            raise ValueError(
-                "--criterion expected_bleu needs independent positions; with the conditional "
-                "random field of --arch nacrf_transformer they are not; take --criterion "
-                "nat_loss, or --arch nonautoregressive_transformer"
-            )
-        if self.settings.hypothesis_length == "expected":
-            raise ValueError(
-                f"--hypothesis-length expected is for models that end a sentence by </s>; {name} "
-                "knows the length before the tokens; take fixed, or leave the flag out"
-            )
-        if self.settings.feed != "teacher":
-            raise ValueError(
-                f"--feed {self.settings.feed} is for models that read their own tokens; {name} "
-                "is non-autoregressive; take teacher, or leave the flag out"
-            )
-        if self.noise == "random_delete" and hasattr(model.decoder, "forward_length"):
-            raise ValueError(
-                f"--noise random_delete, the default, leaves {name} with fewer positions than the "
-                "target has; take --noise full_mask (nonautoregressive_transformer, "
-                "iterative_nonautoregressive_transformer) or random_mask (cmlm_transformer)"
-            )
-        if self.noise in _MASKS and isinstance(model.decoder, LevenshteinTransformerDecoder):
-            raise ValueError(
-                f"--noise {self.noise} leaves {name} without tokens to insert words between; take "
-                "--noise random_delete, the default"
-            )
 
-
-def checked_words(heads: Any, name: str) -> Mapping[str, Any]:
-    """The head of the words, or ``ValueError`` where it is no distribution for each position."""
-    words = heads.get(WORDS) if isinstance(heads, Mapping) else None
-    fits = (
-        words is not None
-        and words.get("out") is not None
-        and words["out"].dim() == 3
-        and words["out"].shape[:2] == words["tgt"].shape == words["mask"].shape
+def _heads(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Any:
+    """What the model returns in training; through its wrapper, so that workers stay in step."""
+    net_input = sample["net_input"]
+    return model(
+        net_input["src_tokens"], net_input["src_lengths"], prev_output_tokens, sample["target"]
     )
-    if not fits:
-        raise ValueError(
-            f"--criterion expected_bleu needs of a non-autoregressive model the head {WORDS!r} "
-            "with out [batch, tgt_len, vocab], tgt and mask [batch, tgt_len]; that of a model "
-            f"with {name} is other"
-        )
-    return words
+
+
+def own_input(
+    model: Any, net_input: Mapping[str, Any], limits: Tensor, dictionary: Dictionary
+) -> tuple[Tensor, Tensor]:
+    """What ``fairseq-generate`` starts from: nothing but masks, as many as the model predicts.
+
+    Without gradient and dropout.
+
+    Args:
+        model: one that predicts the length.
+        net_input: ``sample["net_input"]``.
+        limits: ``[batch]``, most words.
+        dictionary: of the target.
+
+    Returns:
+        ``[batch, length]`` tokens, and ``[batch]``, how many of them are masks.
+    """
+    source = net_input["src_tokens"]
+    with torch.no_grad(), evaluation_mode(model):
+        encoder_out = model.forward_encoder([source, net_input["src_lengths"]])
+        tokens = model.initialize_output_tokens(encoder_out, source).output_tokens
+    predicted = tokens.ne(dictionary.pad()).sum(1)
+    lengths = torch.minimum(predicted, limits + 2)  # <s> and </s> besides
+    columns = torch.arange(tokens.size(1), device=tokens.device)
+    tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
+    return tokens.scatter(1, lengths.unsqueeze(1) - 1, dictionary.eos()), lengths - 2
 
 
 def with_known_tokens(rows: Rows, tokens: Tensor, known: Tensor) -> Rows:

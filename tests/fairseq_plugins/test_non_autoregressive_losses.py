@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.distributed import ModuleProxyWrapper
 from fairseq_setup import evaluating, logged_metrics
 from non_autoregressive_models import (
     FAMILIES,
@@ -165,3 +166,23 @@ def test_the_criterion_reads_nothing_back_from_the_device(corpus, arch, monkeypa
         built.criterion(built.model, sample)[0].backward()
     assert reads.operations == []
     assert all(head["out"].grad is not None for head in heads.values())
+
+
+@pytest.mark.parametrize("feed", ["teacher", "greedy"])
+def test_pytorchs_wrapper_gets_the_same_gradient(corpus, feed, lone_worker):
+    arch = "nonautoregressive_transformer"
+    built, wrapped = (
+        nat_setup(corpus, arch, weights=learnt_weights(corpus, arch), feed=feed) for _ in range(2)
+    )
+    sample = noisy(built, *range(6))
+    proxy = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(wrapped.model))
+    for _ in range(2):
+        expected = gradients(built, sample)[1]
+        wrapped.model.zero_grad()
+        loss, sample_size, _ = wrapped.criterion(proxy, copy.copy(sample))
+        loss.backward()
+        actual = {
+            name: parameter.grad / sample_size
+            for name, parameter in wrapped.model.named_parameters()
+        }
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

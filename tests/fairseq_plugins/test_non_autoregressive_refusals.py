@@ -11,8 +11,13 @@ NAT = "nonautoregressive_transformer"
     ("arch", "flags", "message"),
     [
         (NAT, ("--hypothesis-length", "expected"), "--hypothesis-length expected .* take fixed"),
-        (NAT, ("--feed", "greedy"), "--feed greedy .* take teacher"),
-        (NAT, ("--feed", "sample"), "--feed sample .* take teacher"),
+        (NAT, ("--feed", "sample"), "--feed sample .* take teacher.* or greedy"),
+        ("levenshtein_transformer", ("--feed", "greedy"), "--feed greedy .* take teacher"),
+        (
+            "iterative_nonautoregressive_transformer",
+            ("--feed", "greedy"),
+            "--feed greedy .* or --train-step 1",
+        ),
         (NAT, ("--noise", "random_delete"), "--noise random_delete.*take --noise full_mask"),
         ("cmlm_transformer", ("--noise", "random_delete"), "or random_mask \\(cmlm_transformer\\)"),
         ("levenshtein_transformer", ("--noise", "full_mask"), "take --noise random_delete"),

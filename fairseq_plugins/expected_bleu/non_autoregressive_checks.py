@@ -1,0 +1,118 @@
+"""Which models, tasks and flags go together in non-autoregressive training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairseq.models.nat import (
+    FairseqNATDecoder,
+    InsertionTransformerDecoder,
+    LevenshteinTransformerDecoder,
+)
+from torch import Tensor
+
+from fairseq_plugins.expected_bleu.config import Settings
+
+WORDS = "word_ins"
+"""fairseq's name of the head that predicts the words."""
+_MASKS = ("random_mask", "full_mask")
+"""Values of ``--noise`` that put ``<unk>`` in a token's place."""
+
+
+def is_non_autoregressive(model: Any) -> bool:
+    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
+
+    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
+    """
+    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
+
+
+def check_non_autoregressive(
+    model: Any, sample: dict[str, Any], settings: Settings, noise: str | None
+) -> None:
+    """Raise ``ValueError`` where model, task and flags do not go together.
+
+    Args:
+        model: one that :func:`is_non_autoregressive` says yes to.
+        sample: a batch.
+        settings: the criterion's.
+        noise: ``--noise`` of the task, if it has that flag.
+    """
+    name = type(model.decoder).__name__
+    if "prev_target" not in sample:
+        raise ValueError(f"{name} is non-autoregressive: train it with --task translation_lev")
+    if isinstance(model.decoder, InsertionTransformerDecoder):
+        raise ValueError(
+            f"--criterion expected_bleu needs a distribution for each position; {name} has one "
+            "for each gap between tokens, and what goes into a gap has no position yet; take "
+            "--criterion nat_loss, or an --arch that predicts positions "
+            "(nonautoregressive_transformer, cmlm_transformer, levenshtein_transformer, ...)"
+        )
+    if hasattr(model, "crf_layer"):
+        raise ValueError(
+            "--criterion expected_bleu needs independent positions; with the conditional "
+            "random field of --arch nacrf_transformer they are not; take --criterion "
+            "nat_loss, or --arch nonautoregressive_transformer"
+        )
+    if settings.hypothesis_length == "expected":
+        raise ValueError(
+            f"--hypothesis-length expected is for models that end a sentence by </s>; {name} "
+            "knows the length before the tokens; take fixed, or leave the flag out"
+        )
+    if settings.feed == "sample":
+        raise ValueError(
+            f"--feed sample is for models that read their own tokens; {name} is "
+            "non-autoregressive; take teacher, the default, for candidates of the reference's "
+            "length, or greedy for the length that the model predicts"
+        )
+    if settings.feed == "greedy" and isinstance(model.decoder, LevenshteinTransformerDecoder):
+        raise ValueError(
+            f"--feed greedy needs a model that predicts the length of its output; {name} "
+            "finds it in several passes; take teacher, the default"
+        )
+    if settings.feed == "greedy" and getattr(model, "train_step", 1) > 1:
+        raise ValueError(
+            "--feed greedy takes the first pass alone; with several passes in training take "
+            "--feed teacher, the default, or --train-step 1"
+        )
+    if noise == "random_delete" and hasattr(model.decoder, "forward_length"):
+        raise ValueError(
+            f"--noise random_delete, the default, leaves {name} with fewer positions than the "
+            "target has; take --noise full_mask (nonautoregressive_transformer, "
+            "iterative_nonautoregressive_transformer) or random_mask (cmlm_transformer)"
+        )
+    if noise in _MASKS and isinstance(model.decoder, LevenshteinTransformerDecoder):
+        raise ValueError(
+            f"--noise {noise} leaves {name} without tokens to insert words between; take "
+            "--noise random_delete, the default"
+        )
+
+
+def checked_words(heads: Any, name: str) -> Mapping[str, Any]:
+    """The head of the words, or ``ValueError`` where it is no distribution for each position."""
+    words = heads.get(WORDS) if isinstance(heads, Mapping) else None
+    fits = (
+        words is not None
+        and words.get("out") is not None
+        and words["out"].dim() == 3
+        and words["out"].shape[:2] == words["tgt"].shape == words["mask"].shape
+    )
+    if not fits:
+        raise ValueError(
+            f"--criterion expected_bleu needs of a non-autoregressive model the head {WORDS!r} "
+            "with out [batch, tgt_len, vocab], tgt and mask [batch, tgt_len]; that of a model "
+            f"with {name} is other"
+        )
+    return words
+
+
+def checked_logits(heads: Mapping[str, Any], masked: Tensor, name: str) -> Tensor:
+    """``[batch, length, vocab]``, or ``ValueError`` where it is not as long as ``masked``."""
+    logits = heads[WORDS]["out"]
+    if logits.shape[:2] != masked.shape:
+        raise ValueError(
+            f"--feed greedy needs a row for each of the {tuple(masked.shape)} tokens that the "
+            f"model starts from; {name} has {tuple(logits.shape[:2])}; take --feed teacher"
+        )
+    return logits
