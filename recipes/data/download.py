@@ -123,7 +123,11 @@ def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[s
 
 def _tell_unknown(name: str, file: DownloadedFile, found: str, say: Callable[[str], None]) -> None:
     if file.sha256 is None:
-        say(f"  {name}: the recipe gives no checksum; SHA-256 {found}")
+        say(
+            f"  {name}: the recipe gives no checksum; SHA-256 {found}. Compare it with the "
+            "publisher's, if there is one; so that every run refuses another file, add "
+            f"--set data.files.{name}.sha256={found}, or write it into a copy of the recipe"
+        )
 
 
 def _by_hand(name: str, file: DownloadedFile, cache_dir: Path) -> str:

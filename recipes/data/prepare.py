@@ -104,7 +104,8 @@ class Preparation:
                         continue
                     size = f", {file_size(file.bytes)}" if file.bytes else ""
                     licence = f", {file.licence}" if file.licence else ""
-                    lines.append(f"{split}: {file.address}{size}{licence}")
+                    unknown = "" if file.sha256 else ", checksum unknown: the run prints it"
+                    lines.append(f"{split}: {file.address}{size}{licence}{unknown}")
         return list(dict.fromkeys(lines))
 
     def make(self) -> None:

@@ -9,6 +9,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
 
 from recipes.errors import RecipeError
+from recipes.schema.evaluation import Evaluation
 
 METRICS: dict[str, type[Metric]] = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
 LOWER_IS_BETTER = ("ter",)
@@ -57,6 +58,11 @@ class MetricOptions:
             )
         if self.chrf_word_order < 0:
             raise RecipeError(f"chrf_word_order: {self.chrf_word_order} is below 0")
+
+    @classmethod
+    def of_recipe(cls, evaluation: Evaluation) -> MetricOptions:
+        """The options that a recipe gives."""
+        return cls(evaluation.tokenize, evaluation.lowercase, evaluation.chrf_word_order)
 
     def bleu(self, references: Sequence[Sequence[str]] | None = None) -> BLEU:
         """BLEU with these options.

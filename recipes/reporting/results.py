@@ -81,7 +81,7 @@ def collect_results(
         if system != START:
             curves[system] = read_training_log(layout.training_log(system)).curves()
     evaluation = recipe.evaluation
-    options = MetricOptions(evaluation.tokenize, evaluation.lowercase, evaluation.chrf_word_order)
+    options = MetricOptions.of_recipe(evaluation)
     signatures: dict[str, str] = {}
     randomization_signatures: dict[str, str] = {}
     reference_rates = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recipes.data.references import reference_files
 from recipes.errors import RecipeError
+from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.scoring import compare
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
@@ -48,7 +49,7 @@ def _decode_system(run: Run, system: str) -> Lenpen:
             chosen[system, beam] = tried[0]
             continue
         else:
-            tried = [_best_lenpen(run, system, beam, tried)]
+            tried = [best_lenpen(run, system, beam, tried)]
         for lenpen in tried:
             for split in data.tests:
                 decode_split(run, system, split, beam, lenpen)
@@ -63,14 +64,15 @@ def _decoded(run: Run, system: str, beam: int, candidates: list[float]) -> bool:
     return all(path.exists() and not run.stages.renewed(path) for path in outputs)
 
 
-def _best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
-    """The candidate with the best valid BLEU."""
+def best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
+    """The candidate with the best valid BLEU, as the evaluation scores it."""
     if len(candidates) == 1:
         return candidates[0]
     valid, layout = run.recipe.data.valid, run.layout
-    reference = read_lines(layout.text(valid, run.recipe.target_lang))
+    references = [read_lines(f) for f in reference_files(run.recipe, layout.text_dir, valid)]
+    options = MetricOptions.of_recipe(run.recipe.evaluation)
     outputs = {str(c): read_lines(layout.hypotheses(system, valid, beam, c)) for c in candidates}
-    scored = compare(outputs, [reference], metrics=["bleu"]).systems
+    scored = compare(outputs, references, metrics=["bleu"], options=options).systems
     bleu = {c: scored[str(c)].scores["bleu"].value for c in candidates}
     best = max(candidates, key=lambda c: bleu[c])
     shown = ", ".join(f"{c:g}: {bleu[c]:.2f}" for c in candidates)

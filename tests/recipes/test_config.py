@@ -97,6 +97,17 @@ def test_set_replaces_appends_and_reads_yaml(recipe_file):
     assert recipe.data.tests == ["test", "second"]
 
 
+def test_set_finds_keys_with_dots(recipe_file):
+    file = {"address": "https://example.org/a.tgz"}
+    data = {"tests": ["test"], "files": {"a.b.tgz": file, "a": dict(file)}}
+    sha256 = 32 * "0a"
+    settings = [f"data.files.a.b.tgz.sha256={sha256}", "data.files.a.sha256=" + 32 * "0b"]
+    found = load_recipe(recipe_file(data=data), settings).data.files
+    assert {name: file.sha256 for name, file in found.items()} == {
+        "a.b.tgz": sha256, "a": 32 * "0b",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("setting", ["beams", "source_lang.x=1", "sentencepiece.vocab_size+=1"])
 def test_wrong_setting_is_an_error(recipe_file, setting):
     with pytest.raises(ConfigError, match="--set"):

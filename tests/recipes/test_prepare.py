@@ -142,6 +142,7 @@ def test_unknown_checksum_is_recorded_and_another_file_refused(prepare, server, 
     sha256 = hashlib.sha256(server.files["d.tgz"]).hexdigest()
     record = tmp_path / "work/checksums.json"
     assert json.loads(record.read_text())["d.tgz"]["sha256"] == sha256
+    assert any(sha256 in line and "no checksum" in line for line in prepare.said)
     tgz(tmp_path / "d.tgz", {**MEMBERS, "new": b"x"})
     server.files["d.tgz"] = (tmp_path / "d.tgz").read_bytes()
     (tmp_path / "cache/d.tgz").unlink()
@@ -152,7 +153,7 @@ def test_unknown_checksum_is_recorded_and_another_file_refused(prepare, server, 
 def test_dry_run_names_the_downloads_and_makes_none(prepare, server, tmp_path):
     files = {"d.tgz": {"address": f"{server.address}/d.tgz", "bytes": 2500000, "licence": "CC0"}}
     prepare(iwslt(server, files=files), dry_run=True)
-    said = f"train: {server.address}/d.tgz, 2.5 MB, CC0"
+    said = f"train: {server.address}/d.tgz, 2.5 MB, CC0, checksum unknown: the run prints it"
     assert any(line.endswith(said) for line in prepare.said)
     assert server.requests == []
     assert not (tmp_path / "work").exists()

@@ -15,6 +15,8 @@ from recipes.running.run import Run
 from recipes.running.runner import run_recipe
 from recipes.running.stages import Stage, StageRunner
 from recipes.schema.reading import load_recipe
+from recipes.steps.decoding import best_lenpen
+from recipes.text import write_lines
 
 
 @pytest.fixture
@@ -248,6 +250,33 @@ def test_length_penalty_is_chosen_on_valid_for_every_arm(run, tmp_path):
     # The stand-in drops one word with 0, three with 1.
     assert list(systems) == ["start", "cross_entropy", "other"]
     assert all(system["lenpen"] == {"1": 1.0, "2": 0.0} for system in systems.values())
+
+
+def test_length_penalty_is_chosen_by_the_recipes_own_bleu(recipe_file, data_dir, tmp_path):
+    recipe = load_recipe(
+        recipe_file(decoding={"beams": [2], "lenpen": [0.0, 1.0]}), ["evaluation.lowercase=true"]
+    )
+    text = tmp_path / "text"
+    lines = [f"This Is Sentence Number {number} Here" for number in range(20)]
+    for split in recipe.data.splits:
+        for lang in recipe.languages:
+            write_lines(text / f"{split}.{lang}", lines)
+    # Several references count as well: these two differ.
+    write_lines(text / "valid.en.0", lines)
+    write_lines(text / "valid.en.1", ["nothing of that", *lines[1:]])
+    cased = Run(recipe, tmp_path / "work", text, lambda line: None)
+    layout = cased.layout
+    write_lines(layout.hypotheses("start", "valid", 2, 0.0), [*lines[:18], "A", "B"])
+    write_lines(layout.hypotheses("start", "valid", 2, 1.0), [line.lower() for line in lines])
+    assert best_lenpen(cased, "start", 2, [0.0, 1.0]) == 1
+    recipe.evaluation.lowercase = False
+    assert best_lenpen(cased, "start", 2, [0.0, 1.0]) == 0
+    write_lines(layout.hypotheses("start", "valid", 2, 0.0), lines)
+    write_lines(layout.hypotheses("start", "valid", 2, 1.0), ["nothing of that", *lines[1:]])
+    assert best_lenpen(cased, "start", 2, [0.0, 1.0]) == 0  # equal: the first
+    (text / "valid.en.0").unlink()
+    (text / "valid.en.1").rename(text / "valid.en.0")
+    assert best_lenpen(cased, "start", 2, [0.0, 1.0]) == 1
 
 
 def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
