@@ -122,6 +122,7 @@ setup(
     extras_require={
         "dev": [
             "filelock>=3",
+            "hydra-submitit-launcher>=1.2",  # that settings for Slurm compose with it
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pyro-ppl>=1.8",  # an independent implementation of stochastic graphs, to compare with
@@ -129,6 +130,7 @@ setup(
             "pytest-xdist>=3",
             "ruff>=0.9",
             "setuptools>=70.1",  # tests/packaging installs the project without build isolation
+            "tensorboardX>=2.6",  # that curves of a training reach TensorBoard
             "types-PyYAML",
         ],
     },
