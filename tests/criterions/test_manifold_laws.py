@@ -334,3 +334,27 @@ def test_nothing_waits_for_the_device(name):
         if not law.embedding.rotates:
             kl_divergence(law, uniform)
     assert reads.operations == []
+
+
+@pytest.mark.parametrize(
+    ("embedding", "deviation", "least"),
+    [(Sphere(), 1.22, 0.042), (Rotations(), 1.63, 0.010)],
+    ids=["sphere", "so3"],
+)
+def test_laws_by_the_exponential_map_come_this_close_to_uniform(embedding, deviation, least):
+    """Nats that a posterior network cannot go below; at which width."""
+    steps, size = 4000, embedding.coordinates
+    distances = math.pi * (torch.arange(steps, dtype=DOUBLE) + 0.5) / steps
+    coordinates = torch.zeros(steps, size, dtype=DOUBLE)
+    coordinates[:, 0] = distances
+    points, elements = embedding(coordinates), embedding.log_volume_element(coordinates).exp()
+    shells = elements * (2 * math.pi * distances if size == 2 else 4 * math.pi * distances**2)
+    widths = torch.arange(0.5, 2.5, 0.01, dtype=DOUBLE)
+    deviations = widths.unsqueeze(1).expand(-1, size)
+    laws = EmbeddedLaw(gaussian(torch.zeros_like(deviations), deviations), embedding)
+    log_prob = laws.log_prob(points.unsqueeze(1))  # [steps, widths]
+    weights = log_prob.exp() * shells.unsqueeze(1) * math.pi / steps
+    divergences = (weights * (log_prob + embedding.log_volume)).sum(0)
+    best = int(divergences.argmin())
+    assert float(divergences[best]) == pytest.approx(least, abs=1e-3)
+    assert float(widths[best]) == pytest.approx(deviation, abs=0.015)

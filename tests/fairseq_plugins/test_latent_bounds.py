@@ -158,6 +158,7 @@ def test_free_bits_of_a_dimension_cost_nothing_and_have_no_gradient(at_node):
     parts = gaussian_divergence(posterior_of(model, sample), prior_of(model, sample))
     expected = gradient_of(model, parts[parts > free].sum())
     found = gradient_of(model, loss)
+    assert float(logged["per_sentence/latent_active"]) == int((parts > 0.1).sum())
     assert reconstruction.isfinite()
     last = [name for name, _ in model.named_parameters()].index("encoder.latent_prior.2.bias")
     torch.testing.assert_close(found[last], expected[last])  # the prior is not in the other term

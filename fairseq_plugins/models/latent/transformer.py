@@ -46,6 +46,12 @@ _PROJECTION = "decoder.latent_projection."
 _OWN = ("encoder.latent_prior.", "decoder.latent_posterior.", _PROJECTION)
 """Parameters that a plain transformer does not have."""
 
+_ACTIVE = 0.1
+"""Nats of divergence, in the mean of a batch, above which a part of the latent is in use.
+
+More than laws on sphere and SO(3) have at least.
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -152,6 +158,7 @@ class LatentTransformerDecoder(TransformerDecoder):
         parts, exact = divergence(posterior, prior, value)
         weight = parts.new_full((), self.latent.kl_weight(graph.update))
         graph.observe(KL, parts.sum(1))
+        graph.observe("latent_active", (parts.detach().mean(0) > _ACTIVE).sum().float())
         graph.observe("kl_weight", weight)
         if self.latent.free_bits:
             parts = parts.clamp(min=self.latent.free_bits)
