@@ -182,6 +182,21 @@ def test_step_by_step_is_as_teacher_forced(arch, kind):
             order = order[swap]
 
 
+@pytest.mark.parametrize("kind", ["soft", "greedy", "gumbel", "exact"])
+def test_beams_may_share_the_keys_of_their_sentence(kind):
+    """``MultiheadAttention.set_beam_size``, which some of fairseq's models call."""
+    model = build_stochastic("transformer", kind).eval()
+    batch = sentences().rows(torch.tensor([0, 0, 1, 1]))
+    with torch.no_grad():
+        memory = model.encoder(batch.src_tokens, batch.src_lengths)
+        fed = torch.tensor([[EOS], [OTHER], [OTHER], [EOS]])
+        alone = model.decoder(fed, memory, incremental_state={})[0]
+        for layer in model.decoder.layers:
+            layer.encoder_attn.set_beam_size(2)
+        shared = model.decoder(fed, memory, incremental_state={})[0]
+    torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-6)
+
+
 def test_chosen_layers_and_heads_are_drawn_and_no_others():
     model = build_stochastic(
         "transformer", "hard", attention_in_layers="1", attention_in_heads="0"
@@ -195,7 +210,7 @@ def test_chosen_layers_and_heads_are_drawn_and_no_others():
     assert node.value[1, :, :, 0].eq(0).all(), "padding of the source is never drawn"
 
 
-def test_no_chosen_layer_changes_with_others_soft():
+def test_heads_that_are_not_chosen_stay_soft():
     """Greedy in one head differs from soft; all other heads are fairseq's."""
     soft = build("transformer").train()
     model = build_stochastic(
@@ -210,6 +225,16 @@ def test_no_chosen_layer_changes_with_others_soft():
     exists = batch.target.ne(PAD)
     actual, expected = model(**batch.net_input)[0], soft(**batch.net_input)[0]
     torch.testing.assert_close(actual[exists], expected[exists], rtol=1e-6, atol=1e-7)
+
+
+def test_the_mixture_goes_with_autocast():
+    """Where features have 16 bits and parameters 32."""
+    model = build_stochastic("transformer", "exact").float().train()
+    batch = sentences()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(**batch.net_input)[0]
+    token_losses(logits.float(), batch).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @architectures

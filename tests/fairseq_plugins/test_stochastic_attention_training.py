@@ -1,9 +1,13 @@
 """Models with stochastic attention in fairseq: criterions, validation and the beam search."""
 
+import re
+import shlex
 from argparse import Namespace
 
 import pytest
 import torch
+from console_scripts import REPOSITORY
+from fairseq import options
 from fairseq_setup import logged_metrics, setup
 
 from fairseq_plugins.models.stochastic_attention.flags import KINDS
@@ -57,11 +61,26 @@ def test_every_kind_trains_with_the_graph(corpus, arch, kind):
 
 
 @architectures
+def test_samples_of_a_sentence_are_each_others_baseline(corpus, arch):
+    """As docs/stochastic_attention.md has it: drawn alignments of the same target."""
+    flags = {"samples": 3, "layer_baseline": "leave_one_out"}
+    model = built(corpus, arch, "hard", **flags)
+    _, gradients, logged = model.gradient(model.batch(0, 3, 9))
+    assert all(g.isfinite().all() for g in gradients.values())
+    assert of_scores(arch, gradients) > 0
+    node = "attention" if arch == "lstm" else "attention.layer0"
+    metrics = logged_metrics(model.criterion, logged)
+    # Over all samples of a source, what the others have on average is what each has.
+    assert metrics[f"advantage_{node}"] == pytest.approx(0, abs=1e-3)
+    assert metrics[f"advantage_variance_{node}"] > 0
+
+
+@architectures
 @pytest.mark.parametrize("kind", ["soft", "hard", "greedy", "exact"])
 def test_decoded_outputs_belong_to_the_positions_drawn_with_them(corpus, arch, kind):
     """Two samples of each source; ``hard`` replays what it drew while it decoded."""
-    options = {"objective": "leave_one_out", "samples": 2, "max_decode_length": 5}
-    model = built(corpus, arch, kind, **options)
+    flags = {"objective": "leave_one_out", "samples": 2, "max_decode_length": 5}
+    model = built(corpus, arch, kind, **flags)
     sources = model.batch(0, 3, 9)
     for _ in range(2):  # the first batch shows whether there are layers
         _, gradients, logged = model.gradient(sources)
@@ -141,3 +160,16 @@ def test_the_beams_scores_are_those_of_the_model(corpus, learnt, arch, kind):
         expected = log_probs[row, range(len(tokens)), tokens]
         assert len(tokens) > 2
         torch.testing.assert_close(best["positional_scores"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = (REPOSITORY / "docs" / "stochastic_attention.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"^```bash\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    *trainings, generation = map(shlex.split, commands.replace("\\\n", " ").strip().splitlines())
+    parsed = [
+        options.parse_args_and_arch(options.get_training_parser(), command)
+        for _, *command in trainings
+    ]
+    assert [args.attention for args in parsed] == ["soft", "hard"]
+    assert parsed[1].finetune_from_model == f"{parsed[0].save_dir}/checkpoint_best.pt"
+    options.parse_args_and_arch(options.get_generation_parser(), generation[1:])

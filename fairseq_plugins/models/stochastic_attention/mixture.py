@@ -31,7 +31,9 @@ def mixture_log_probabilities(
     Returns:
         ``[..., vocab]`` in the dtype of ``features``; its exponentials sum to 1.
     """
-    bias = weight.new_zeros(weight.size(0)) if bias is None else bias
+    # Under autocast, features may have fewer bits than parameters.
+    weight = weight.type_as(features)
+    bias = weight.new_zeros(weight.size(0)) if bias is None else bias.type_as(features)
     flat = features.reshape(-1, *features.shape[-2:])
     flat_weights = log_weights.reshape(-1, log_weights.size(-1))
     mixed: Tensor = _Mixture.apply(flat, flat_weights, weight, bias)
