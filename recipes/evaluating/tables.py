@@ -13,6 +13,7 @@ from recipes.evaluating.metrics import LOWER_IS_BETTER
 from recipes.evaluating.scoring import Comparison
 
 _UNKNOWN = "?"
+_NARROWEST = 9  # characters of a system's name in a line
 _NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}
 
 
@@ -66,7 +67,7 @@ def _table(title: str, *columns: str) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("system", overflow="fold")
+    table.add_column("system", overflow="fold", min_width=_NARROWEST)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -95,13 +96,15 @@ def _scores(result: Comparison, name: str, baseline: str | None, labels: dict[st
 
 
 def _statistics(result: Comparison, baseline: str | None, labels: dict[str, str]) -> Table:
-    """Length, precisions, repetition, probability; the reference's repetition below."""
+    """Length, precisions, repetition, probability; the reference's repetition below.
+
+    In a row: tokens that are the same as the one before.
+    """
     table = _table(
         "Outputs",
         "length\nratio",
         "% matched n-grams\nn = 1, 2, 3, 4",
-        "% repeated n-grams\nn = 1, 2, 4",
-        "repeats in a row\n/ 100 tokens",
+        "% repeated n-grams\nn = 1, 2, 4; in a row",
         "average\nprobability",
     )
     for system, row in result.systems.items():
@@ -109,24 +112,17 @@ def _statistics(result: Comparison, baseline: str | None, labels: dict[str, str]
             labels[system],
             f"{row.length_ratio:.3f}",
             " ".join(f"{precision:.1f}" for precision in row.precisions),
-            _rates(row.repeated_ngram_rate),
-            _repeats(row.consecutive_repeats_per_100_tokens),
+            _rates(row.repeated_ngram_rate, row.consecutive_repeats_per_100_tokens),
             _probability(result, system, baseline),
         )
-    table.add_row(
-        *("reference", "", ""),
-        _rates(result.reference_repeated_ngram_rate),
-        *(_repeats(result.reference_consecutive_repeats), ""),
-    )
+    rates = _rates(result.reference_repeated_ngram_rate, result.reference_consecutive_repeats)
+    table.add_row("reference", "", "", rates, "")
     return table
 
 
-def _rates(rates: dict[str, float]) -> str:
-    return " ".join(f"{100 * rate:.2f}" for rate in rates.values())
-
-
-def _repeats(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.2f}"
+def _rates(rates: dict[str, float], repeats: float | None) -> str:
+    shown = " ".join(f"{100 * rate:.2f}" for rate in rates.values())
+    return shown if repeats is None else f"{shown}; {repeats:.2f}"
 
 
 def _probability(result: Comparison, system: str, baseline: str | None) -> str:

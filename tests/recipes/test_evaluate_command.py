@@ -1,14 +1,17 @@
 """``python -m recipes evaluate``: what it accepts, refuses, decodes and prints."""
 
+import io
 import json
 import shlex
 
 import pytest
+from rich.console import Console
 from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.__main__ import main
 from recipes.errors import RecipeError
-from recipes.evaluating.tables import short_names
+from recipes.evaluating.scoring import compare, describe
+from recipes.evaluating.tables import print_comparison, short_names
 from recipes.fairseq_commands.decoding import check_targets, detokenised, parse_generate
 from recipes.text import read_lines, write_lines
 
@@ -339,3 +342,23 @@ def test_missing_sentences_are_an_error(tmp_path):
     write_lines(log, ["H-0\t-1\t▁a", "H-2\t-1\t▁b"])
     with pytest.raises(RecipeError, match="did not write every sentence: H-1 is missing"):
         parse_generate(log)
+
+
+def test_figures_are_whole_beside_long_names_on_a_narrow_terminal():
+    lines = [f"the cat sat on the mat number {number}" for number in range(20)]
+    moved = [*lines[1:], lines[0]]
+    texts = {"some/long/folder/baseline.txt": moved, "another/long/folder/system.en": lines[::-1]}
+    baseline, system = texts
+    result = compare(texts, [lines], baseline, ["bleu"], samples=10, trials=0)
+    describe(result, texts, [lines], baseline)
+    result.systems[baseline].average_probability = 0.25
+    result.systems[system].average_probability = 0.125
+    console = Console(width=80, file=io.StringIO())
+    print_comparison(result, baseline, console)
+    shown = console.file.getvalue()
+    statistics = shown[shown.index("Outputs") : shown.index("BLEU by words")]
+    found = result.systems[system]
+    assert " ".join(f"{precision:.1f}" for precision in found.precisions) in statistics
+    assert "0.125 (-0.125)" in statistics
+    for part in ("0.250", "reference", "12.50 0.00 0.00; 0.00"):
+        assert part in statistics
