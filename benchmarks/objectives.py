@@ -1,11 +1,14 @@
 """Cost of a training step with every --objective, relative to cross-entropy in the same run.
 
 python -m benchmarks.objectives --output docs/results/objectives
+
+``--only ROW`` measures rows that are new, and leaves the others in the files as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -166,7 +169,10 @@ def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
         sample, vocab = draw_sample(chosen.batch, chosen.length, chosen.vocab), chosen.vocab
     else:
         sample, vocab = load_sample(chosen.data, chosen.batch)
-    steps = training_steps(criterions(), Shape(vocab=vocab), torch.device("cpu"))
+    flags = criterions()
+    if chosen.only:
+        flags = {name: flags[name] for name in (BASELINE, *chosen.only)}
+    steps = training_steps(flags, Shape(vocab=vocab), torch.device("cpu"))
     steps = {name: replace(step, sample=sample, update=UPDATE) for name, step in steps.items()}
     for step in {id(step.model): step for step in steps.values()}.values():
         if chosen.checkpoint is None:
@@ -218,9 +224,14 @@ a row's time divided by that of `{baseline}` in the same round, median over
   (mean of {measured} steps). The references have {reference:.1f}. Empty where nothing is rewarded;
   tokens that are only fed are as many as the reference's.
 * The learning rate is 0: Adam does its work, but all rows meet the same weights in all rounds.
-
+{alone}
 Measured on: {environment}.
 
+"""
+
+ALONE = """\
+* Measured with `--only`, in the same setting but in a run of their own beside the baseline:
+  {names}.
 """
 
 RANDOM_WEIGHTS = """The weights are random.
@@ -229,7 +240,9 @@ RANDOM_WEIGHTS = """The weights are random.
   gradient are left alone."""
 
 
-def explanation(chosen: argparse.Namespace, sample: dict[str, Any], vocab: int) -> str:
+def explanation(
+    chosen: argparse.Namespace, sample: dict[str, Any], vocab: int, alone: Sequence[str]
+) -> str:
     target = sample["target"]
     tokens = sample["ntokens"] / sample["nsentences"]
     weights = RANDOM_WEIGHTS.format(spread=SPREAD)
@@ -252,8 +265,35 @@ def explanation(chosen: argparse.Namespace, sample: dict[str, Any], vocab: int) 
         update=UPDATE,
         measured=_SAMPLES_MEASURED,
         reference=tokens - 1,
+        alone=ALONE.format(names=", ".join(f"`{name}`" for name in alone)) if alone else "",
         environment=", ".join(f"{fact} {value}" for fact, value in environment().items()),
     )
+
+
+def with_others(
+    rows: dict[str, Row], alone: Sequence[str], setting: Mapping[str, Any], path: Path
+) -> tuple[dict[str, Row], list[str]]:
+    """Rows measured now among those that a file holds, and which were measured without the others.
+
+    Args:
+        rows: measured now, the baseline among them.
+        alone: their names, without the baseline.
+        setting: of the measurement now.
+        path: of the JSON file.
+
+    Raises:
+        SystemExit: the file's rows were measured in another setting.
+    """
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name, value in setting.items() if before.get(name) != value]:
+        raise SystemExit(f"--only: {path} differs in {', '.join(different)}: measure all rows")
+    held = {
+        name: Row(Timing(**row["timing"]), row["samples"], row["sample_length"])
+        for name, row in before["rows"].items()
+    }
+    merged = {**held, **{name: rows[name] for name in alone}}
+    ordered = {name: merged[name] for name in criterions() if name in merged}
+    return ordered, sorted({*before.get("measured_alone", []), *alone})
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -272,6 +312,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--output", type=Path, help="write this path plus .md and .json")
     parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help="measure these beside the baseline; the other rows of --output stay as they are",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="tiny sizes and 4 rounds, to try the program"
     )
     chosen = parser.parse_args(arguments)
@@ -280,6 +327,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name, least in {"batch": 2, "length": 5, "vocab": 50, "rounds": 4}.items():
         if getattr(chosen, name) < least:
             parser.error(f"--{name} must be at least {least}")
+    if unknown := set(chosen.only) - set(criterions()) | {BASELINE} & set(chosen.only):
+        parser.error(f"--only: {sorted(unknown)} can not be measured; see the table for rows")
+    if chosen.only and not (chosen.output and chosen.output.with_suffix(".json").exists()):
+        parser.error("--only needs an --output that holds the other rows")
     if chosen.checkpoint is not None and chosen.data is None:
         parser.error("--checkpoint needs --data, the corpus that it was trained on")
     return chosen
@@ -289,7 +340,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parse_arguments(arguments)
     torch.set_num_threads(1)
     steps = build_steps(chosen)
+    first = steps[BASELINE]
+    vocab = len(first.task.target_dictionary)
+    setting = {
+        "environment": environment(),
+        "sentences": first.sample["nsentences"],
+        "target_tokens": first.sample["ntokens"],
+        "vocabulary": vocab,
+        "rounds": chosen.rounds,
+        "update": UPDATE,
+    }
     rows = measure(steps, chosen.rounds)
+    alone: list[str] = []
+    if chosen.only:
+        held = chosen.output.with_suffix(".json")
+        rows, alone = with_others(rows, chosen.only, setting, held)
     cells = table_rows(rows)
     table = Table()
     for column in HEADER:
@@ -299,19 +364,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console().print(table)
     if chosen.output is None:
         return
-    first = steps[BASELINE]
-    vocab = len(first.task.target_dictionary)
-    text = explanation(chosen, first.sample, vocab) + markdown_table(HEADER, cells) + "\n"
+    text = explanation(chosen, first.sample, vocab, alone) + markdown_table(HEADER, cells) + "\n"
     write_text(chosen.output.with_suffix(".md"), text)
     write_json(
         chosen.output.with_suffix(".json"),
         {
-            "environment": environment(),
-            "sentences": first.sample["nsentences"],
-            "target_tokens": first.sample["ntokens"],
-            "vocabulary": vocab,
-            "rounds": chosen.rounds,
-            "update": UPDATE,
+            **setting,
+            "measured_alone": alone,
             "rows": {name: asdict(row) for name, row in rows.items()},
         },
     )
