@@ -248,6 +248,21 @@ def test_candidates_are_refused_with_the_score_function_of_the_latent():
         criterion(model, batch(TARGET))
 
 
+def test_candidates_with_the_mode_are_decoded_and_scored_at_the_priors_mean():
+    model, criterion = tiny({}, objective="minimum_risk", layer_estimator="mode")
+    values = []
+    projection = model.decoder.latent_projection
+    sample = batch(TARGET)
+    mean, _ = prior_of(model, sample)
+    criterion(model, sample)
+    projection.register_forward_pre_hook(lambda module, inputs: values.append(inputs[0].detach()))
+    _, _, logged = criterion(model, sample)
+    assert len(values) > 1
+    for value in values:
+        torch.testing.assert_close(value, mean.expand_as(value))
+    assert "per_sentence/kl" not in logged
+
+
 def test_relaxed_feeding_is_refused():
     model, criterion = tiny({}, feed="gumbel", cost="expected_bleu")
     with pytest.raises(ValueError, match="'latent' is in the decoder, which relaxed feeding"):

@@ -126,7 +126,7 @@ class ManifoldKind(LatentKind):
     """Bound of the coordinates' standard deviations; 1 is what a network says with 0."""
 
     @property
-    def features_of_part(self) -> int:  # type: ignore[override]
+    def features_of_part(self) -> int:
         """Coordinates of space."""
         return self.embedding.ambient
 
@@ -144,7 +144,7 @@ class AnglesKind(ManifoldKind):
     """A wrapped Gaussian of this width is uniform but for 1 part in 100."""
 
     @property
-    def parameters_of_part(self) -> int:  # type: ignore[override]
+    def parameters_of_part(self) -> int:
         """Mean and deviation of every angle."""
         return 2 * self.embedding.coordinates
 
@@ -165,7 +165,7 @@ class RotatedKind(ManifoldKind):
     """Wider is no closer to uniform."""
 
     @property
-    def parameters_of_part(self) -> int:  # type: ignore[override]
+    def parameters_of_part(self) -> int:
         """Rotation and deviations."""
         return 6 + self.embedding.coordinates
 
