@@ -70,7 +70,7 @@ def build(arch: str, **options: Any) -> Any:
     """A model by its architecture's name, of 64 bits, with seeded weights and no dropout."""
     torch.manual_seed(3)
     sizes = SIZES[arch.rsplit("_", 1)[-1]]
-    model = build_preset(arch, dropout=0.0, **{**sizes, **options}).double()
+    model = build_preset(arch, **{"dropout": 0.0, **sizes, **options}).double()
     # Initial values are so small that all positions are about as probable.
     for parameter in model.parameters():
         parameter.data.mul_(4 if arch.endswith("lstm") else 1.5)

@@ -61,25 +61,11 @@ def test_every_kind_trains_with_the_graph(corpus, arch, kind):
 
 
 @architectures
-def test_samples_of_a_sentence_are_each_others_baseline(corpus, arch):
-    """As docs/stochastic_attention.md has it: drawn alignments of the same target."""
-    flags = {"samples": 3, "layer_baseline": "leave_one_out"}
-    model = built(corpus, arch, "hard", **flags)
-    _, gradients, logged = model.gradient(model.batch(0, 3, 9))
-    assert all(g.isfinite().all() for g in gradients.values())
-    assert of_scores(arch, gradients) > 0
-    node = "attention" if arch == "lstm" else "attention.layer0"
-    metrics = logged_metrics(model.criterion, logged)
-    # Over all samples of a source, what the others have on average is what each has.
-    assert metrics[f"advantage_{node}"] == pytest.approx(0, abs=1e-3)
-    assert metrics[f"advantage_variance_{node}"] > 0
-
-
-@architectures
 @pytest.mark.parametrize("kind", ["soft", "hard", "greedy", "exact"])
 def test_decoded_outputs_belong_to_the_positions_drawn_with_them(corpus, arch, kind):
     """Two samples of each source; ``hard`` replays what it drew while it decoded."""
     flags = {"objective": "leave_one_out", "samples": 2, "max_decode_length": 5}
+    flags |= {"layer_baseline": "leave_one_out"}
     model = built(corpus, arch, kind, **flags)
     sources = model.batch(0, 3, 9)
     for _ in range(2):  # the first batch shows whether there are layers
