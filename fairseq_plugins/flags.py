@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fairseq.models.nat import FairseqNATDecoder
+
 
 def at_least(flag: str, value: Any, smallest: float) -> Any:
     """``value``, or ``ValueError`` if it is below ``smallest``, or NaN."""
@@ -39,4 +41,21 @@ def check_model(model: Any, criterion: str) -> None:
         raise ValueError(
             f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
             "--adaptive-softmax-cutoff"
+        )
+
+
+def is_non_autoregressive(model: Any) -> bool:
+    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
+
+    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
+    """
+    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
+
+
+def check_autoregressive(model: Any, criterion: str) -> None:
+    """Raise ``ValueError`` for a model that emits all tokens at once."""
+    if is_non_autoregressive(model):
+        raise ValueError(
+            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
+            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
         )

@@ -12,9 +12,8 @@ from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.expected_bleu.autoregressive import AutoregressiveScores
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, settings_of
 from fairseq_plugins.expected_bleu.non_autoregressive import NonAutoregressiveScores
-from fairseq_plugins.expected_bleu.non_autoregressive_checks import is_non_autoregressive
 from fairseq_plugins.expected_bleu.objective import added_losses, bleu_loss, whole_batch
-from fairseq_plugins.flags import check_model
+from fairseq_plugins.flags import check_model, is_non_autoregressive
 from fairseq_plugins.loss_metrics import log_head_losses, log_loss
 from fairseq_plugins.workers import TrainStepWatch
 

@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.flags import at_least, check_model
+from fairseq_plugins.flags import at_least, check_autoregressive, check_model
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
 from fairseq_plugins.stochastic_graph.cost_pass import CostPass
@@ -120,9 +120,11 @@ class StochasticGraphCriterion(FairseqCriterion):
             is minimised.
 
         Raises:
-            ValueError: the model is no encoder-decoder model, or has an adaptive softmax.
+            ValueError: the model is no autoregressive encoder-decoder model, or has an adaptive
+                softmax.
         """
         check_model(model, "stochastic_graph")
+        check_autoregressive(model, "stochastic_graph")
         sources = Batch.of(sample, self.dictionary)
         sentences = sample["target"].size(0)
         sample_size = sentences if self.sentence_avg else sample["ntokens"]

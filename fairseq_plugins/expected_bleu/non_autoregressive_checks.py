@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq.models.nat import (
-    FairseqNATDecoder,
     InsertionTransformerDecoder,
     LevenshteinTransformerDecoder,
 )
@@ -20,21 +19,13 @@ _MASKS = ("random_mask", "full_mask")
 """Values of ``--noise`` that put ``<unk>`` in a token's place."""
 
 
-def is_non_autoregressive(model: Any) -> bool:
-    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
-
-    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
-    """
-    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
-
-
 def check_non_autoregressive(
     model: Any, sample: dict[str, Any], settings: Settings, noise: str | None
 ) -> None:
     """Raise ``ValueError`` where model, task and flags do not go together.
 
     Args:
-        model: one that :func:`is_non_autoregressive` says yes to.
+        model: one that :func:`fairseq_plugins.flags.is_non_autoregressive` says yes to.
         sample: a batch.
         settings: the criterion's.
         noise: ``--noise`` of the task, if it has that flag.

@@ -39,6 +39,12 @@ def test_another_task_is_refused(corpus, arch):
         built.criterion(built.model, built.batch(0, 1))
 
 
+def test_stochastic_graph_refuses_them(corpus):
+    built = nat_setup(corpus, NAT, name="stochastic_graph")
+    with pytest.raises(ValueError, match=r"one token after the other.* --criterion expected_bleu"):
+        built.criterion(built.model, noisy(built, 0, 1))
+
+
 def test_an_autoregressive_model_is_refused_for_the_task(corpus):
     built = setup(corpus, flags=("--task", "translation_lev"))
     with pytest.raises(ValueError, match="take --task translation"):
