@@ -42,6 +42,9 @@ MODELS = {
 ONE_HEAD = ["--attention-in-layers", str(LAYERS - 1), "--attention-in-heads", "0"]
 """Where exact attention may be in the transformer; the other kinds are in all heads."""
 
+WITHOUT_MEMORY = ("hard", "gumbel", "gumbel_st", "greedy")
+"""Kinds that compute what ``soft`` does, and weights by other means."""
+
 
 def build_step(model: str, kind: str, shape: Shape) -> Step:
     """A step on the CPU, of ``--criterion stochastic_graph``.
@@ -96,10 +99,13 @@ def mixture_of(at_once: bool, shape: Shape) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class Row:
-    """``peak_memory``: bytes by which the resident set grows in one call, in a fresh process."""
+    """``peak_memory``: bytes by which the resident set grows in one call, in a fresh process.
+
+    None where it is not measured.
+    """
 
     timing: Timing
-    peak_memory: int
+    peak_memory: int | None
 
 
 def measure(
@@ -111,7 +117,10 @@ def measure(
         functions, baseline=baseline, rounds=rounds, device=torch.device("cpu"), warmup_rounds=1
     )
     functions.clear()
-    return {name: Row(timings[name], on_cpu(build)) for name, build in builders.items()}
+    return {
+        name: Row(timings[name], None if name in WITHOUT_MEMORY else on_cpu(build))
+        for name, build in builders.items()
+    }
 
 
 HEADER = ["row", "ms", "ratio", "quartiles", "peak MB"]
@@ -123,7 +132,8 @@ Written by `python -m benchmarks.stochastic_attention`. A step is forward, backw
 Adam, with `--criterion stochastic_graph` and the estimators that the kinds have by default. In
 every round each row is run once, in random order; **ratio** is a row's time divided by that of
 `{baseline}` in the same round, median over {rounds} rounds, with its quartiles beside it. Times are
-processor time of one thread. **Peak MB** is what a process's memory grows by in its first step.
+processor time of one thread. **Peak MB** is what a process's memory grows by in its first step
+(not measured for the kinds that compute what `soft` does with other weights).
 
 * **Batch**: {batch} sentences of {length} tokens on both sides, and {vocab:,} words.
 * **lstm**: `--arch stochastic_attention_lstm_256`. **transformer**: {layers} + {layers} layers of
@@ -143,7 +153,7 @@ def table_rows(rows: Mapping[str, Row]) -> list[list[str]]:
             f"{1000 * row.timing.seconds:.0f}",
             f"{row.timing.ratio:.2f}",
             f"{row.timing.lower_quartile:.2f} to {row.timing.upper_quartile:.2f}",
-            f"{row.peak_memory / 1e6:.0f}",
+            "" if row.peak_memory is None else f"{row.peak_memory / 1e6:.0f}",
         ]
         for name, row in rows.items()
     ]
