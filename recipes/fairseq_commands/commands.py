@@ -139,6 +139,7 @@ def train_command(
     flags: list[str],
     start: Path | None = None,
     name: str | None = None,
+    task: Task | None = None,
 ) -> Command:
     """fairseq-train into ``save_dir``.
 
@@ -146,13 +147,15 @@ def train_command(
         start: the checkpoint to fine-tune, if any.
         name: of the folder below ``--tensorboard-logdir`` that is this training's own; where
             trainings share one, TensorBoard draws them as one curve.
+        task: the recipe's if not given.
     """
+    task = task or recipe.task
     logdir = flag_value(flags, TENSORBOARD)
     if logdir is not None and name is not None:
         flags = [*without_flag(flags, TENSORBOARD), TENSORBOARD, f"{logdir}/{name}"]
     arguments: list[str | Path] = [
         binarized,
-        *("--user-dir", user_dir(), "--task", recipe.task.name, *recipe.task.flags),
+        *("--user-dir", user_dir(), "--task", task.name, *task.flags),
         *("--source-lang", recipe.source_lang, "--target-lang", recipe.target_lang),
         *(("--finetune-from-model", start) if start else ()),
         *recipe.architecture,

@@ -46,6 +46,10 @@ hydra:
     mem_gb: 400
     timeout_min: 1440
     max_num_timeout: 3   # a job that runs out of time is queued again, and continues
+# Slurm announces the end of the time to every process, and processes that load data would try to
+# queue the job again as well, which then fails.
+dataset:
+  num_workers: 0
 distributed_training:
   distributed_world_size: {gpus}
 {port}"""
@@ -99,7 +103,9 @@ def _commands(recipe: Recipe, work_dir: Path) -> dict[str, tuple[Path, Command]]
         save_dir = work_dir / stage
         found[stage] = (
             save_dir,
-            train_command(recipe, layout.binarized, save_dir, training.flags, start, stage),
+            train_command(
+                recipe, layout.binarized, save_dir, training.flags, start, stage, training.task
+            ),
         )
         start = save_dir / training.checkpoint_name
     for arm in recipe.arms:

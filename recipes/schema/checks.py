@@ -34,8 +34,21 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(f"selected: {recipe.selected!r} is not an arm ({', '.join(recipe.arms)})")
     if "start" in recipe.arms:
         raise ConfigError("arms: 'start' is the name of the checkpoint all arms start from")
+    if recipe.finetune.task is not None:
+        raise ConfigError(
+            "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
+        )
+    start_tasks = {
+        f"{name}.task.flags": stage.task.flags
+        for name, stage in (
+            ("cross_entropy", recipe.cross_entropy),
+            ("annealing", recipe.annealing),
+        )
+        if stage is not None and stage.task is not None
+    }
     groups = {
         "task.flags": recipe.task.flags,
+        **start_tasks,
         "architecture": recipe.architecture,
         "cross_entropy.flags": recipe.cross_entropy.flags,
         "annealing.flags": recipe.annealing.flags if recipe.annealing else [],

@@ -41,11 +41,15 @@ class SentencePiece:
 
 @dataclass
 class Training:
-    """One fairseq-train run: its flags, and which checkpoint of it is used afterwards."""
+    """One fairseq-train run: its flags, and which checkpoint of it is used afterwards.
+
+    ``task`` is fairseq's task in this run, where it is not the recipe's.
+    """
 
     flags: list[str]
     checkpoint: str = "checkpoint_last.pt"
     average: int = 0
+    task: Task | None = None
 
     @property
     def checkpoint_name(self) -> str:

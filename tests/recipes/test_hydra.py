@@ -136,6 +136,7 @@ def test_settings_for_slurm_compose_with_the_launcher(trained, nodes, port):
     assert "SlurmLauncher" in found.hydra.launcher._target_
     assert (found.hydra.launcher.nodes, found.hydra.launcher.partition) == (nodes, "gpu")
     assert found.distributed_training.distributed_world_size == 8 * nodes
+    assert found.dataset.num_workers == 0
     assert found.distributed_training.get("distributed_port") == port
 
 

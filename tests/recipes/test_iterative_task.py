@@ -41,6 +41,14 @@ def test_task_is_a_name_or_a_name_with_flags(recipe_file):
         ),
         ({"decoding": {"beams": [1], "lenpen": [1, 2]}}, "--iter-decode-max-iter 0 is one pass"),
         ({"task": {"flags": "--cpu"}}, "task.flags: --cpu is set by the runner"),
+        (
+            {"cross_entropy": {"flags": "", "task": {"flags": "--cpu"}}},
+            "cross_entropy.task.flags: --cpu is set by the runner",
+        ),
+        (
+            {"finetune": {"flags": "--max-update 2", "task": "translation"}},
+            "finetune.task: .*; give it as task",
+        ),
         ({"task": {"nam": "x"}}, "task: unknown key 'nam'; did you mean 'name'"),
     ],
 )
@@ -52,7 +60,8 @@ def test_what_such_a_task_does_not_have_is_refused(recipe_file, changes, message
 def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
     recipe = load_recipe("multi30k-de-en-nat")
     layout = Layout(recipe, Path("work"), Path("text"))
-    trainings = [recipe.cross_entropy.flags, recipe.arm_flags("nat_loss")]
+    assert recipe.annealing is not None
+    trainings = [recipe.annealing.flags, recipe.arm_flags("nat_loss")]
     commands = [train_command(recipe, layout.binarized, Path("save"), f) for f in trainings]
     for configuration in convert(commands):
         assert configuration["task"]["_name"] == "translation_lev"
@@ -68,6 +77,17 @@ def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
     args = options.parse_args_and_arch(options.get_generation_parser(), input_args=words)
     assert args.task == "translation_lev"
     assert (args.iter_decode_max_iter, args.iter_decode_eos_penalty) == (0, 0)
+
+
+def test_the_first_stages_may_have_a_task_of_their_own(
+    fake_fairseq, recipe_file, data_dir, tmp_path
+):
+    stage = {"flags": "--max-update 2", "task": "translation"}
+    recipe = load_recipe(recipe_file(**{**ITERATIVE, "cross_entropy": stage}))
+    run_recipe(Run(recipe, tmp_path / "work", data_dir, lambda line: None))
+    tasks = [call[call.index("--task") + 1] for call in fake_fairseq.calls()[1:]]
+    assert tasks[0] == "translation"
+    assert set(tasks[1:]) == {"translation_lev"}
 
 
 def test_an_iterative_recipe_runs_to_its_report(fake_fairseq, recipe_file, data_dir, tmp_path):
