@@ -82,7 +82,7 @@ def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
 def test_the_first_stages_may_have_a_task_of_their_own(
     fake_fairseq, recipe_file, data_dir, tmp_path
 ):
-    stage = {"flags": "--max-update 2", "task": "translation"}
+    stage = {"flags": "--lr 1 --max-update 2", "task": "translation"}
     recipe = load_recipe(recipe_file(**{**ITERATIVE, "cross_entropy": stage}))
     run_recipe(Run(recipe, tmp_path / "work", data_dir, lambda line: None))
     tasks = [call[call.index("--task") + 1] for call in fake_fairseq.calls()[1:]]
