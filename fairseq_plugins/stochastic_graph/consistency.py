@@ -181,7 +181,9 @@ def _sampling(s: Settings, given: set[str]) -> Iterator[tuple[str, str, str]]:
         yield "baseline", "feed", "relaxed feeding keeps no states; use another baseline"
     if s.reward_normalization == "group" and s.samples < 2:
         yield "reward_normalization", "samples", "a group has at least 2 samples"
-    if s.samples > 1 and not (s.feed == "sample" or s.cost == "reward" or s.target == "raml"):
+    # With the reference as the prefix the model's own layers may draw.
+    drawn = s.feed in ("sample", "teacher") or s.cost == "reward" or s.target == "raml"
+    if s.samples > 1 and not drawn:
         yield "samples", "feed", "nothing is sampled, or it is sampled once for each source"
     if s.samples > 1 and s.relaxed:
         yield "samples", "feed", "relaxed feeding has one sample a source"

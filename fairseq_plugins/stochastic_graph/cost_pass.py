@@ -22,6 +22,8 @@ from fairseq_plugins.stochastic_graph.layers import (
     check_candidates,
     check_layers_have_scores,
     check_not_enumerated,
+    check_something_drawn,
+    encoder_draws_nothing,
     set_greedy_baselines,
 )
 from fairseq_plugins.stochastic_graph.metrics import per_sentence
@@ -86,9 +88,12 @@ class CostPass:
             given_reference(batch.prev_output_tokens),
         ):
             learned = settings.baseline == "learned"
-            logits, states = feeding.rows(model, batch, plan, graph, features=learned)
+            with encoder_draws_nothing(model, graph, batch.samples):
+                logits, states = feeding.rows(model, batch, plan, graph, features=learned)
             if scored and self.layers.appeared(graph):
                 return self.graph(model, sources, update)
+            if settings.samples_layers_only:
+                check_something_drawn(graph, batch.samples)
             if settings.cost != "cross_entropy":
                 check_not_enumerated(settings.cost, logits)
             if settings.cost == "cross_entropy":
@@ -148,7 +153,7 @@ class CostPass:
         graph.cost("cross_entropy", loss, mask=counts, before=[FED] if scored else [])
         if settings.feed != "teacher" or settings.target != "reference" or plain.dim() > 2:
             return {}
-        return {"nll_loss": plain.detach().masked_fill(~counts, 0).sum()}
+        return {"nll_loss": plain.detach().masked_fill(~counts, 0).sum() / batch.samples}
 
     def _record_expected_bleu(
         self, graph: StochasticGraph, logits: Tensor, batch: Batch, plan: Plan | None

@@ -103,6 +103,51 @@ def check_candidates(graph: StochasticGraph) -> None:
             )
 
 
+@contextmanager
+def encoder_draws_nothing(model: Any, graph: StochasticGraph, samples: int) -> Iterator[None]:
+    """For a while, refuse layers in the encoder if several samples share its output."""
+    if samples == 1:
+        yield
+        return
+    encoding = False
+
+    def begins(module: Any, arguments: Any) -> None:
+        nonlocal encoding
+        encoding = True
+
+    def ends(module: Any, arguments: Any, output: Any) -> None:
+        nonlocal encoding
+        if layers := layers_of(graph):
+            raise ValueError(f"{layers[0]} draws")
+        encoding = False
+
+    handles = [
+        model.encoder.register_forward_pre_hook(begins),
+        model.encoder.register_forward_hook(ends),
+    ]
+    try:
+        yield
+    except ValueError as error:
+        if encoding:
+            raise ValueError(
+                f"--samples {samples} does not go with a stochastic layer in the encoder, whose "
+                "output the samples of a source share: use --samples 1"
+            ) from error
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_something_drawn(graph: StochasticGraph, samples: int) -> None:
+    """Raise ``ValueError`` for several samples where all of a source are the same."""
+    if samples > 1 and all(isinstance(n.estimator, (Expectation, Mode)) for n in layers_of(graph)):
+        raise ValueError(
+            f"--samples {samples} does not go with --feed teacher here: the model has no layer "
+            "that draws, so that the samples of a source would be the same; use --samples 1"
+        )
+
+
 def check_layers_have_scores(graph: StochasticGraph) -> None:
     """Raise ``ValueError`` where greedy outputs are rewarded and no layer would learn from it."""
     layers = layers_of(graph)

@@ -66,6 +66,12 @@ class Settings:
         return self.cost == "reward" and self.emit == "greedy"
 
     @property
+    def samples_layers_only(self) -> bool:
+        """Whether nothing is drawn but by layers of the model."""
+        teacher = self.feed == "teacher" and self.target == "reference"
+        return teacher and self.cost != "reward"
+
+    @property
     def needs_cross_entropy(self) -> bool:
         """Whether a cross-entropy is part of what is minimised."""
         return self.cost == "cross_entropy" or self.cross_entropy_weight > 0

@@ -95,7 +95,6 @@ REFUSED = [
         "--feed soft",
     ),
     ({**REWARD, "reward_normalization": "group"}, "--reward-normalization group", "--samples 1"),
-    ({"samples": 2}, "--samples 2", "--feed teacher"),
     ({"feed": "greedy", "samples": 2}, "--samples 2", "--feed greedy"),
     ({"feed": "gumbel", "samples": 2}, "--samples 2", "--feed gumbel"),
     ({"feed": "soft", "cost": "reward", "samples": 2}, "--samples 2", "--feed soft"),

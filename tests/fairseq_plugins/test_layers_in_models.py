@@ -157,6 +157,37 @@ def test_cross_entropy_is_unbiased_over_all_alignments(monkeypatch, decoder, lat
     assert_same(estimates, expected_cross_entropy(model, outcomes))
 
 
+@pytest.mark.parametrize("baseline", ["leave_one_out", "moving_average"])
+def test_cross_entropy_is_unbiased_over_pairs_of_alignments(monkeypatch, baseline):
+    """Two samples of a source, whose prefix is the reference's."""
+    model, criterion = tiny("recurrent", samples=2, layer_baseline=baseline)
+    outcomes = Exact(model, SOURCE).outcomes(2, forced=[WORD, EOS])
+    pairs = list(itertools.product(outcomes, repeat=2))
+    estimates = mean_estimate(model, criterion, monkeypatch, pairs, batch([WORD]))
+    assert_same(estimates, expected_cross_entropy(model, outcomes))
+
+
+@pytest.mark.parametrize("sentences", [1, 2])
+def test_a_layer_in_the_encoder_is_refused_with_several_samples(sentences):
+    model, criterion = tiny("recurrent", latent=True, samples=2)
+    with pytest.raises(ValueError, match=r"--samples 2 .*in the encoder.*--samples 1"):
+        criterion(model, batch(*[[WORD]] * sentences))
+
+
+def test_several_samples_do_not_change_the_likelihood_that_is_logged():
+    model, criterion = tiny("recurrent", samples=3, layer_estimator="mode")
+    with pytest.raises(ValueError, match=r"--samples 3 .*--feed teacher.*no layer that draws"):
+        criterion(model, batch([WORD]))
+    likelihoods = []
+    for samples in (1, 3):
+        model, criterion = tiny("recurrent", samples=samples)
+        with torch.no_grad():  # one alignment is all but certain
+            for parameter in model.parameters():
+                parameter.mul_(60)
+        likelihoods.append(float(criterion(model, batch([WORD, UNK]))[2]["nll_loss"]))
+    assert likelihoods[0] == pytest.approx(likelihoods[1], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("decoder", "credit"),
     [*((name, "whole") for name in sorted(DECODERS)), ("recurrent", "reward_to_go")],
