@@ -43,6 +43,7 @@ benchmark: $(INSTALLED) ## run every program in benchmarks/ and write docs/resul
 	$(BIN)/python -m benchmarks.toy_expected_bleu --output docs/results/toy_expected_bleu
 	$(BIN)/python -m benchmarks.objectives --output docs/results/objectives
 	$(BIN)/python -m benchmarks.decoding --output docs/results/decoding
+	$(BIN)/python -m benchmarks.stochastic_attention --output docs/results/stochastic_attention
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
