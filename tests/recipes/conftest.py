@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_recipes import small_recipe
 
 from recipes.corpora.cldr import pairs
 from recipes.fairseq_commands import commands, resume
@@ -22,30 +23,9 @@ from recipes.steps import training
 FAKE = Path(__file__).with_name("fake_fairseq.py")
 
 
-def small_recipe(**changes) -> dict:
-    """A valid recipe as a mapping; ``changes`` replace top-level keys."""
-    recipe = {
-        "source_lang": "de",
-        "target_lang": "en",
-        "data": {"tests": ["test"]},
-        "sentencepiece": {"vocab_size": 300},
-        "architecture": "--arch transformer",
-        "cross_entropy": {"flags": "--max-update 4 --lr 0.001"},
-        "finetune": {"flags": "--max-update 3 --lr 0.0001"},
-        "arms": {"cross_entropy": "--criterion a", "other": "--criterion b"},
-        "decoding": {"beams": [1]},
-        "evaluation": {
-            "metrics": ["bleu"],
-            "bootstrap_samples": 50,
-            "randomization_trials": 50,
-        },
-    }
-    return {**recipe, **changes}
-
-
 @pytest.fixture
 def recipe_file(tmp_path):
-    """Writes a recipe (see :func:`small_recipe`) and returns its path."""
+    """Writes a recipe (see :func:`small_recipes.small_recipe`) and returns its path."""
 
     def write(**changes) -> str:
         path = tmp_path / "small.yaml"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import small_recipe
+from small_recipes import small_recipe
 
 from recipes.__main__ import main
 from recipes.fairseq_commands.training_log import read_training_log

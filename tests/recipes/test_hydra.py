@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import small_recipe
+from small_recipes import small_recipe
 
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import train_command

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import small_recipe
 from fairseq import options
+from small_recipes import small_recipe
 
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
