@@ -103,9 +103,7 @@ def _reordered_encoder_output(encoder: Any, order: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_method(
-    instance: nn.Module, name: str, replacement: Callable[..., Any]
-) -> Iterator[None]:
+def replaced_method(instance: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
     """For a while, let ``instance.name`` be ``replacement``; the class stays as it is."""
     absent = object()
     previous = vars(instance).get(name, absent)

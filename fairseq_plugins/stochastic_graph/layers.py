@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from criterions.stochastic_graph import (
     StepwiseDraws,
     StochasticGraph,
 )
+from fairseq_plugins.model_pass import replaced_method
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
 
 Decode = Callable[[StepwiseDraws], Any]
@@ -55,9 +56,7 @@ class DrawnLayers:
     def appeared(self, graph: StochasticGraph) -> bool:
         """Whether a layer draws all the same, so that the outputs have to be decoded again."""
         if not self._exist:
-            self._exist = any(
-                not isinstance(node.estimator, (Expectation, Mode)) for node in layers_of(graph)
-            )
+            self._exist = bool(drawn_layers_of(graph))
             return self._exist
         return False
 
@@ -68,6 +67,11 @@ class DrawnLayers:
 def layers_of(graph: StochasticGraph) -> list[Any]:
     """The nodes that the model recorded, and not the criterion."""
     return [node for node in graph.nodes.values() if node.name not in (EMITTED, FED)]
+
+
+def drawn_layers_of(graph: StochasticGraph) -> list[Any]:
+    """Those of them that draw."""
+    return [n for n in layers_of(graph) if not isinstance(n.estimator, (Expectation, Mode))]
 
 
 @contextmanager
@@ -109,39 +113,31 @@ def encoder_draws_nothing(model: Any, graph: StochasticGraph, samples: int) -> I
     if samples == 1:
         yield
         return
-    encoding = False
 
-    def begins(module: Any, arguments: Any) -> None:
-        nonlocal encoding
-        encoding = True
+    def refuse(name: str, *arguments: Any, **options: Any) -> None:
+        raise ValueError(
+            f"--samples {samples} does not go with node {name!r} in the encoder, whose output the "
+            "samples of a source share: use --samples 1"
+        )
 
-    def ends(module: Any, arguments: Any, output: Any) -> None:
-        nonlocal encoding
-        if layers := layers_of(graph):
-            raise ValueError(f"{layers[0]} draws")
-        encoding = False
-
-    handles = [
-        model.encoder.register_forward_pre_hook(begins),
-        model.encoder.register_forward_hook(ends),
-    ]
-    try:
-        yield
-    except ValueError as error:
-        if encoding:
-            raise ValueError(
-                f"--samples {samples} does not go with a stochastic layer in the encoder, whose "
-                "output the samples of a source share: use --samples 1"
-            ) from error
-        raise
-    finally:
+    with ExitStack() as stack:
+        encoding = stack.enter_context(ExitStack())
+        handles = [
+            model.encoder.register_forward_pre_hook(
+                lambda module, arguments: encoding.enter_context(
+                    replaced_method(graph, "sample", refuse)
+                )
+            ),
+            model.encoder.register_forward_hook(lambda module, arguments, output: encoding.close()),
+        ]
         for handle in handles:
-            handle.remove()
+            stack.callback(handle.remove)
+        yield
 
 
 def check_something_drawn(graph: StochasticGraph, samples: int) -> None:
     """Raise ``ValueError`` for several samples where all of a source are the same."""
-    if samples > 1 and all(isinstance(n.estimator, (Expectation, Mode)) for n in layers_of(graph)):
+    if samples > 1 and not drawn_layers_of(graph):
         raise ValueError(
             f"--samples {samples} does not go with --feed teacher here: the model has no layer "
             "that draws, so that the samples of a source would be the same; use --samples 1"
