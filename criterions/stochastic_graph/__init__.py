@@ -40,6 +40,7 @@ from criterions.stochastic_graph.drawing import (
     ReplayingGraph,
     SharedDrawError,
     StepwiseDraws,
+    UnexpectedDrawError,
 )
 from criterions.stochastic_graph.estimators import (
     ESTIMATORS,
@@ -102,6 +103,7 @@ __all__ = [
     "StochasticNode",
     "StraightThrough",
     "StraightThroughGumbel",
+    "UnexpectedDrawError",
     "active_draws",
     "active_graph",
     "deterministic_value",

@@ -40,6 +40,10 @@ class SharedDrawError(ValueError):
     """The node would be drawn once for several samples of a source."""
 
 
+class UnexpectedDrawError(RuntimeError):
+    """A node has an outcome to draw where none was to be drawn."""
+
+
 class StepwiseDraws:
     """Takes a graph's place while a model decodes: layers draw, and the outcomes are kept.
 
@@ -57,6 +61,8 @@ class StepwiseDraws:
         default_estimator: likewise.
         samples: how many samples a source has among the rows, side by side.
         update: number of the update, for schedules.
+        may_draw: False for a model whose layers all take their deterministic value.  Nothing is
+            kept then, :meth:`at_step` need not be called, and rows may come and go.
     """
 
     def __init__(
@@ -66,11 +72,13 @@ class StepwiseDraws:
         default_estimator: Estimator | None = None,
         samples: int = 1,
         update: int = 0,
+        may_draw: bool = True,
     ) -> None:
         self.estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
         self.default_estimator = ScoreFunction() if default_estimator is None else default_estimator
         self.samples = samples
         self.update = update
+        self.may_draw = may_draw
         self._once: dict[NodeKey, Tensor] = {}
         self._steps: dict[NodeKey, Tensor] = {}
         self._columns: dict[str, list[Tensor]] = {}
@@ -147,6 +155,7 @@ class StepwiseDraws:
         Raises:
             NotReplayableError: there is no outcome that the graph could replay.
             SharedDrawError: samples of a source would share the outcome.
+            UnexpectedDrawError: there is an outcome to draw, but ``may_draw`` is False.
             ValueError: the law does not have the axes, or the node the number, of the step that is
                 decoded.
         """
@@ -162,6 +171,8 @@ class StepwiseDraws:
                 f"{type(chosen).__name__} has no outcome that this pass could replay: use "
                 "score_function, straight_through, none, expectation or mode"
             )
+        if not self.may_draw:
+            raise UnexpectedDrawError(f"{what} draws, but no layer was to draw")
         if self._step is None:
             if self.samples > 1:
                 raise SharedDrawError(

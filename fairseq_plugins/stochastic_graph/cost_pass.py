@@ -9,7 +9,12 @@ from typing import Any
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from criterions.stochastic_graph import ReplayingGraph, StepwiseDraws, StochasticGraph
+from criterions.stochastic_graph import (
+    ReplayingGraph,
+    StepwiseDraws,
+    StochasticGraph,
+    UnexpectedDrawError,
+)
 from fairseq_plugins.stochastic_graph.batch import Batch, edited
 from fairseq_plugins.stochastic_graph.differentiable_costs import (
     SentenceExpectedBleu,
@@ -78,7 +83,11 @@ class CostPass:
         if scored:
             first_step = partial(feeding.first_step, model, batch)
             draws = self.layers.draws(batch.samples, update, first_step)
-        plan = feeding.plan(model, batch, update, draws)
+        try:
+            plan = feeding.plan(model, batch, update, draws)
+        except UnexpectedDrawError:
+            self.layers.expect()
+            return self.graph(model, sources, update)
         baseline = self._greedy_rewards(model, sources, update)
         if settings.candidate_reference:
             plan, batch = self._with_references(plan, sources, draws)
@@ -111,7 +120,7 @@ class CostPass:
     def _opened(
         self, samples: int, update: int, draws: StepwiseDraws | None, plan: Plan | None
     ) -> StochasticGraph:
-        if draws is not None and plan is not None:
+        if draws is not None and draws.may_draw and plan is not None:
             return ReplayingGraph(draws, plan.number)
         layers = self.estimators.layers["cost"]
         return StochasticGraph(default_estimator=layers, samples=samples, update=update)
@@ -129,7 +138,7 @@ class CostPass:
     ) -> tuple[Plan, Batch]:
         """The candidates and, as one more for each source, the reference."""
         assert plan is not None
-        if draws is not None:
+        if draws is not None and draws.may_draw:
             raise ValueError(
                 "--candidate-reference does not go with stochastic layers that draw: the "
                 "reference was not decoded, and so has no outcome of theirs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class Feeding:
             model: in training mode.
             batch: with a row for each sample.
             update: number of the update, for schedules.
-            layers: see :func:`decode`.
+            layers: within which to decode; see :func:`decode`.
         """
         settings = self.settings
         if not self.decodes:
@@ -193,7 +193,10 @@ class Feeding:
             # The start symbol, too, takes one of the decoder's positions.
             longest = min(self.longest, model.max_decoder_positions() - 1)
             limits = decode_limits(batch.net_input["src_lengths"], self.ratio, longest)
-        with flags_in_errors():
+        # Where no layer draws, decoding may drop rows and share steps as ever.
+        drawn = layers if layers is not None and layers.may_draw else None
+        within = nullcontext() if layers is drawn else layers
+        with flags_in_errors(), within:
             return decode(
                 model,
                 batch.net_input,
@@ -205,7 +208,7 @@ class Feeding:
                 forced=ForcedTokens(batch.reference.tokens, forced),
                 stop_at_eos=not as_long_as_reference,
                 dropout=dropout,
-                layers=layers,
+                layers=drawn,
             )
 
     def prefix(self, batch: Batch, update: int | None) -> Tensor:

@@ -26,9 +26,10 @@ Decode = Callable[[StepwiseDraws], Any]
 
 
 class DrawnLayers:
-    """Lets layers draw while outputs are decoded, if the model has any that do.
+    """Lets outputs be decoded under the law of the pass that scores them.
 
-    The tokens then belong to the layers' outcomes, which the pass that scores them replays.
+    What layers do in training, they do while outputs are decoded: those that draw, draw, and the
+    pass with gradient replays their outcomes; the others have the value that they will have there.
 
     Args:
         estimator: for layers that ask for none.
@@ -38,8 +39,8 @@ class DrawnLayers:
         self._estimator = estimator
         self._exist: bool | None = None
 
-    def draws(self, samples: int, update: int, first_step: Decode) -> StepwiseDraws | None:
-        """What decoding is to fill; None if no layer draws.
+    def draws(self, samples: int, update: int, first_step: Decode) -> StepwiseDraws:
+        """Within which to decode; it says whether there are layers that draw.
 
         Args:
             samples: of each source.
@@ -48,10 +49,14 @@ class DrawnLayers:
                 random number generators as they were.
         """
         if self._exist is None:
-            found = self._new(samples, update)
+            found = self._new(samples, update, may_draw=True)
             first_step(found)
             self._exist = bool(found.values)
-        return self._new(samples, update) if self._exist else None
+        return self._new(samples, update, may_draw=self._exist)
+
+    def expect(self) -> None:
+        """From now on there are layers that draw."""
+        self._exist = True
 
     def appeared(self, graph: StochasticGraph) -> bool:
         """Whether a layer draws all the same, so that the outputs have to be decoded again."""
@@ -60,8 +65,10 @@ class DrawnLayers:
             return self._exist
         return False
 
-    def _new(self, samples: int, update: int) -> StepwiseDraws:
-        return StepwiseDraws(default_estimator=self._estimator, samples=samples, update=update)
+    def _new(self, samples: int, update: int, *, may_draw: bool) -> StepwiseDraws:
+        return StepwiseDraws(
+            default_estimator=self._estimator, samples=samples, update=update, may_draw=may_draw
+        )
 
 
 def layers_of(graph: StochasticGraph) -> list[Any]:
