@@ -60,9 +60,10 @@ class NonAutoregressiveScores:
             training: makes no difference.
 
         Returns:
-            the statistics; the loss of the words and those of the other heads, as ``nat_loss`` has
-            them; ``nll_loss`` of the words and ``NAME_loss`` of every other head, without its
-            factor, to be logged.
+            the statistics; the loss of the words, that of ``<s>`` and ``</s>`` where they are
+            predicted, and those of the other heads, as ``nat_loss`` has them; ``nll_loss`` of all
+            that the first two are of, and ``NAME_loss`` of every other head, without its factor,
+            to be logged.
         """
         check_non_autoregressive(model, sample, self.settings, self.noise)
         heads = _heads(model, sample, sample["prev_target"])
@@ -72,9 +73,14 @@ class NonAutoregressiveScores:
         rows = rows_of(words["out"], reference, self.dictionary.eos()).reordered(reference.order)
         negative_log_likelihood = -rows.log_reference.diagonal(dim1=1, dim2=2)
         word_losses = smoothed_loss(negative_log_likelihood, -rows.log_mean, words.get("ls", 0.0))
-        word_loss, word_count = masked_sum(word_losses, predicted)
-        weight = self.settings.cross_entropy_weight * words.get("factor", 1.0)
-        added = [AddedLoss(word_loss, word_count, weight)]
+        is_end = ends_of(reference)
+        word_count = predicted.sum()
+        factor = words.get("factor", 1.0)
+        # No word of the candidate is in the rows of <s> and </s>: BLEU cannot train them.
+        added = [
+            AddedLoss(masked_sum(word_losses, predicted & which)[0], word_count, weight * factor)
+            for which, weight in ((~is_end, self.settings.cross_entropy_weight), (is_end, 1.0))
+        ]
         logged = {
             "nll_loss": masked_sum(negative_log_likelihood, predicted)[0],
             "nll_loss_count": word_count,
@@ -138,6 +144,12 @@ def _heads(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> An
     return model(
         net_input["src_tokens"], net_input["src_lengths"], prev_output_tokens, sample["target"]
     )
+
+
+def ends_of(reference: Reference) -> Tensor:
+    """``[batch, tgt_len]`` bool: the columns before and after the words."""
+    columns = torch.arange(reference.tokens.size(1), device=reference.tokens.device)
+    return (columns < _START) | (columns >= reference.lengths.unsqueeze(1))
 
 
 def own_input(

@@ -8,6 +8,7 @@ from fairseq_setup import ORDERS, evaluating
 from non_autoregressive_models import (
     clipped_matches,
     heads_of,
+    learn,
     learnt_weights,
     logged_by,
     nat_setup,
@@ -21,12 +22,17 @@ def of_greedy(corpus, arch, **options):
     return nat_setup(corpus, arch, weights=learnt_weights(corpus, arch), feed="greedy", **options)
 
 
-def generated(built, sample):
-    """Tokens of fairseq's own generator after one pass, without ``<s>`` and ``</s>``."""
+def decoded(built, sample):
+    """Tokens of fairseq's own generator after one pass."""
     generator = built.task.build_generator([built.model], Namespace(iter_decode_max_iter=0))
     hypotheses = generator.generate([built.model], sample)
     built.model.train()
-    return [best["tokens"].tolist()[1:-1] for best, *_ in hypotheses]
+    return [best["tokens"] for best, *_ in hypotheses]
+
+
+def generated(built, sample):
+    """The same without the first and the last, ``<s>`` and ``</s>``."""
+    return [tokens.tolist()[1:-1] for tokens in decoded(built, sample)]
 
 
 def words(built, sample):
@@ -115,3 +121,17 @@ def test_rows_are_those_of_the_masks_alone(corpus):
         assert float(ours[f"expected_matches_{order}"]) == pytest.approx(
             float(theirs[f"expected_matches_{order}"]), rel=1e-5
         )
+
+
+@pytest.mark.parametrize("feed", ["teacher", "greedy"])
+def test_bleu_without_cross_entropy_leaves_the_ends_without_words(corpus, feed):
+    """The text that ``fairseq-generate`` prints is as long as the candidate that is logged."""
+    arch = ARCHITECTURES[0]
+    weights = learnt_weights(corpus, arch)
+    built = nat_setup(corpus, arch, weights=weights, feed=feed, cross_entropy_weight=0.0)
+    sample = noisy(built, *range(16))
+    learn(built, sample, steps=60, learning_rate=0.01)
+    with evaluating(built):
+        logged = logged_by(built, sample)
+    text = map(built.task.target_dictionary.string, decoded(built, sample))
+    assert sum(len(line.split()) for line in text) == float(logged["expected_length"])
