@@ -67,27 +67,50 @@ def check_non_autoregressive(
             "--feed greedy takes the first pass alone; with several passes in training take "
             "--feed teacher, the default, or --train-step 1"
         )
+    if getattr(model, "train_step", 1) > 1 and getattr(model, "dae_ratio", 0) > 0:
+        raise ValueError(
+            f"--dae-ratio {model.dae_ratio:g} (its default is 0.5) gives the reference, noised, to "
+            "the passes of --train-step after the first, in validation too: their BLEU would be "
+            "that of words they have seen; take --dae-ratio 0, with which every pass reads what "
+            "the one before chose"
+        )
+    if noise == "no_noise":
+        raise ValueError(
+            f"--noise no_noise shows {name} the reference itself, so that nothing is left to "
+            f"predict; take {_noise_of(model.decoder)}"
+        )
     if noise == "random_delete" and hasattr(model.decoder, "forward_length"):
         raise ValueError(
             f"--noise random_delete, the default, leaves {name} with fewer positions than the "
-            "target has; take --noise full_mask (nonautoregressive_transformer, "
-            "iterative_nonautoregressive_transformer) or random_mask (cmlm_transformer)"
+            f"target has; take {_noise_of(model.decoder)}"
         )
     if noise in _MASKS and isinstance(model.decoder, LevenshteinTransformerDecoder):
         raise ValueError(
             f"--noise {noise} leaves {name} without tokens to insert words between; take "
-            "--noise random_delete, the default"
+            f"{_noise_of(model.decoder)}"
         )
+
+
+def _noise_of(decoder: Any) -> str:
+    """The values of ``--noise`` that a decoder can be trained with."""
+    if isinstance(decoder, LevenshteinTransformerDecoder):
+        return "--noise random_delete, the default"
+    if hasattr(decoder, "forward_length"):
+        return (
+            "--noise full_mask (nonautoregressive_transformer, "
+            "iterative_nonautoregressive_transformer) or random_mask (cmlm_transformer)"
+        )
+    return "--noise full_mask, random_mask or random_delete, whichever its forward is written for"
 
 
 def checked_words(heads: Any, name: str) -> Mapping[str, Any]:
     """The head of the words, or ``ValueError`` where it is no distribution for each position."""
-    words = heads.get(WORDS) if isinstance(heads, Mapping) else None
+    words = _words_of(heads)
+    out, target, mask = (words.get(key) for key in ("out", "tgt", "mask"))
     fits = (
-        words is not None
-        and words.get("out") is not None
-        and words["out"].dim() == 3
-        and words["out"].shape[:2] == words["tgt"].shape == words["mask"].shape
+        all(part is not None for part in (out, target, mask))
+        and out.dim() == 3
+        and out.shape[:2] == target.shape == mask.shape
     )
     if not fits:
         raise ValueError(
@@ -98,12 +121,20 @@ def checked_words(heads: Any, name: str) -> Mapping[str, Any]:
     return words
 
 
-def checked_logits(heads: Mapping[str, Any], masked: Tensor, name: str) -> Tensor:
+def checked_logits(heads: Any, masked: Tensor, name: str) -> Tensor:
     """``[batch, length, vocab]``, or ``ValueError`` where it is not as long as ``masked``."""
-    logits = heads[WORDS]["out"]
-    if logits.shape[:2] != masked.shape:
+    logits = _words_of(heads).get("out")
+    shape = None if logits is None else tuple(logits.shape[:2])
+    if shape != tuple(masked.shape):
         raise ValueError(
             f"--feed greedy needs a row for each of the {tuple(masked.shape)} tokens that the "
-            f"model starts from; {name} has {tuple(logits.shape[:2])}; take --feed teacher"
+            f"model starts from, in out of the head {WORDS!r}; {name} has {shape or 'none'}; take "
+            "--feed teacher"
         )
     return logits
+
+
+def _words_of(heads: Any) -> Mapping[str, Any]:
+    """The head of the words, empty where a model has none."""
+    words = heads.get(WORDS) if isinstance(heads, Mapping) else None
+    return words if isinstance(words, Mapping) else {}

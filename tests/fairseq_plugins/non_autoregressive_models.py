@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,17 @@ from torch import Tensor
 NOISE_AND_FLAGS: dict[str, tuple[object, ...]] = {
     "nonautoregressive_transformer": ("--noise", "full_mask"),
     "cmlm_transformer": ("--noise", "random_mask"),
-    "iterative_nonautoregressive_transformer": ("--noise", "full_mask", "--train-step", 2),
+    "iterative_nonautoregressive_transformer": (
+        *("--noise", "full_mask", "--train-step", 2),
+        *("--dae-ratio", 0),
+    ),
     "levenshtein_transformer": ("--noise", "random_delete", "--early-exit", "1,1,1"),
+    "warm_started_nonautoregressive_transformer": ("--noise", "full_mask"),
 }
 """By architecture: the ``--noise`` it is trained with, and sizes of its own."""
 
-FAMILIES = tuple(NOISE_AND_FLAGS)
+FAMILIES = tuple(arch for arch in NOISE_AND_FLAGS if not arch.startswith("warm_started"))
+"""Models that differ by more than what they load."""
 
 
 def model_flags(arch: str) -> tuple[object, ...]:
@@ -96,6 +102,36 @@ def clipped_matches(candidate: Sequence[int], reference: Sequence[int], special:
             )
         )
     return counts
+
+
+def enumerated_matches(
+    reference: Sequence[int], law: Tensor, observed: Sequence[bool], special: int
+) -> list[float]:
+    """Sum over all outcomes of their probability times their matches.
+
+    Args:
+        reference: its words.
+        law: ``[words, vocab]``, of the candidate's.
+        observed: for each word of the candidate, whether it is the reference's for certain.
+        special: tokens up to it are no words.
+    """
+    alphabet = [*sorted(set(reference)), -1]
+    choices = []
+    for position, (row, known) in enumerate(zip(law.tolist(), observed, strict=True)):
+        if known:
+            choices.append([(reference[position], 1.0)])
+        else:
+            of_reference = [(word, row[word]) for word in alphabet[:-1]]
+            rest = 1 - sum(probability for _, probability in of_reference)
+            choices.append([*of_reference, (-1, rest)])
+    sums = [0.0] * len(ORDERS)
+    for outcome in itertools.product(*choices):
+        probability = 1.0
+        for _, factor in outcome:
+            probability *= factor
+        matches = clipped_matches([token for token, _ in outcome], reference, special)
+        sums = [total + probability * count for total, count in zip(sums, matches, strict=True)]
+    return sums
 
 
 def positions_of_words(target: Sequence[int], not_words: Sequence[int]) -> list[int]:

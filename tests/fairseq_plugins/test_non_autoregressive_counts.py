@@ -2,7 +2,6 @@
 those of the model itself.
 """
 
-import itertools
 from collections import Counter
 
 import pytest
@@ -11,6 +10,7 @@ from fairseq_setup import ORDERS, statistics_of
 from non_autoregressive_models import (
     FAMILIES,
     clipped_matches,
+    enumerated_matches,
     heads_of,
     learnt_weights,
     logged_by,
@@ -18,6 +18,7 @@ from non_autoregressive_models import (
     noisy,
     positions_of_words,
 )
+from sacrebleu.metrics.bleu import BLEU
 
 SAMPLES = 20_000
 ENUMERABLE = 5
@@ -43,27 +44,6 @@ def candidates(built, sample):
 
 def logged_matches(logged):
     return [float(logged[f"expected_matches_{order}"]) for order in ORDERS]
-
-
-def enumerated_matches(reference, law, observed, special):
-    """Sum over all outcomes of their probability times their matches."""
-    alphabet = [*sorted(set(reference)), -1]
-    choices = []
-    for token, row, known in zip(reference, law.tolist(), observed, strict=True):
-        if known:
-            choices.append([(token, 1.0)])
-        else:
-            of_reference = [(word, row[word]) for word in alphabet[:-1]]
-            rest = 1 - sum(probability for _, probability in of_reference)
-            choices.append([*of_reference, (-1, rest)])
-    sums = [0.0] * len(ORDERS)
-    for outcome in itertools.product(*choices):
-        probability = 1.0
-        for _, factor in outcome:
-            probability *= factor
-        matches = clipped_matches([token for token, _ in outcome], reference, special)
-        sums = [total + probability * count for total, count in zip(sums, matches, strict=True)]
-    return sums
 
 
 @pytest.mark.parametrize(
@@ -168,3 +148,30 @@ def test_an_ignored_prefix_does_not_count(corpus):
     assert float(logged["expected_length"]) == len(reference) - 2
     # The model has to say the prefix itself, so it stays in the loss of the words.
     assert int(logged["nll_loss_count"]) == len(reference) + 2
+
+
+def test_sentence_bleu_is_the_mean_over_the_candidates_of_every_pass(corpus):
+    """Value of the objective, less what ``nat_loss`` has, by enumeration and sacrebleu."""
+    arch = "iterative_nonautoregressive_transformer"
+    weights = learnt_weights(corpus, arch)
+    options = {"cross_entropy_weight": 1.0, "bleu_level": "sentence"}
+    ours = nat_setup(corpus, arch, weights=weights, **options)
+    fairseqs = nat_setup(corpus, arch, weights=weights, name="nat_loss")
+    special = ours.task.target_dictionary.nspecial - 1
+    sample = noisy(ours, 8, 9)  # four and five words
+    scores = []
+    for reference, law, observed in candidates(ours, sample):
+        length = len(reference)
+        assert 4 <= length <= ENUMERABLE
+        score = BLEU.compute_bleu(
+            enumerated_matches(reference, law, observed, special),
+            [length - order + 1 for order in ORDERS],
+            *(length, length),
+            smooth_method="add-k",
+            smooth_value=1,
+        )
+        scores.append(score.score / 100)
+    assert len(scores) == 2 * ours.model.train_step == 4
+    assert len({round(score, 3) for score in scores}) == 4
+    added = ours.gradient(sample)[0] - fairseqs.gradient(sample)[0]
+    assert added == pytest.approx(1 - sum(scores) / len(scores), abs=1e-4)

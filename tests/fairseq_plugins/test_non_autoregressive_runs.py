@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,23 +13,24 @@ from training_flags import QUIET, TRANSFORMER, adam, sgd
 from two_workers import two_workers
 
 NAT = "nonautoregressive_transformer"
+WARM = "warm_started_nonautoregressive_transformer"
+WITHOUT_CHANCE = Path(__file__).parent / "every_second_word_deleted"
 # As the models of the literature have them.
 SIZES_OF_NAT = ("--src-embedding-copy", "--pred-length-offset", "--share-all-embeddings")
 BEST = ("--best-checkpoint-metric", "expected_bleu", "--maximize-best-checkpoint-metric")
 SHORT = ("--required-batch-size-multiple", 1, "--no-epoch-checkpoints")
 METRICS = ["loss", "nll_loss", "ppl", "expected_bleu", "length_ratio", "precision_1", "precision_4"]
-ITERATIONS = {
-    "nonautoregressive_transformer": 0,
-    "cmlm_transformer": 0,
-    "iterative_nonautoregressive_transformer": 3,
-    "levenshtein_transformer": 3,
+DECODING = {
+    NAT: ("--iter-decode-max-iter", 0, "--iter-decode-with-beam", 2),
+    WARM: ("--iter-decode-max-iter", 0),
+    "cmlm_transformer": ("--iter-decode-max-iter", 2),
+    "iterative_nonautoregressive_transformer": ("--iter-decode-max-iter", 3),
+    "levenshtein_transformer": ("--iter-decode-max-iter", 3),
 }
 HEADS = {
     "levenshtein_transformer": ["mask_ins_loss", "word_del_loss"],
-    "nonautoregressive_transformer": ["length_loss"],
-    "cmlm_transformer": ["length_loss"],
-    "iterative_nonautoregressive_transformer": ["length_loss"],
 }
+"""Where it is not ``length_loss`` alone."""
 
 
 def arguments(corpus, arch, save_dir, *flags, criterion="expected_bleu"):
@@ -61,7 +63,7 @@ def load(checkpoint):
     return torch.load(checkpoint, weights_only=True)
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize("arch", [*FAMILIES, WARM])
 def test_a_model_trains_and_generates(corpus, arch, tmp_path):
     save_dir = tmp_path / "run"
     printed = train(corpus, arch, save_dir, *adam(0.01), "--max-update", 2, "--batch-size", 16)
@@ -72,14 +74,14 @@ def test_a_model_trains_and_generates(corpus, arch, tmp_path):
     ]
     assert len(lines) == 3
     for line in lines:
-        for name in (*METRICS, *HEADS[arch]):
+        for name in (*METRICS, *HEADS.get(arch, ["length_loss"])):
             assert re.search(rf"\b{name}[= ]", line), f"no {name} in: {line}"
         assert not re.search(r"\b_\w+_loss|_count|expected_(matches|totals)", line)
     printed = generate(
         corpus,
         save_dir / "checkpoint_best.pt",
         tmp_path / "generate.log",
-        *("--iter-decode-max-iter", ITERATIONS[arch]),
+        *DECODING[arch],
     )
     assert len(re.findall(r"^H-\d+", printed, re.MULTILINE)) == SIZES["test"]
     assert "BLEU4 =" in printed
@@ -112,13 +114,18 @@ def test_nat_loss_then_expected_bleu_then_a_resumed_run(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arch", "noise"),
-    [("nonautoregressive_transformer", "full_mask"), ("levenshtein_transformer", "no_noise")],
+    ("arch", "flags"),
+    [
+        (NAT, ("--noise", "full_mask")),
+        (NAT, ("--noise", "full_mask", "--feed", "greedy")),
+        ("levenshtein_transformer", ("--user-dir", WITHOUT_CHANCE)),
+    ],
+    ids=["length of the reference", "own length", "levenshtein"],
 )
-def test_two_workers_end_where_one_ends(corpus, arch, noise, tmp_path):
+def test_two_workers_end_where_one_ends(corpus, arch, flags, tmp_path):
     """Sentences of different lengths: a mean of the workers' means would be another."""
-    flags = ("--train-subset", "even", "--max-epoch", 3, "--disable-validation", "--dropout", 0)
-    flags = (*flags, *sgd(0.5), "--noise", noise)
+    flags = (*flags, "--train-subset", "even", "--max-epoch", 3, "--disable-validation")
+    flags = (*flags, "--dropout", 0, *sgd(0.5))
     one = tmp_path / "one"
     train(corpus, arch, one, *flags, "--batch-size", 16)
     two = two_workers(
