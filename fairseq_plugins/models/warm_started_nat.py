@@ -13,6 +13,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 _LENGTHS = "decoder.embed_length."
+_NORMALISED_EMBEDDINGS = "decoder.layernorm_embedding."
 
 
 @register_model("warm_started_nonautoregressive_transformer")
@@ -26,11 +27,21 @@ class WarmStartedNATransformerModel(NATransformerModel):
     """
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Give a checkpoint that predicts no length the parameters that do so, as they are."""
+        """Give a checkpoint that predicts no length the parameters that do so, as they are.
+
+        Raises:
+            ValueError: it is of a transformer with ``--layernorm-embedding``, whose layer would
+                load, but which fairseq's non-autoregressive decoder does not apply.
+        """
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
         if any(key.startswith(prefix + _LENGTHS) for key in state_dict):
             return
+        if any(key.startswith(prefix + _NORMALISED_EMBEDDINGS) for key in state_dict):
+            raise ValueError(
+                "the checkpoint is of a transformer with --layernorm-embedding, which fairseq's "
+                "non-autoregressive decoders do not apply; take one that was trained without"
+            )
         logger.info("the checkpoint predicts no length: %s starts anew", _LENGTHS.rstrip("."))
         for key, value in self.state_dict().items():
             if key.startswith(_LENGTHS):

@@ -10,7 +10,7 @@ WARM = "warm_started_nonautoregressive_transformer"
 
 @pytest.fixture
 def built(corpus):
-    return nat_setup(corpus, WARM, flags=("--noise", "full_mask"))
+    return nat_setup(corpus, WARM)
 
 
 def test_a_trained_transformer_loads_and_only_the_length_starts_anew(corpus, built):
@@ -40,6 +40,14 @@ def test_another_size_is_refused(corpus, built):
     transformer = setup(corpus, flags=("--encoder-ffn-embed-dim", 24)).model
     with pytest.raises(RuntimeError, match=r"encoder\.layers\.0\.fc1\.weight"):
         built.model.load_state_dict(transformer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("flags", [(), ("--layernorm-embedding",)], ids=["without", "with"])
+def test_a_layer_that_the_decoder_would_not_apply_is_refused(corpus, flags):
+    transformer = setup(corpus, flags=("--layernorm-embedding",)).model
+    model = nat_setup(corpus, WARM, flags=flags).model
+    with pytest.raises(ValueError, match=r"with --layernorm-embedding.*take one .* without"):
+        model.load_state_dict(transformer.state_dict(), strict=True)
 
 
 def test_it_is_the_model_of_fairseq(corpus, built):
