@@ -24,6 +24,8 @@ from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, 
 
 _START = 1
 """Tokens before the words: ``<s>``, which the task ``translation_lev`` puts there."""
+_ENDS = 2
+"""Tokens beside the words: ``<s>`` and ``</s>``."""
 
 
 class NonAutoregressiveScores:
@@ -113,11 +115,10 @@ class NonAutoregressiveScores:
         self, model: Any, sample: dict[str, Any], reference: Reference
     ) -> BleuStatistics:
         """Of candidates of the length that the model predicts, no token of them known."""
-        limits = decode_limits(
-            sample["net_input"]["src_lengths"],
-            self.settings.max_decode_ratio,
-            self.settings.max_decode_length,
-        )
+        settings = self.settings
+        longest = min(settings.max_decode_length, model.max_decoder_positions() - _ENDS)
+        source_lengths = sample["net_input"]["src_lengths"]
+        limits = decode_limits(source_lengths, settings.max_decode_ratio, longest)
         masked, words = own_input(model, sample["net_input"], limits, self.dictionary)
         logits = checked_logits(_heads(model, sample, masked), masked, type(model.decoder).__name__)
         size = _START + self.settings.ignore_prefix_size
@@ -173,10 +174,12 @@ def own_input(
         encoder_out = model.forward_encoder([source, net_input["src_lengths"]])
         tokens = model.initialize_output_tokens(encoder_out, source).output_tokens
     predicted = tokens.ne(dictionary.pad()).sum(1)
-    lengths = torch.minimum(predicted, limits + 2)  # <s> and </s> besides
+    lengths = torch.minimum(predicted, limits + _ENDS)
+    # fairseq's copy of the source into the decoder has as many columns as the longest has tokens.
+    tokens = tokens[:, : int(lengths.max())]
     columns = torch.arange(tokens.size(1), device=tokens.device)
     tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
-    return tokens.scatter(1, lengths.unsqueeze(1) - 1, dictionary.eos()), lengths - 2
+    return tokens.scatter(1, lengths.unsqueeze(1) - 1, dictionary.eos()), lengths - _ENDS
 
 
 def with_known_tokens(rows: Rows, tokens: Tensor, known: Tensor) -> Rows:

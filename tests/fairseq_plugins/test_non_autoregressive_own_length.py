@@ -7,6 +7,7 @@ import torch
 from fairseq_setup import ORDERS, evaluating
 from non_autoregressive_models import (
     clipped_matches,
+    enumerated_matches,
     heads_of,
     learn,
     learnt_weights,
@@ -76,6 +77,35 @@ def test_a_certain_model_gets_the_counts_of_what_fairseq_generates(
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_an_unsure_model_gets_the_expectation_over_all_outcomes(corpus, arch):
+    built = of_greedy(corpus, arch, max_decode_length=4)
+    dictionary = built.task.target_dictionary
+    sample = noisy(built, 8, 14, 15, 21)  # three to five words
+    expected, lengths, laws = torch.zeros(len(ORDERS)), [], []
+    references = words(built, sample)
+    for source, reference in zip(sample["net_input"]["src_tokens"], references, strict=True):
+        source = source[source.ne(dictionary.pad())].unsqueeze(0)
+        with torch.no_grad():
+            state = built.model.encoder(source, src_lengths=torch.tensor([source.size(1)]))
+            predicted = built.model.decoder.forward_length(normalize=True, encoder_out=state)
+            length = min(int(predicted.argmax()) - 2, 4)
+            masks = [dictionary.bos(), *[dictionary.unk()] * length, dictionary.eos()]
+            law = built.model.decoder(
+                normalize=True, prev_output_tokens=torch.tensor([masks]), encoder_out=state
+            )[0, 1:-1].double()
+        lengths.append(length)
+        laws.append(law.exp())
+        matches = enumerated_matches(reference, laws[-1], [False] * length, dictionary.nspecial - 1)
+        expected += torch.tensor(matches)
+    assert any(length != len(each) for length, each in zip(lengths, references, strict=True))
+    assert sum(float(law.max(1).values.min()) < 0.9 for law in laws) >= 2
+    logged = logged_by(built, sample)
+    actual = torch.tensor([float(logged[f"expected_matches_{order}"]) for order in ORDERS])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert float(logged["expected_length"]) == sum(lengths)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_losses_beside_bleu_stay(corpus, arch):
     greedy = of_greedy(corpus, arch)
     teacher = nat_setup(corpus, arch, weights=learnt_weights(corpus, arch))
@@ -85,11 +115,29 @@ def test_the_losses_beside_bleu_stay(corpus, arch):
         assert float(ours[name]) == float(theirs[name])
 
 
-def test_the_flags_of_decoding_bound_the_length(corpus):
-    built = of_greedy(corpus, ARCHITECTURES[0], max_decode_length=2)
+@pytest.mark.parametrize("flags", [(), ("--src-embedding-copy",)], ids=["masks", "copied source"])
+def test_the_flags_of_decoding_bound_the_length(corpus, flags):
+    built = of_greedy(corpus, ARCHITECTURES[0], max_decode_length=2, flags=flags)
     sample = noisy(built, *range(6))
     assert min(map(len, generated(built, sample))) > 2
     assert float(logged_by(built, sample)["expected_length"]) == 2 * 6
+
+
+@pytest.mark.parametrize("positions", [("--decoder-learned-pos",), ()], ids=["learnt", "sine"])
+def test_the_positions_of_the_model_bound_the_length(corpus, positions):
+    """Ten words, ``<s>`` and ``</s>``; by its length and the flags of decoding it could be more."""
+    flags = (*positions, "--max-target-positions", 12)
+    built = nat_setup(corpus, ARCHITECTURES[0], flags=flags, feed="greedy")
+    predict = built.model.decoder.forward_length_prediction
+
+    def hundred(length_out, encoder_out, tgt_tokens=None):
+        lengths = predict(length_out, encoder_out, tgt_tokens)
+        return lengths if tgt_tokens is not None else torch.full_like(lengths, 100)
+
+    built.model.decoder.forward_length_prediction = hundred
+    _, gradients, logged = built.gradient(noisy(built, *range(6)))
+    assert float(logged["expected_length"]) == 10 * 6
+    assert gradients["decoder.layers.0.fc1.weight"].abs().max() > 0
 
 
 def test_the_length_is_predicted_without_dropout_and_modes_stay(corpus):
