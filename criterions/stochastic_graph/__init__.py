@@ -6,7 +6,7 @@ loss whose gradient estimates that of the expected cost (Schulman et al. 2015)::
     class HardAttention(nn.Module):
         def forward(self, query, memory):  # [batch, time, dim], [batch, src_len, dim]
             scores = query @ memory.transpose(1, 2)
-            weights = sample("attention", OneHotCategorical(logits=scores))
+            weights = sample("attention", OneHotLaw(logits=scores))
             return weights @ memory  # outside a graph: the likeliest position
 
     with StochasticGraph(estimators={"attention": ScoreFunction(MovingAverage())}) as graph:
@@ -59,6 +59,7 @@ from criterions.stochastic_graph.estimators import (
 from criterions.stochastic_graph.graph import StochasticGraph
 from criterions.stochastic_graph.laws import deterministic_value
 from criterions.stochastic_graph.nodes import CostNode, StochasticNode
+from criterions.stochastic_graph.one_hot import OneHotLaw, one_hot_argmax
 from criterions.stochastic_graph.samples import SampleLayout
 from criterions.stochastic_graph.schedules import (
     SCHEDULES,
@@ -92,6 +93,7 @@ __all__ = [
     "NoBaseline",
     "NoScore",
     "NotReplayableError",
+    "OneHotLaw",
     "Reparameterized",
     "ReplayingGraph",
     "SampleLayout",
@@ -108,6 +110,7 @@ __all__ = [
     "active_graph",
     "deterministic_value",
     "estimator_of",
+    "one_hot_argmax",
     "parse_schedule",
     "sample",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
@@ -16,9 +15,13 @@ from torch.distributions import (
     Distribution,
     Independent,
     OneHotCategorical,
-    RelaxedBernoulli,
-    RelaxedOneHotCategorical,
     TransformedDistribution,
+)
+
+from criterions.stochastic_graph.one_hot import (
+    RelaxedBernoulliLaw,
+    RelaxedOneHotLaw,
+    one_hot_argmax,
 )
 
 
@@ -61,6 +64,11 @@ def deterministic_value(law: Distribution) -> Tensor:
 @deterministic_value.register
 def _(law: Bernoulli) -> Tensor:
     return (law.probs > 0.5).to(law.probs.dtype)
+
+
+@deterministic_value.register
+def _(law: OneHotCategorical) -> Tensor:
+    return one_hot_argmax(law.logits)
 
 
 @deterministic_value.register(Independent)
@@ -106,16 +114,12 @@ def _(law: Categorical, temperature: float) -> Distribution:
 def _(law: OneHotCategorical, temperature: float) -> Distribution:
     # The law was checked, or not, when it was made; a check of its relaxation fails by rounding for
     # a large vocabulary, and waits for the device.
-    return RelaxedOneHotCategorical(
-        law.logits.new_full((), temperature), logits=law.logits, validate_args=False
-    )
+    return RelaxedOneHotLaw(law.logits.new_full((), temperature), logits=law.logits)
 
 
 @relaxed_law.register
 def _(law: Bernoulli, temperature: float) -> Distribution:
-    return RelaxedBernoulli(
-        law.logits.new_full((), temperature), logits=law.logits, validate_args=False
-    )
+    return RelaxedBernoulliLaw(law.logits.new_full((), temperature), logits=law.logits)
 
 
 @relaxed_law.register(Independent)
@@ -133,8 +137,7 @@ def nearest_outcome(law: Distribution, relaxed: Tensor) -> Tensor:
 
 @nearest_outcome.register
 def _(law: OneHotCategorical, relaxed: Tensor) -> Tensor:
-    likeliest = relaxed.argmax(dim=-1, keepdim=True)
-    return torch.zeros_like(relaxed).scatter_(-1, likeliest, 1)
+    return one_hot_argmax(relaxed)
 
 
 @nearest_outcome.register

@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
-from torch.distributions import OneHotCategorical
 
-from criterions.stochastic_graph import Estimator, Schedule, StepwiseDraws, StochasticGraph
+from criterions.stochastic_graph import (
+    Estimator,
+    OneHotLaw,
+    Schedule,
+    StepwiseDraws,
+    StochasticGraph,
+)
 from fairseq_plugins.decoding import (
     DecodedTokens,
     ForcedTokens,
@@ -157,7 +162,7 @@ class Feeding:
             allowed = logits.index_fill(-1, self._pad_index(logits), -torch.inf)
             if self.settings.feed == "soft":
                 allowed = allowed / self.temperature(graph.update)
-            law = OneHotCategorical(logits=allowed, validate_args=False)
+            law = OneHotLaw(logits=allowed)
             return graph.sample(FED, law, estimator=self.relaxed, step=step)
 
         unroll = unrolled_logits if self.settings.unroll == "step_by_step" else two_pass_logits

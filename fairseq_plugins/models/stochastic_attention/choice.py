@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import (
     Enumeration,
     Estimator,
     GumbelSoftmax,
+    OneHotLaw,
     StraightThroughGumbel,
-    deterministic_value,
     estimator_of,
+    one_hot_argmax,
     sample,
 )
 from fairseq_plugins.models.stochastic_attention.flags import AttentionSettings
@@ -89,9 +89,9 @@ class PositionChoice(nn.Module):
         scores = at_least_float32(scores)
         if way == "soft":
             return scores.softmax(-1)
-        law = OneHotCategorical(logits=scores, validate_args=False)
         if way == "mode":
-            return deterministic_value(law)
+            return one_hot_argmax(scores)
+        law = OneHotLaw(logits=scores)
         if way == "sample":
             return law.sample()
         if estimator_of(self.name) is None:

@@ -97,7 +97,8 @@ class StochasticCrossAttention(MultiheadAttention):
             attended = self._each_alignment(scores, weights, values)
         else:
             weights = self._weights(way, scores)
-            attended = self.out_proj(self._contexts(weights, values))
+            dropped = self.dropout_module(weights.type_as(values))
+            attended = self.out_proj(self._contexts(dropped, values))
         if not (need_weights or need_head_weights):
             return attended, None
         weights = weights.transpose(0, 1)
@@ -118,13 +119,12 @@ class StochasticCrossAttention(MultiheadAttention):
         """Sums of values, all heads side by side.
 
         Args:
-            weights: ``[batch, heads, time, src_len]``.
+            weights: ``[batch, heads, time, src_len]``, after dropout.
             values: ``[sources, heads, src_len, head_dim]``; beams of a source may share its own.
 
         Returns:
             ``[time, batch, channels]``.
         """
-        weights = self.dropout_module(weights.type_as(values))
         batch, heads, time, src_len = weights.shape
         weights = weights.view(values.size(0), -1, heads, time, src_len)
         contexts = torch.einsum("bxhts,bhsd->tbxhd", weights, values)
@@ -134,6 +134,9 @@ class StochasticCrossAttention(MultiheadAttention):
         """``[time * src_len, batch, channels]``: the chosen head at one position in each row."""
         batch, _, time, src_len = scores.shape
         self._log_weights = scores.index_select(1, self._heads).squeeze(1).log_softmax(-1)
+        # Dropout of the chosen head is that of the position's weight, which is 1 there.
+        weights = self.dropout_module(weights.index_fill(1, self._heads, 1).type_as(values))
+        kept = weights.index_select(1, self._heads).permute(2, 3, 0, 1)
         others = self._contexts(weights.index_fill(1, self._heads, 0), values)
         # The output projection is linear: what the chosen head adds does not depend on the step.
         of_head = values.index_select(1, self._heads).squeeze(1)
@@ -141,7 +144,7 @@ class StochasticCrossAttention(MultiheadAttention):
         columns = self.out_proj.weight.view(-1, self.num_heads, self.head_dim)
         column = columns.index_select(1, self._heads).squeeze(1)
         added = functional.linear(of_head, column).transpose(0, 1)  # [src_len, batch, channels]
-        together = self.out_proj(others).unsqueeze(1) + added
+        together = self.out_proj(others).unsqueeze(1).addcmul(kept.type_as(added), added)
         return together.reshape(time * src_len, batch, -1)
 
 

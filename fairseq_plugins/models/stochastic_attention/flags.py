@@ -51,6 +51,11 @@ class AttentionSettings:
         """Whether the sum over alignments is asked for, in training or in evaluation."""
         return "exact" in (self.kind, self.evaluation)
 
+    @property
+    def without_state(self) -> str | None:
+        """Why, in training, a step's output comes from no one state; None where it does."""
+        return "--attention exact mixes those of all positions" if self.kind == "exact" else None
+
     @classmethod
     def of(cls, args: Any) -> AttentionSettings:
         """From a model's arguments; those of a checkpoint of before have the defaults.

@@ -18,6 +18,10 @@ from fairseq_plugins.models.stochastic_attention.flags import (
     set_defaults,
 )
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
+from fairseq_plugins.models.stochastic_attention.unused_flags import (
+    RefusesUnusedFlags,
+    unused_flags,
+)
 
 NODE = "attention"
 """Name of the graph's nodes, one for each decoder step."""
@@ -115,6 +119,7 @@ class StochasticAttentionLSTMDecoder(LSTMDecoder):
     def __init__(self, settings: AttentionSettings, **options: Any) -> None:
         super().__init__(**options)
         hidden = self.hidden_size
+        self.without_state = settings.without_state
         self.attention = StochasticAttentionLayer(
             hidden, self.encoder_output_units, hidden, settings
         )
@@ -156,7 +161,7 @@ class StochasticAttentionLSTMDecoder(LSTMDecoder):
 
 
 @register_model("stochastic_attention_lstm")
-class StochasticAttentionLSTM(LSTMModel):
+class StochasticAttentionLSTM(RefusesUnusedFlags, LSTMModel):
     """fairseq's ``lstm`` whose attention is soft, sampled, relaxed, greedy or marginalised.
 
     Its parameters are those of ``lstm``: checkpoints of one load into the other.
@@ -177,6 +182,7 @@ class StochasticAttentionLSTM(LSTMModel):
         """
         settings = AttentionSettings.of(args)
         model = super().build_model(args, task)
+        model.unused_flags = unused_flags(args, settings)
         plain = model.decoder
         if plain.attention is None:
             raise ValueError(

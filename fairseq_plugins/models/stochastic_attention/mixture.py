@@ -31,10 +31,12 @@ def mixture_log_probabilities(
     Returns:
         ``[..., vocab]`` in the dtype of ``features``; its exponentials sum to 1.
     """
-    # Under autocast, features may have fewer bits than parameters.
-    weight = weight.type_as(features)
-    bias = weight.new_zeros(weight.size(0)) if bias is None else bias.type_as(features)
     flat = features.reshape(-1, *features.shape[-2:])
+    # Autocast may have other types in the backward pass, or none: what it makes of a product is
+    # asked once, here, and the logits are the same in both passes.
+    computed_in = (flat[:0, 0] @ weight[:0].t().type_as(flat)).dtype
+    flat, weight = flat.to(computed_in), weight.to(computed_in)
+    bias = weight.new_zeros(weight.size(0)) if bias is None else bias.to(computed_in)
     flat_weights = log_weights.reshape(-1, log_weights.size(-1))
     mixed: Tensor = _Mixture.apply(flat, flat_weights, weight, bias)
     return mixed.reshape(*features.shape[:-2], weight.size(0)).type_as(features)

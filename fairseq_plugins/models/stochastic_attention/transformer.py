@@ -31,6 +31,10 @@ from fairseq_plugins.models.stochastic_attention.flags import (
     set_defaults,
 )
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
+from fairseq_plugins.models.stochastic_attention.unused_flags import (
+    RefusesUnusedFlags,
+    unused_flags,
+)
 
 
 class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
@@ -46,6 +50,9 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
         smallest = 0 if cfg.checkpoint_activations else cfg.min_params_to_wrap
         return fsdp_wrap(layer, min_num_params=smallest)
 
+    without_state: str | None = None
+    """Why a step's output comes from no one state; None where it does."""
+
     def choose_with(
         self, settings: AttentionSettings, layers: Sequence[int], heads: Sequence[int]
     ) -> None:
@@ -57,6 +64,7 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
         """
         for layer in layers:
             choice = PositionChoice(f"attention.layer{layer}", settings)
+            self.without_state = settings.without_state
             self.layers[layer].encoder_attn.choose_with(choice, heads)
 
     def extract_features(
@@ -139,7 +147,7 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
 
 
 @register_model("stochastic_attention_transformer")
-class StochasticAttentionTransformer(TransformerModel):
+class StochasticAttentionTransformer(RefusesUnusedFlags, TransformerModel):
     """fairseq's ``transformer``, with cross-attention of every kind in chosen layers and heads.
 
     Its parameters are those of ``transformer``: checkpoints of one load into the other.
@@ -167,11 +175,13 @@ class StochasticAttentionTransformer(TransformerModel):
         """Build a new model instance.
 
         Raises:
-            ValueError: a flag has a value that it cannot have, or goes with no attention.
+            ValueError: a flag has a value that it cannot have, or does not go with this attention.
         """
         settings = AttentionSettings.of(args)
         set_transformer_defaults(args)
+        _check_modules(args, settings)
         model = super().build_model(args, task)
+        model.unused_flags = unused_flags(args, settings)
         if settings.is_soft:
             return model
         decoder = model.decoder
@@ -224,6 +234,30 @@ def stochastic_attention_transformer_iwslt_de_en(args: Any) -> None:
     """Sizes of fairseq's ``transformer_iwslt_de_en``."""
     transformer_iwslt_de_en(args)
     stochastic_attention_transformer(args)
+
+
+def _check_modules(args: Any, settings: AttentionSettings) -> None:
+    """Raise ``ValueError`` for what fairseq puts around or into attention, and this cannot have."""
+    if not settings.is_soft:
+        flags = f"--attention {settings.kind} --attention-in-evaluation {settings.evaluation}"
+        for flag in ("checkpoint_activations", "offload_activations"):
+            if getattr(args, flag, False):
+                raise ValueError(
+                    f"--{flag.replace('_', '-')} does not go with {flags}: layers that are "
+                    "computed a second time would choose otherwise, or lose what they chose; use "
+                    "it with --attention soft, or leave it out"
+                )
+        if getattr(args, "encoder_xformers_att_config", None):
+            raise ValueError(
+                f"--encoder-xformers-att-config does not go with {flags}: that attention does not "
+                "give its scores; leave it out"
+            )
+    for flag in ("quant_noise_pq", "quant_noise_scalar"):
+        if settings.kind == "exact" and (getattr(args, flag, None) or 0) > 0:
+            raise ValueError(
+                f"--{flag.replace('_', '-')} does not go with --attention exact, which computes "
+                "with weights as they are; leave it out, or use another kind"
+            )
 
 
 def set_transformer_defaults(args: Any) -> None:
