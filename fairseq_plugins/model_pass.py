@@ -56,8 +56,14 @@ def model_pass(
 
     Raises:
         ValueError: ``prev_output_tokens`` has other than ``batch * samples`` rows, the decoder's
-            state cannot be had, or the encoder's output cannot be repeated.
+            state cannot be had (its attribute ``without_state`` may tell why), or the encoder's
+            output cannot be repeated.
     """
+    if features and (reason := getattr(model.decoder, "without_state", None)):
+        raise ValueError(
+            "--baseline learned reads the one state that a step's output comes from, but "
+            f"{reason}; choose another --baseline"
+        )
     batch = net_input["src_tokens"].size(0)
     if prev_output_tokens.size(0) != batch * samples:
         raise ValueError(
