@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from criterions.stochastic_graph import sample
+from criterions.stochastic_graph import estimator_of, sample
 from fairseq_plugins.models.actor.options import ActorOptions
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,16 @@ class Actor(nn.Module):
             source: ``[rows, hidden]``, of :meth:`source`.
             exists: ``[rows]`` or ``[rows, time]`` bool, where the decoder reads a token.
             step: number of the one step within the call of the decoder.
+
+        Raises:
+            ValueError: a Gaussian in training without a graph, where nothing would be drawn.
         """
+        training = self.training and torch.is_grad_enabled()
+        if self.std is not None and training and estimator_of(NODE) is None:
+            raise ValueError(
+                "--actor gaussian draws for --criterion stochastic_graph; other criterions would "
+                "train its mean alone: use --actor deterministic"
+            )
         if state.dim() == 3:
             source = source.unsqueeze(1)
         mean = self.write(torch.tanh(self.read_state(state) + source))

@@ -29,7 +29,7 @@ def add_actor_flags(parser: ArgumentParser) -> None:
         "--actor",
         choices=ACTORS,
         help="what is added to the decoder's input: the actor's output, or a Gaussian around it "
-        "while --criterion stochastic_graph trains [default: gaussian]",
+        "for --criterion stochastic_graph [default: gaussian]",
     )
     parser.add_argument(
         "--actor-hidden-size",
