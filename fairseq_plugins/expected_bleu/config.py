@@ -65,7 +65,11 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     )
     cross_entropy_weight: float = field(
         default=0.1,
-        metadata={"help": "weight of the (label-smoothed) cross-entropy added to 1 - BLEU"},
+        metadata={
+            "help": "weight of the (label-smoothed) cross-entropy added to 1 - BLEU; of a "
+            "non-autoregressive model, that of its words: <s> and </s>, where it predicts them, "
+            "and the other losses, such as that of the length, are not multiplied by it"
+        },
     )
     label_smoothing: float = field(
         default=0.0,

@@ -27,8 +27,10 @@ def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: flo
     Args:
         negative_log_likelihood: of the target, any shape.
         uniform: mean over the vocabulary of the negative log-probabilities, the same shape.
-        epsilon: 0 for none.
+        epsilon: 0 for none; ``uniform`` may be infinite then, as where a logit is.
     """
+    if epsilon == 0:
+        return negative_log_likelihood
     return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
 
 

@@ -83,6 +83,75 @@ def test_heads_of_their_own_get_the_gradient_of_nat_loss_whatever_the_weight(cor
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("flags", [(), ("--left-pad-target",)], ids=["pad right", "pad left"])
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_ends_keep_their_loss_whatever_the_weight(corpus, weight, flags, monkeypatch):
+    """The first pass says ``<s>`` and ``</s>`` itself; no word of the candidate is there."""
+    arch, flags = "nonautoregressive_transformer", ("--label-smoothing", 0.1, *flags)
+    weights = learnt_weights(corpus, arch)
+    built = nat_setup(corpus, arch, flags=flags, weights=weights, cross_entropy_weight=weight)
+    without_bleu(monkeypatch)
+    sample = noisy(built, *range(20, 26))
+    dictionary, heads = built.task.target_dictionary, heads_of(built, sample)
+    target = sample["target"]
+    assert target.eq(dictionary.pad()).any()
+    losses = torch.nn.functional.cross_entropy(
+        heads["word_ins"]["out"].transpose(1, 2), target, reduction="none", label_smoothing=0.1
+    )
+    ends = losses[target.eq(dictionary.bos()) | target.eq(dictionary.eos())]
+    words = losses[target.ge(dictionary.nspecial)]
+    assert (len(ends), len(ends) + len(words)) == (2 * 6, sample["ntokens"])
+    length = torch.nn.functional.cross_entropy(heads["length"]["out"], heads["length"]["tgt"])
+    factor = built.model.decoder.length_loss_factor
+    expected = (weight * words.sum() + ends.sum()) / sample["ntokens"] + factor * length
+    assert gradients(built, sample)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_words_of_two_batches_of_an_update_weigh_as_those_of_one(corpus, monkeypatch):
+    """``--update-freq 2``: fairseq adds what two batches give, and divides by all tokens."""
+    arch = "nonautoregressive_transformer"
+    flags = ("--length-loss-factor", 0, "--label-smoothing", 0.1)
+    weights = learnt_weights(corpus, arch)
+    built = nat_setup(corpus, arch, flags=flags, weights=weights, cross_entropy_weight=0.3)
+    without_bleu(monkeypatch)
+    whole, *parts = (noisy(built, *indices) for indices in (range(20, 26), (20, 21), range(22, 26)))
+    shares = [part["ntokens"] / whole["ntokens"] for part in parts]
+    assert shares[0] != pytest.approx(2 / 6)
+    each = [gradients(built, part)[1] for part in parts]
+    together = {
+        name: sum(share * part[name] for share, part in zip(shares, each, strict=True))
+        for name in each[0]
+    }
+    expected = gradients(built, whole)[1]
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_label_smoothing_a_logit_may_be_minus_infinity(corpus, monkeypatch):
+    """Of the words and of the lengths, as in a model that never says padding."""
+
+    def never(function, index):
+        def masked(*arguments, **options):
+            return function(*arguments, **options).index_fill(-1, torch.tensor([index]), -torch.inf)
+
+        return masked
+
+    arch = "nonautoregressive_transformer"
+    fairseqs, ours = pair(corpus, arch, flags=(), cross_entropy_weight=1.0)
+    for built in (fairseqs, ours):
+        decoder = built.model.decoder
+        decoder.output_layer = never(decoder.output_layer, built.task.target_dictionary.pad())
+        decoder.forward_length = never(decoder.forward_length, 0)
+    sample = noisy(ours, *range(20, 26))
+    loss, with_bleu, _ = gradients(ours, sample)
+    assert 0 < loss < torch.inf
+    assert all(gradient.isfinite().all() for gradient in with_bleu.values())
+    without_bleu(monkeypatch)
+    expected, expected_gradients, _ = gradients(fairseqs, sample)
+    loss, actual_gradients, _ = gradients(ours, sample)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(actual_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_the_length_factor_is_the_models(corpus):
     arch = "nonautoregressive_transformer"
     gradient = []
