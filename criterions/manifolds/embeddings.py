@@ -15,6 +15,7 @@ from criterions.manifolds.rotations import (
     cross_product_matrix,
     exponential,
     from_quaternion,
+    product,
 )
 from criterions.manifolds.series import (
     direction_and_length,
@@ -240,7 +241,7 @@ class Sphere(Embedding):
 
     def rotated(self, points: Tensor, rotations: Tensor) -> Tensor:
         """``R p``."""
-        return (rotations @ points.unsqueeze(-1)).squeeze(-1)
+        return product(rotations, points.unsqueeze(-1)).squeeze(-1)
 
 
 class Rotations(Embedding):
@@ -269,8 +270,8 @@ class Rotations(Embedding):
         slopes = (
             sinc(square) * units
             + sinc_slope(square) * along * turn
-            + versine(square) * (units @ turn + turn @ units)
-            + versine_slope(square) * along * (turn @ turn)
+            + versine(square) * (product(units, turn) + product(turn, units))
+            + versine_slope(square) * along * product(turn, turn)
         )
         return slopes.flatten(-2).transpose(-1, -2)
 
@@ -286,8 +287,7 @@ class Rotations(Embedding):
 
     def rotated(self, points: Tensor, rotations: Tensor) -> Tensor:
         """``R P``."""
-        turned: Tensor = rotations @ points.unflatten(-1, (3, 3))
-        return turned.flatten(-2)
+        return product(rotations, points.unflatten(-1, (3, 3))).flatten(-2)
 
 
 def _whole_turns(like: Tensor) -> Tensor:

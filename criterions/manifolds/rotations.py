@@ -17,12 +17,20 @@ def cross_product_matrix(vectors: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """``[..., 3, n]``: of matrices ``[..., 3, 3]`` and ``[..., 3, n]``, in their own precision.
+
+    ``@`` has half of it under ``torch.autocast``, where a rotation turned back would be another.
+    """
+    return (first.unsqueeze(-1) * second.unsqueeze(-3)).sum(-2)
+
+
 def exponential(vectors: Tensor) -> Tensor:
     """``[..., 3, 3]``: the rotation by the angle ``|v|`` about ``v`` ``[..., 3]`` (Rodrigues)."""
     square = vectors.square().sum(-1)[..., None, None]
     generator = cross_product_matrix(vectors)
     identity = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
-    return identity + sinc(square) * generator + versine(square) * (generator @ generator)
+    return identity + sinc(square) * generator + versine(square) * product(generator, generator)
 
 
 def axis_and_angle(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +67,7 @@ def from_quaternion(quaternions: Tensor) -> Tensor:
     real, vector = unit[..., :1], unit[..., 1:]
     generator = cross_product_matrix(vector)
     identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
-    return identity + 2 * real.unsqueeze(-1) * generator + 2 * (generator @ generator)
+    return identity + 2 * real.unsqueeze(-1) * generator + 2 * product(generator, generator)
 
 
 def rotation_from_numbers(numbers: Tensor) -> Tensor:
