@@ -8,6 +8,8 @@ there is that on ``R^d`` over the change of volume, ``sqrt(det(J^T J))``::
     point = law.rsample()  # [..., 2], with gradient
     kl = kl_divergence(law, UniformLaw(Circle(), like=mean[..., 0]))
 
+On sphere and SO(3), where there is no formula, :func:`divergence_estimate` takes a draw.
+
 Sources:
     Golikov, Kretov 2018, "Embedding-reparameterization procedure for manifold-valued latent
     variables in generative models", arXiv 1812.02769; Falorsi, de Haan, Davidson, Forré 2019,
@@ -25,6 +27,7 @@ from criterions.manifolds.embeddings import (
     Sphere,
     Torus,
 )
+from criterions.manifolds.estimates import divergence_estimate
 from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
 from criterions.manifolds.rotations import rotation_from_numbers
 
@@ -38,6 +41,7 @@ __all__ = [
     "Sphere",
     "Torus",
     "UniformLaw",
+    "divergence_estimate",
     "rotation_from_numbers",
     "wrapped_normal_entropy",
 ]

@@ -19,6 +19,7 @@ from criterions.manifolds import (
     Sphere,
     Torus,
     UniformLaw,
+    divergence_estimate,
     rotation_from_numbers,
 )
 
@@ -212,16 +213,21 @@ KINDS: dict[str, type[LatentKind]] = {
 def divergence(posterior: Independent, prior: Independent, value: Tensor) -> tuple[Tensor, bool]:
     """``KL(posterior || prior)`` of each part, in nats, ``[rows, parts]``.
 
+    Where there is no formula, it is the estimate ``log q(z) - log p(z)``: unbiased, and so is its
+    gradient.  On circle and torus that goes through the value, which has to be reparameterized; on
+    sphere and SO(3) it does not, see :func:`criterions.manifolds.divergence_estimate`.
+
     Args:
         posterior, prior: laws of one kind.
         value: drawn from the posterior, with gradient.
 
     Returns:
-        the divergence; whether it is exact.  Where there is no formula, it is the estimate
-        ``log q(z) - log p(z)``: unbiased, and so is its gradient if ``z`` is reparameterized.
+        the divergence; whether its gradient goes through ``value``.
     """
     posterior, prior = posterior.base_dist, prior.base_dist
     try:
-        return kl_divergence(posterior, prior), True
+        return kl_divergence(posterior, prior), False
     except NotImplementedError:
-        return posterior.log_prob(value) - prior.log_prob(value), False
+        if posterior.embedding.rotates:
+            return divergence_estimate(posterior, prior, value), False
+        return posterior.log_prob(value) - prior.log_prob(value), True

@@ -155,15 +155,16 @@ class LatentTransformerDecoder(TransformerDecoder):
         posterior = self.posterior(source, reference)
         before = {node.name for node in graph.nodes.values()}
         value = sample(LATENT, posterior, estimator=self.latent_estimator)
-        parts, exact = divergence(posterior, prior, value)
+        parts, through_value = divergence(posterior, prior, value)
         weight = parts.new_full((), self.latent.kl_weight(graph.update))
         graph.observe(KL, parts.sum(1))
         graph.observe("latent_active", (parts.detach().mean(0) > _ACTIVE).sum().float())
         graph.observe("kl_weight", weight)
         if self.latent.free_bits:
             parts = parts.clamp(min=self.latent.free_bits)
-        # What is exact does not depend on the value that was drawn.
-        graph.cost(KL, weight * parts.sum(1), parents=before if exact else None)
+        # Otherwise a score function of the value would count what the gradient has already.
+        parents = None if through_value else before
+        graph.cost(KL, weight * parts.sum(1), parents=parents)
         return value.flatten(1)
 
     def posterior(self, source: Tensor, reference: Tensor) -> Independent:
