@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -197,3 +198,58 @@ class ForcedCrossAttention(nn.Module):
                 weights = nn.functional.one_hot(self.positions[head], scores.size(2)).double()
             heads.append(torch.einsum("bts,sbd->tbd", weights, v))
         return plain.out_proj(torch.cat(heads, 2)), None
+
+
+def forced(
+    arch: str, batch: Batch, positions: Tensor, heads: Sequence[int] = range(HEADS)
+) -> tuple[Any, Tensor, Tensor]:
+    """fairseq's own model, made to look at the given positions.
+
+    Args:
+        arch: of the model.
+        batch: padding of its target does not count.
+        positions: ``[rows, time, choices]``; in the transformer the same heads of all layers.
+        heads: which these are.
+
+    Returns:
+        the model, the probability of the positions ``[rows]``, and logits.
+    """
+    model = build(arch).train()
+    exists = batch.target.ne(PAD)
+    if arch == "lstm":
+        attention = model.decoder.attention = ForcedLSTMAttention(
+            model.decoder.attention, positions
+        )
+        logits = model(**batch.net_input)[0]
+        probabilities = torch.stack(attention.probabilities, 1).unsqueeze(2)
+    else:
+        attentions = []
+        for number, layer in enumerate(model.decoder.layers):
+            of_layer = positions[:, :, number * len(heads) : (number + 1) * len(heads)]
+            of_heads = dict(zip(heads, of_layer.unbind(2), strict=True))
+            layer.encoder_attn = ForcedCrossAttention(layer.encoder_attn, of_heads)
+            attentions.append(layer.encoder_attn)
+        logits = model(**batch.net_input)[0]
+        found = [a.probabilities[head] for a in attentions for head in heads]
+        probabilities = torch.stack(found, 2)
+    chosen = probabilities.gather(-1, positions.unsqueeze(-1)).squeeze(-1)
+    chosen = torch.where(exists.unsqueeze(-1), chosen, torch.ones_like(chosen))
+    return model, chosen.flatten(1).prod(1), logits
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    """By the names that parameters have in fairseq's models; 0 where there is none."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {
+        name.replace("attn.plain.", "attn.").replace("attention.plain.", "attention."): (
+            torch.zeros_like(p) if g is None else g
+        )
+        for name, p, g in zip(names, parameters, found, strict=True)
+    }
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """The same gradients, which must not be 0 all over."""
+    assert sum(float(g.norm()) for g in expected.values()) > 1e-2
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)

@@ -174,6 +174,41 @@ def test_the_mixture_and_its_gradient(bias):
     assert torch.autograd.gradcheck(mixed, inputs)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_mixtures_gradient_under_autocast_is_that_of_its_own_logits(dtype):
+    """With features and parameters of 32 bits: the backward pass, outside, computes the same.
+
+    Responsibilities of the components then add up to 1, and the gradient is as near to that of 32
+    bits as autocast's is without the operation.
+    """
+    torch.manual_seed(0)
+    features = torch.randn(16, 5, 32, requires_grad=True)
+    scores = torch.randn(16, 5, requires_grad=True)
+    weight = torch.randn(60, 32, requires_grad=True)
+    inputs = [features, scores, weight]
+    words = torch.randint(60, (16, 1))
+
+    def plain(features, log_weights, weight, bias):
+        logits = torch.nn.functional.linear(features, weight)
+        return (log_weights.unsqueeze(-1) + logits.float().log_softmax(-1)).logsumexp(1)
+
+    def gradients(mixed, enabled):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            found = mixed(features, scores.log_softmax(-1), weight, None)
+        return torch.autograd.grad(found.float().gather(1, words).sum(), inputs)
+
+    exact = gradients(plain, enabled=False)
+    ours, theirs = (gradients(f, enabled=True) for f in (mixture_log_probabilities, plain))
+    for actual, usual, expected in zip(ours, theirs, exact, strict=True):
+        assert float((actual - expected).norm()) <= 1.05 * float((usual - expected).norm())
+
+    log_weights = scores.detach().log_softmax(-1).requires_grad_()
+    with torch.autocast("cpu", dtype):
+        found = mixture_log_probabilities(features, log_weights, weight, None)
+    (responsible,) = torch.autograd.grad(found.gather(1, words).sum(), log_weights)
+    torch.testing.assert_close(responsible.sum(1), torch.ones(16), rtol=1e-5, atol=1e-5)
+
+
 REFUSED = [
     ("lstm", {"attention": "hardest"}, "--attention must be one of soft, hard"),
     ("lstm", {"attention_in_evaluation": "best"}, "--attention-in-evaluation must be one of"),
@@ -206,6 +241,36 @@ REFUSED = [
         {"attention_in_evaluation": "exact", "attention_in_layers": "0"},
         "exact.*--attention-in-layers 1 --attention-in-heads 0",
     ),
+    (
+        "transformer",
+        {"attention": "gumbel", "checkpoint_activations": True},
+        "--checkpoint-activations does not go with --attention gumbel",
+    ),
+    (
+        "transformer",
+        {"attention": "exact", "offload_activations": True},
+        "--offload-activations does not go with --attention exact",
+    ),
+    (
+        "transformer",
+        {"attention": "soft", "attention_in_evaluation": "mode", "checkpoint_activations": True},
+        "--checkpoint-activations.*--attention soft --attention-in-evaluation mode",
+    ),
+    (
+        "transformer",
+        {"encoder_xformers_att_config": "{'name': 'scaled_dot_product'}"},
+        "--encoder-xformers-att-config does not go with --attention hard",
+    ),
+    (
+        "transformer",
+        {"attention": "exact", "quant_noise_pq": 0.1},
+        "--quant-noise-pq does not go with --attention exact",
+    ),
+    (
+        "transformer",
+        {"attention": "exact", "quant_noise_scalar": 0.1},
+        "--quant-noise-scalar does not go with --attention exact",
+    ),
 ]
 
 
@@ -215,6 +280,32 @@ REFUSED = [
 def test_flags_that_cannot_work_are_refused(arch, options, message):
     with pytest.raises(ValueError, match=message):
         build(f"stochastic_attention_{arch}", **{"attention": "hard", **options})
+
+
+UNUSED = [
+    ("lstm", "soft", {"attention_temperature": "0.5"}, "--attention-temperature.*soft"),
+    ("transformer", "hard", {"attention_temperature": "linear:2:1:9"}, "--attention-temp.*hard"),
+    ("transformer", "soft", {"attention_in_layers": "0"}, "--attention-in-layers.*soft"),
+    ("transformer", "soft", {"attention_in_heads": "99"}, "--attention-in-heads.*soft"),
+]
+
+
+@pytest.mark.parametrize(("arch", "kind", "given", "message"), UNUSED, ids=[str(u) for u in UNUSED])
+def test_flags_without_effect_are_refused_when_training_begins(arch, kind, given, message):
+    """Not before: with ``--model-overrides`` a checkpoint may have come to have them."""
+    model = build_stochastic(arch, kind, **given).eval()
+    with torch.no_grad():
+        model(**sentences().net_input)
+    with pytest.raises(ValueError, match=message):
+        model.train()
+
+
+def test_flags_with_an_effect_and_defaults_train():
+    build_stochastic("lstm", "gumbel", attention_temperature="0.5").train()
+    build_stochastic("lstm", "hard", attention_temperature="1").train()
+    in_layer = {"attention_in_layers": "0", "attention_in_heads": None}
+    build_stochastic("transformer", "soft", attention_in_evaluation="mode", **in_layer).train()
+    build_stochastic("transformer", "soft", checkpoint_activations=True).train()
 
 
 @pytest.mark.parametrize("arch", ["lstm", "transformer"])

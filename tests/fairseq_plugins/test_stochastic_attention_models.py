@@ -1,5 +1,7 @@
 """Stochastic attention in fairseq's LSTM and transformer: what it computes, in 64 bits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from stochastic_attention_models import (
@@ -12,8 +14,11 @@ from stochastic_attention_models import (
     ForcedCrossAttention,
     ForcedLSTMAttention,
     alignments,
+    assert_same,
     build,
     build_stochastic,
+    forced,
+    gradients,
     sentences,
     token_losses,
 )
@@ -22,22 +27,6 @@ from torch.nn.functional import one_hot
 from criterions.stochastic_graph import StochasticGraph
 
 architectures = pytest.mark.parametrize("arch", ARCHITECTURES)
-
-
-def gradients(model, loss):
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {
-        name.replace("attn.plain.", "attn.").replace("attention.plain.", "attention."): (
-            torch.zeros_like(p) if g is None else g
-        )
-        for name, p, g in zip(names, parameters, found, strict=True)
-    }
-
-
-def assert_same(actual, expected):
-    assert sum(float(g.norm()) for g in expected.values()) > 1e-2
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
 
 
 @architectures
@@ -70,35 +59,12 @@ def nodes_of(arch, positions, src_len):
     return {f"attention.layer{layer}": in_layers[:, :, layer] for layer in range(LAYERS)}
 
 
-def forced(arch, batch, positions):
-    """Per row: probability of the positions, and the loss given them; by fairseq's own models."""
-    model = build(arch).train()
-    exists = batch.target.ne(PAD)
-    if arch == "lstm":
-        attention = model.decoder.attention = ForcedLSTMAttention(
-            model.decoder.attention, positions
-        )
-        losses = token_losses(model(**batch.net_input)[0], batch)
-        probabilities = torch.stack(attention.probabilities, 1).unsqueeze(2)
-    else:
-        attentions = []
-        for number, layer in enumerate(model.decoder.layers):
-            of_heads = {h: positions[:, :, number * HEADS + h] for h in range(HEADS)}
-            layer.encoder_attn = ForcedCrossAttention(layer.encoder_attn, of_heads)
-            attentions.append(layer.encoder_attn)
-        losses = token_losses(model(**batch.net_input)[0], batch)
-        probabilities = [a.probabilities[head] for a in attentions for head in range(HEADS)]
-        probabilities = torch.stack(probabilities, 2)
-    chosen = probabilities.gather(-1, positions.unsqueeze(-1)).squeeze(-1)
-    chosen = torch.where(exists.unsqueeze(-1), chosen, torch.ones_like(chosen))
-    return model, chosen.flatten(1).prod(1), losses.sum(1)
-
-
 @architectures
 def test_gradient_of_hard_attention_is_unbiased_over_all_alignments(arch):
     """Of two layers with two heads in the transformer, of every step in the LSTM."""
     batch, positions = alignments(arch, 1 if arch == "lstm" else LAYERS * HEADS)
-    model, probabilities, losses = forced(arch, batch, positions)
+    model, probabilities, logits = forced(arch, batch, positions)
+    losses = token_losses(logits, batch).sum(1)
     assert float(probabilities.sum().detach()) == pytest.approx(2)  # of two sentences
     expected = gradients(model, (probabilities * losses).sum())
 
@@ -160,6 +126,67 @@ def test_exact_attention_is_the_marginal_over_all_alignments(arch):
         gradients(ours, token_losses(log_probs, batch).sum()),
         gradients(model, token_losses(expected, batch).sum()),
     )
+
+
+def test_exact_attention_with_dropout_is_hard_attention_summed():
+    """Of the attention's weights, by the same mask: that of the drawn position or of each one."""
+    options = {"attention_dropout": 0.5, "attention_in_layers": "1", "attention_in_heads": "1"}
+    hard = build_stochastic("transformer", "hard", **options).train()
+    exact = build("stochastic_attention_transformer", attention="exact", **options).train()
+    batch = sentences().rows(torch.zeros(20, dtype=torch.long))
+    total = 0
+    for position in range(3):
+        drawn = one_hot(torch.full((20, 2, 1), position), 3).double()
+        torch.manual_seed(5)
+        with StochasticGraph(values={"attention.layer1": drawn}) as graph:
+            emitted = hard(**batch.net_input)[0].softmax(-1)
+        (node,) = graph.nodes.values()
+        total = total + node.law.probs[:, :, 0, position, None] * emitted
+    torch.manual_seed(5)
+    log_probs = exact(**batch.net_input)[0]
+    torch.testing.assert_close(log_probs[:, 0].exp(), total[:, 0], rtol=1e-6, atol=1e-8)
+    assert len({round(float(p), 6) for p in log_probs[:, 0, EOS]}) > 4, "rows have other masks"
+
+
+def step_of(arch, kind):
+    """A training step under a graph, up to the surrogate."""
+    model = build_stochastic(arch, kind).train()
+    batch = sentences()
+    exists = batch.target.ne(PAD)
+
+    def step():
+        with StochasticGraph() as graph:
+            logits = model(**batch.net_input)[0]
+            graph.cost("cross_entropy", token_losses(logits.float(), batch), mask=exists)
+        return graph.surrogate()
+
+    return model, step
+
+
+@architectures
+@pytest.mark.parametrize("kind", ["hard", "gumbel", "gumbel_st", "greedy", "exact"])
+def test_no_kind_reads_more_back_from_the_device_than_soft_attention(arch, kind, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "criterions")
+    from host_reads import HostReads
+
+    found = []
+    for each in ("soft", kind):
+        _, step = step_of(arch, each)
+        with HostReads() as reads:
+            step().backward()
+        found.append(reads.operations)
+    assert len(found[1]) <= len(found[0]), found[1]
+
+
+@architectures
+@pytest.mark.parametrize("kind", ["hard", "gumbel", "gumbel_st", "greedy", "exact"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_not_finite_are_no_error(arch, kind, value):
+    """The loss is not finite either: fairseq's loss scaler skips the update and goes on."""
+    model, step = step_of(arch, kind)
+    for parameter in model.encoder.parameters():
+        parameter.data.fill_(value)
+    assert not step().isfinite()
 
 
 @architectures

@@ -62,8 +62,8 @@ def test_every_kind_trains_with_the_graph(corpus, arch, kind):
 
 @architectures
 @pytest.mark.parametrize("kind", ["soft", "hard", "greedy", "exact"])
-def test_decoded_outputs_belong_to_the_positions_drawn_with_them(corpus, arch, kind):
-    """Two samples of each source; ``hard`` replays what it drew while it decoded."""
+def test_decoded_outputs_train_every_kind_that_has_an_outcome(corpus, arch, kind):
+    """Two samples of each source; a score term for what was drawn, and for nothing else."""
     flags = {"objective": "leave_one_out", "samples": 2, "max_decode_length": 5}
     flags |= {"layer_baseline": "leave_one_out"}
     model = built(corpus, arch, kind, **flags)
@@ -80,6 +80,19 @@ def test_noise_that_cannot_be_replayed_is_refused(corpus, arch, kind):
     model = built(corpus, arch, kind, objective="reinforce")
     with pytest.raises(ValueError, match=r"the layer's own estimator.*'attention.*no outcome"):
         model.gradient(model.batch(0))
+
+
+@architectures
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_learned_baseline_has_no_state_to_read_under_exact_attention(corpus, arch, shared):
+    """Nor where the embeddings serve as the output layer, and features could be had."""
+    options = {"objective": "reinforce", "baseline": "learned", "baseline_state_dim": 16}
+    shares = {"share_decoder_input_output_embed": shared}
+    model = built(corpus, arch, "exact", model=shares, **options)
+    with pytest.raises(ValueError, match=r"--baseline learned.*--attention exact"):
+        model.gradient(model.batch(0))
+    model = built(corpus, arch, "hard", model=shares, **options)
+    assert all(g.isfinite().all() for g in model.gradient(model.batch(0))[1].values())
 
 
 @architectures

@@ -240,7 +240,7 @@ def _check_modules(args: Any, settings: AttentionSettings) -> None:
     """Raise ``ValueError`` for what fairseq puts around or into attention, and this cannot have."""
     if not settings.is_soft:
         flags = f"--attention {settings.kind} --attention-in-evaluation {settings.evaluation}"
-        for flag in ("checkpoint_activations", "offload_activations"):
+        for flag in ("offload_activations", "checkpoint_activations"):
             if getattr(args, flag, False):
                 raise ValueError(
                     f"--{flag.replace('_', '-')} does not go with {flags}: layers that are "
