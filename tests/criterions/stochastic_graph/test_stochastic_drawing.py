@@ -16,6 +16,7 @@ from criterions.stochastic_graph import (
     SharedDrawError,
     StepwiseDraws,
     StochasticGraph,
+    UnexpectedDrawError,
     active_graph,
     sample,
 )
@@ -262,3 +263,23 @@ def test_a_graph_without_any_gradient_can_be_recorded():
         z = sample("z", OneHotCategorical(logits=LOGITS))
         graph.cost("c", (z * COST).sum(-1))
         assert graph.statistics()["cost/c"].isfinite()
+
+
+@pytest.mark.parametrize("name", ["mode", "expectation"])
+def test_where_nothing_may_draw_no_step_has_to_be_told(name):
+    estimator = ESTIMATORS.create(name)
+    draws = StepwiseDraws(default_estimator=estimator, may_draw=False)
+    with draws:
+        decoded = torch.cat([columns(t, t + 1)[:2] for t in range(STEPS)], 1)
+    with StochasticGraph(default_estimator=estimator):
+        torch.testing.assert_close(decoded, columns(0, STEPS)[:2])
+    assert not draws.values
+
+
+@layers
+def test_where_nothing_may_draw_a_draw_is_an_error(layer):
+    with (
+        StepwiseDraws(may_draw=False),
+        pytest.raises(UnexpectedDrawError, match=r"node 'z'.*draws, but no layer was to draw"),
+    ):
+        layer(0, 1)
