@@ -142,7 +142,10 @@ class AnglesKind(ManifoldKind):
     """Circle or torus: Gaussian angles, modulo a turn."""
 
     widest = math.pi
-    """A wrapped Gaussian of this width is uniform but for 1 part in 100."""
+    """A Gaussian of this width on the circle is uniform but for 1 part in 100.
+
+    On the torus angles that are uniform leave more points on the inside than on the outside.
+    """
 
     @property
     def parameters_of_part(self) -> int:

@@ -22,6 +22,18 @@ def _wide(states: Tensor) -> torch.dtype:
     return torch.float32 if states.dtype in (torch.float16, torch.bfloat16) else states.dtype
 
 
+def anchor(network: nn.Module | None) -> Tensor | float:
+    """0, with a gradient of 0 for every parameter of a network, or of no network.
+
+    Data-parallel training wants a gradient of each parameter in each update, also where an
+    objective has no use for the network.
+    """
+    if network is None or not torch.is_grad_enabled():
+        return 0.0
+    # Of one number each: a sum over all may overflow in float16.
+    return sum(0 * parameter.flatten()[0] for parameter in network.parameters())
+
+
 class LawNetwork(nn.Sequential):
     """Parameters of a latent variable's law from a vector: one hidden layer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from fairseq_plugins.models.latent.kinds import KINDS
 PRIORS = ("conditional", "fixed")
 SOURCES = ("posterior", "prior")
 IN_EVALUATION = ("deterministic", "sample")
-_LATE = 10**9
 
 
 def add_latent_flags(parser: ArgumentParser) -> None:
@@ -64,6 +64,13 @@ def add_latent_flags(parser: ArgumentParser) -> None:
         help="KL divergence, in nats, that every dimension of a gaussian latent, or every copy of "
         "a manifold, has for free in each sentence (default: 0)",
     )
+    parser.add_argument(
+        "--word-dropout",
+        type=float,
+        metavar="P",
+        help="in training, probability that a token of the target is unknown to the decoder, which "
+        "then has to ask the latent variable (Bowman et al. 2016; default: 0)",
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class LatentSettings:
     ``samples_in_evaluation``: whether z is drawn outside of training.
     ``kl_weight``: by update.
     ``free_bits``: nats for each dimension or copy, and sentence.
+    ``word_dropout``: probability, below 1.
     """
 
     kind: str
@@ -85,6 +93,7 @@ class LatentSettings:
     samples_in_evaluation: bool
     kl_weight: Schedule
     free_bits: float
+    word_dropout: float
 
     @classmethod
     def of(cls, args: Any) -> LatentSettings:
@@ -113,7 +122,8 @@ class LatentSettings:
             source=choice("latent_from", "posterior", SOURCES),
             samples_in_evaluation=evaluation == "sample",
             kl_weight=_weights(value("kl_weight", "1")),
-            free_bits=at_least("--free-bits", value("free_bits", 0.0), 0),
+            free_bits=_finite("--free-bits", at_least("--free-bits", value("free_bits", 0.0), 0)),
+            word_dropout=_below_1("--word-dropout", value("word_dropout", 0.0)),
         )
 
 
@@ -122,6 +132,18 @@ def _weights(text: str) -> Schedule:
         schedule = parse_schedule(text)
     except ValueError as error:
         raise ValueError(f"--kl-weight: {error}") from error
-    for update in (0, _LATE):  # schedules are monotonic
+    for update in (0, getattr(schedule, "updates", 0)):  # schedules are monotonic
         at_least("--kl-weight", schedule(update), 0)
     return schedule
+
+
+def _finite(flag: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{flag} must be finite; got {value}")
+    return value
+
+
+def _below_1(flag: str, value: float) -> float:
+    if at_least(flag, value, 0) >= 1:
+        raise ValueError(f"{flag} must be below 1; got {value}")
+    return value

@@ -33,7 +33,7 @@ from criterions.stochastic_graph import (
     sample,
 )
 from fairseq_plugins.models.latent.kinds import KINDS, divergence
-from fairseq_plugins.models.latent.networks import LawNetwork, mean_over_tokens
+from fairseq_plugins.models.latent.networks import LawNetwork, anchor, mean_over_tokens
 from fairseq_plugins.models.latent.settings import LatentSettings, add_latent_flags
 from fairseq_plugins.stochastic_graph.references import reference_prefix
 
@@ -76,6 +76,9 @@ class LatentTransformerEncoder(TransformerEncoder):
     def forward_scriptable(self, src_tokens: Tensor, *arguments: Any, **keywords: Any) -> Any:
         """As of fairseq's encoder, with the entries for the latent."""
         output = super().forward_scriptable(src_tokens, *arguments, **keywords)
+        output["encoder_out"] = [
+            states + anchor(self.latent_prior) for states in output["encoder_out"]
+        ]
         states = output["encoder_out"][0].transpose(0, 1)
         source = mean_over_tokens(states, output["encoder_padding_mask"][0])
         parameters = [] if self.latent_prior is None else [self.latent_prior(source)]
@@ -129,6 +132,8 @@ class LatentTransformerDecoder(TransformerDecoder):
         """As of fairseq's decoder, with the latent."""
         value = self.latent_value(prev_output_tokens, encoder_out)
         added = self.latent_projection(value.to(self.latent_projection.weight.dtype))
+        added = added + anchor(self.latent_posterior)
+        prev_output_tokens = self.with_word_dropout(prev_output_tokens)
         with _added_to_output(self.embed_positions, added.unsqueeze(1)):
             return super().extract_features_scriptable(
                 prev_output_tokens, encoder_out, incremental_state, *arguments, **keywords
@@ -166,6 +171,22 @@ class LatentTransformerDecoder(TransformerDecoder):
         parents = None if through_value else before
         graph.cost(KL, weight * parts.sum(1), parents=parents)
         return value.flatten(1)
+
+    def with_word_dropout(self, prev_output_tokens: Tensor) -> Tensor:
+        """The target ``[rows, tgt_len]``, some of its tokens unknown (Bowman et al. 2016).
+
+        In training, where the target itself is fed: tokens that the model chose are scored, or
+        counted, as they were chosen.
+        """
+        graph, probability = active_graph(), self.latent.word_dropout
+        if not probability or not self.training or graph is None:
+            return prev_output_tokens
+        if isinstance(graph, ReplayingGraph) or reference_prefix() is not None:
+            return prev_output_tokens
+        exists = prev_output_tokens.ne(self.padding_idx)
+        begun = exists.cumsum(1) > 1  # after the start symbol
+        dropped = torch.rand(exists.shape, device=exists.device) < probability
+        return prev_output_tokens.masked_fill(exists & begun & dropped, self.dictionary.unk())
 
     def posterior(self, source: Tensor, reference: Tensor) -> Independent:
         """q(z | x, y), of batch shape ``[rows]``.
