@@ -132,6 +132,19 @@ def test_in_training_a_gaussian_is_drawn_and_elsewhere_its_mean_is_taken(corpus,
 
 
 @every_base
+def test_a_gaussian_without_a_graph_is_refused_in_training_alone(corpus, learnt, base):
+    """Its mean alone would be trained, and a learned standard deviation not at all."""
+    ours = steered(with_actor(corpus, base, *GAUSSIAN, weights=learnt(base)))
+    net_input = ours.batch(20, 24)["net_input"]
+    with pytest.raises(ValueError, match=r"--actor gaussian.*--criterion stochastic_graph"):
+        ours.model(**net_input)
+    with torch.no_grad():
+        assert ours.model(**net_input)[0].isfinite().all()
+    with evaluating(ours):
+        assert ours.model(**net_input)[0].isfinite().all()
+
+
+@every_base
 def test_every_sample_draws_its_own_noise_at_every_step(corpus, learnt, base):
     ours = with_actor(corpus, base, *GAUSSIAN, weights=learnt(base))
     draws = StepwiseDraws(samples=3)
@@ -163,7 +176,7 @@ def test_a_deterministic_actor_is_no_node(corpus, learnt, base):
         ("stochastic_graph", GAUSSIAN, {"layer_estimator": "reparameterized"}),
         ("stochastic_graph", (*GAUSSIAN, "--actor-learn-std"), {"objective": "reinforce"}),
         ("expected_bleu", DETERMINISTIC, {}),
-        ("label_smoothed_cross_entropy", GAUSSIAN, {}),
+        ("label_smoothed_cross_entropy", DETERMINISTIC, {}),
     ],
     ids=str,
 )

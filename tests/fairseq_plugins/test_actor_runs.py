@@ -111,7 +111,8 @@ VARIANTS = {
         *("--actor", "deterministic"),
     ),
     "transformer, gaussian": (
-        *("transformer", "--criterion", "expected_bleu", "--actor", "gaussian"),
+        *("transformer", "--criterion", "stochastic_graph", "--actor", "gaussian"),
+        *("--layer-estimator", "reparameterized", "--actor-learn-std"),
     ),
 }
 

@@ -83,11 +83,11 @@ def test_noise_that_cannot_be_replayed_is_refused(corpus, arch, kind):
 
 
 @architectures
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_learned_baseline_has_no_state_to_read_under_exact_attention(corpus, arch, shared):
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_learned_baseline_has_no_state_to_read_under_exact_attention(corpus, arch, tied):
     """Nor where the embeddings serve as the output layer, and features could be had."""
     options = {"objective": "reinforce", "baseline": "learned", "baseline_state_dim": 16}
-    shares = {"share_decoder_input_output_embed": shared}
+    shares = {"share_decoder_input_output_embed": tied}
     model = built(corpus, arch, "exact", model=shares, **options)
     with pytest.raises(ValueError, match=r"--baseline learned.*--attention exact"):
         model.gradient(model.batch(0))
