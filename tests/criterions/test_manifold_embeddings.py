@@ -185,6 +185,17 @@ def test_float32_is_float64_rounded(embedding):
         torch.testing.assert_close(rounded, function(half.double()).float(), rtol=1e-4, atol=1e-5)
 
 
+@each
+def test_float32_derivatives_are_those_of_float64(embedding):
+    """Also just above the angle where the polynomials for small angles end."""
+    lengths = torch.tensor([1e-3, 0.0999, 0.1001, 0.15, 1.0], dtype=DOUBLE)
+    coordinates = torch.zeros(5, embedding.coordinates, dtype=DOUBLE)
+    coordinates[:, 0] = lengths
+    exact = embedding.jacobian(coordinates)
+    found = embedding.jacobian(coordinates.float()).double()
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("embedding", [Sphere(), Rotations()], ids=["sphere", "so3"])
 def test_rotating_keeps_distances(embedding):
     torch.manual_seed(5)
