@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq.models.nat import (
+    CMLMNATransformerModel,
     InsertionTransformerDecoder,
     LevenshteinTransformerDecoder,
+    NATransformerModel,
 )
 from torch import Tensor
 
@@ -84,11 +86,24 @@ def check_non_autoregressive(
             f"--noise random_delete, the default, leaves {name} with fewer positions than the "
             f"target has; take {_noise_of(model.decoder)}"
         )
+    if noise == "random_mask" and _predicts_all(model):
+        raise ValueError(
+            f"--noise random_mask shows {name} some words of the reference, which it then counts "
+            f"as its own; take {_noise_of(model.decoder)}"
+        )
     if noise in _MASKS and isinstance(model.decoder, LevenshteinTransformerDecoder):
         raise ValueError(
             f"--noise {noise} leaves {name} without tokens to insert words between; take "
             f"{_noise_of(model.decoder)}"
         )
+
+
+def _predicts_all(model: Any) -> bool:
+    """Whether it is a model of fairseq that takes no token of its input for known."""
+    while hasattr(model, "module"):  # of data parallelism
+        model = model.module
+    masked_only = isinstance(model, CMLMNATransformerModel)
+    return isinstance(model, NATransformerModel) and not masked_only
 
 
 def _noise_of(decoder: Any) -> str:

@@ -24,6 +24,7 @@ NAT = "nonautoregressive_transformer"
             "--dae-ratio 0.25 .* take --dae-ratio 0",
         ),
         (NAT, ("--noise", "random_delete"), "--noise random_delete.*take --noise full_mask"),
+        (NAT, ("--noise", "random_mask"), "--noise random_mask.*take --noise full_mask"),
         ("cmlm_transformer", ("--noise", "random_delete"), "or random_mask \\(cmlm_transformer\\)"),
         ("levenshtein_transformer", ("--noise", "full_mask"), "take --noise random_delete"),
         ("levenshtein_transformer", ("--noise", "random_mask"), "take --noise random_delete"),
