@@ -1,18 +1,33 @@
 """``--arch latent_transformer``: where z comes from, what it does, what loads into it."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
+from fairseq.distributed import ModuleProxyWrapper
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerDecoder, TransformerModel
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import evaluating, setup
-from latent_models import EOS, OTHER, PAD, WORD, batch, tiny
+from latent_models import (
+    EOS,
+    OTHER,
+    PAD,
+    SIZES,
+    SMOOTH,
+    UNK,
+    WORD,
+    batch,
+    task_of_words,
+    tiny,
+)
 from torch.distributions import kl_divergence
 
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.models.latent.kinds import KINDS, divergence
 from fairseq_plugins.models.latent.settings import LatentSettings
+from fairseq_plugins.models.latent.transformer import LatentTransformerDecoder
 
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
@@ -287,6 +302,169 @@ def test_float16_gives_what_float32_gives(kind):
     assert graph.costs["kl", None].value.dtype == torch.float32
 
 
+@every_kind
+@pytest.mark.parametrize("prior", ["fixed", "conditional"])
+def test_autocast_leaves_laws_and_divergences_as_they_are(kind, prior):
+    made = KINDS[kind](6)
+    parameters = torch.randn(4, made.parameters, generator=torch.Generator().manual_seed(1))
+    narrow = parameters.unflatten(1, (6, -1)).clone()
+    narrow[..., -1] = -6
+    narrow = narrow.flatten(1)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        leaf = narrow.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            posterior = made.law(leaf)
+            against = made.prior(leaf.detach(), [parameters] if prior == "conditional" else [])
+            value = posterior.rsample()
+            parts, _ = divergence(posterior, against, value)
+        gradient = torch.autograd.grad(parts.sum() + value.sum(), leaf)[0]
+        assert value.dtype == parts.dtype == torch.float32
+        found.append((value.detach(), parts.detach(), gradient))
+    for plain, cast in zip(*found, strict=True):
+        torch.testing.assert_close(cast, plain)
+
+
+@every_kind
+@pytest.mark.parametrize("source", ["posterior", "prior"])
+def test_the_latent_never_waits_for_the_device(kind, source, monkeypatch):
+    """A step reads nothing that a step of the plain transformer does not."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "criterions")
+    from host_reads import HostReads
+
+    flags = {"free_bits": 0.1, "kl_weight": "linear:0:1:9", "word_dropout": 0.5}
+    model, criterion = tiny(
+        {"latent": kind, "latent_prior": "conditional", "latent_from": source, **flags}
+    )
+    args = Namespace(**SIZES, **SMOOTH)
+    ARCH_CONFIG_REGISTRY["transformer"](args)
+    plain = TransformerModel.build_model(args, task_of_words()).double()
+    sample = batch(*TARGETS, sources=SOURCES)
+    found = []
+    for each in (plain, model):
+        criterion(each, sample)
+        with HostReads() as reads:
+            criterion(each, sample)[0].backward()
+        found.append(reads.operations)
+    assert found[1] == found[0]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {},
+        {"objective": "leave_one_out", "samples": 2},
+        {"objective": "reinforce", "layer_estimator": "none"},
+        {"objective": "scheduled_sampling"},
+    ],
+    ids=["cross_entropy", "leave_one_out", "none", "scheduled_sampling"],
+)
+@pytest.mark.parametrize("kind", ["gaussian", "sphere"])
+def test_pytorchs_data_parallel_wrapper_finds_a_gradient_of_every_parameter(
+    lone_worker, kind, objective
+):
+    """It stops in the second update where a network that the objective has no use for has none."""
+    model, criterion = tiny({"latent": kind, "latent_prior": "conditional"}, **objective)
+    wrapped = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model))
+    sample = batch(*TARGETS, sources=SOURCES)
+    for _ in range(3):
+        criterion(wrapped, sample)[0].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert model.decoder.latent_projection.weight.grad.any()
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Makes lists of what the transformer's own decoder and the posterior are given."""
+    fed, seen = [], []
+    features = TransformerDecoder.extract_features_scriptable
+    posterior = LatentTransformerDecoder.posterior
+
+    def watched_features(self, tokens, *rest, **keywords):
+        fed.append(tokens)
+        return features(self, tokens, *rest, **keywords)
+
+    def watched_posterior(self, source, reference):
+        seen.append(reference)
+        return posterior(self, source, reference)
+
+    monkeypatch.setattr(TransformerDecoder, "extract_features_scriptable", watched_features)
+    monkeypatch.setattr(LatentTransformerDecoder, "posterior", watched_posterior)
+    return fed, seen
+
+
+def test_word_dropout_hides_words_from_the_decoder_alone(watched):
+    fed, seen = watched
+    model, criterion = tiny({"word_dropout": 0.3})
+    sample = batch(*[[WORD, OTHER] * 20, [OTHER] * 9] * 50)
+    reference = sample["net_input"]["prev_output_tokens"]
+    torch.manual_seed(1)
+    criterion(model, sample)
+    assert seen[-1].equal(reference)
+    hidden = fed[-1].ne(reference)
+    assert fed[-1][hidden].eq(UNK).all()
+    words = reference.eq(WORD) | reference.eq(OTHER)
+    assert not hidden[~words].any(), "start symbols and padding stay"
+    assert reference[:, 0].eq(EOS).all()
+    assert reference.eq(PAD).any()
+    share = float(hidden[words].double().mean())
+    assert share == pytest.approx(0.3, abs=5 * (0.21 / int(words.sum())) ** 0.5)
+    rows = hidden[0::2, 1:]
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
+def test_with_padding_on_the_left_the_start_symbol_stays_as_well():
+    model, _ = tiny({"word_dropout": 0.99})
+    tokens = torch.tensor([[PAD, PAD, EOS, WORD, OTHER], [EOS, WORD, WORD, WORD, WORD]])
+    torch.manual_seed(1)
+    with StochasticGraph():
+        fed = model.decoder.with_word_dropout(tokens)
+    assert fed.eq(UNK).sum() > 3
+    assert fed.eq(UNK).logical_and(tokens.lt(UNK)).sum() == 0
+
+
+def test_word_dropout_is_for_training_with_the_target(watched):
+    """Not in validation, nor for tokens that the model chose: while they are decoded or scored."""
+    fed, _ = watched
+    model, criterion = tiny({"word_dropout": 0.9})
+    sample = batch([WORD, OTHER] * 6)
+    reference = sample["net_input"]["prev_output_tokens"]
+    model.eval(), criterion.eval()
+    criterion(model, sample)
+    logits_of(model, sample)
+    model.train()
+    logits_of(model, sample)  # as of fairseq's own criterions
+    assert len(fed) == 3
+    assert all(tokens.equal(reference) for tokens in fed)
+    for options in (
+        {"objective": "leave_one_out", "samples": 3, "max_decode_length": 4},
+        {"objective": "scheduled_sampling", "teacher_forcing": 0},
+    ):
+        model, criterion = tiny({"word_dropout": 0.9}, **options)
+        with torch.no_grad():
+            model.decoder.output_projection.weight[UNK] = 0  # the model never chooses it
+            model.decoder.output_projection.weight[UNK, 0] = -1e4
+        model.decoder.layers[-1].final_layer_norm.register_forward_hook(_first_channel_is_1)
+        del fed[:]
+        criterion(model, sample)
+        assert len(fed) > 1
+        assert not any(tokens.eq(UNK).any() for tokens in fed)
+    model, criterion = tiny(
+        {"word_dropout": 0.9}, objective="leave_one_out", samples=3, cross_entropy_weight=0.5
+    )
+    del fed[:]
+    criterion(model, sample)
+    shares = [float(t[:, 1:].eq(UNK).double().mean()) for t in fed if t.shape == reference.shape]
+    assert max(shares) > 0.6
+
+
+def _first_channel_is_1(module, arguments, output):
+    return torch.cat([torch.ones_like(output[..., :1]), output[..., 1:]], dim=-1)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -299,6 +477,11 @@ def test_float16_gives_what_float32_gives(kind):
         ({"kl_weight": "linear:1:-1:5"}, "--kl-weight must be at least 0; got -1"),
         ({"free_bits": -0.5}, "--free-bits must be at least 0; got -0.5"),
         ({"free_bits": float("nan")}, "--free-bits must be at least 0; got nan"),
+        ({"free_bits": float("inf")}, "--free-bits must be finite; got inf"),
+        ({"kl_weight": "linear:1:-1:10000000000"}, "--kl-weight must be at least 0; got -1"),
+        ({"word_dropout": 1.0}, "--word-dropout must be below 1; got 1"),
+        ({"word_dropout": -0.1}, "--word-dropout must be at least 0; got -0.1"),
+        ({"word_dropout": float("nan")}, "--word-dropout must be at least 0; got nan"),
     ],
 )
 def test_bad_flags_are_named(given, message):

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "latent_variables.md").read_text(en
 ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in PAGE.splitlines()
-    if line.startswith(("| `--latent", "| `--kl", "| `--free"))
+    if line.startswith(("| `--latent", "| `--kl", "| `--free", "| `--word"))
     if len(cells := re.split(r" (?<!\\)\| ", line.strip("| "))) == 3
 }
 
@@ -50,10 +50,12 @@ def test_defaults_are_those_of_the_page():
         "--latent-in-evaluation": "deterministic",
         "--kl-weight": "1",
         "--free-bits": "0",
+        "--word-dropout": "0",
     }
     assert not default.samples_in_evaluation
     assert default.kl_weight(0) == 1
     assert default.free_bits == 0
+    assert default.word_dropout == 0
 
 
 @pytest.mark.parametrize("number", range(4))

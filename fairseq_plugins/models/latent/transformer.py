@@ -175,18 +175,23 @@ class LatentTransformerDecoder(TransformerDecoder):
     def with_word_dropout(self, prev_output_tokens: Tensor) -> Tensor:
         """The target ``[rows, tgt_len]``, some of its tokens unknown (Bowman et al. 2016).
 
-        In training, where the target itself is fed: tokens that the model chose are scored, or
-        counted, as they were chosen.
+        In training, in the rows where the target itself is fed: tokens that the model chose are
+        scored, or counted, as they were chosen.
         """
         graph, probability = active_graph(), self.latent.word_dropout
         if not probability or not self.training or graph is None:
             return prev_output_tokens
-        if isinstance(graph, ReplayingGraph) or reference_prefix() is not None:
+        reference = reference_prefix()
+        reference = prev_output_tokens if reference is None else reference
+        if isinstance(graph, ReplayingGraph) or reference.shape != prev_output_tokens.shape:
             return prev_output_tokens
+        target = prev_output_tokens.eq(reference).all(1, keepdim=True)
         exists = prev_output_tokens.ne(self.padding_idx)
         begun = exists.cumsum(1) > 1  # after the start symbol
         dropped = torch.rand(exists.shape, device=exists.device) < probability
-        return prev_output_tokens.masked_fill(exists & begun & dropped, self.dictionary.unk())
+        return prev_output_tokens.masked_fill(
+            target & exists & begun & dropped, self.dictionary.unk()
+        )
 
     def posterior(self, source: Tensor, reference: Tensor) -> Independent:
         """q(z | x, y), of batch shape ``[rows]``.
