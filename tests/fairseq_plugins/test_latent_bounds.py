@@ -34,8 +34,11 @@ def assert_same(actual, expected):
 
 @pytest.fixture
 def at_node(monkeypatch):
-    """Makes Gaussians draw a given number of standard deviations from their means."""
-    node = [0.0]
+    """Makes Gaussians draw a given number of standard deviations from their means.
+
+    One number for all, or one for each of the last axis.
+    """
+    node = [torch.tensor(0.0)]
 
     def rsample(law, sample_shape=()):
         assert sample_shape in ((), torch.Size())
@@ -45,7 +48,7 @@ def at_node(monkeypatch):
     monkeypatch.setattr(Normal, "sample", lambda law, shape=(): rsample(law, shape).detach())
 
     def choose(value):
-        node[0] = float(value)
+        node[0] = torch.as_tensor(value, dtype=torch.float64)
 
     return choose
 
@@ -88,6 +91,139 @@ def test_cross_entropy_and_divergence_are_the_negative_elbo(at_node, sentence_av
     log_evidence = (weights.log() + log_likelihoods(model, sample, values)).logsumexp(0)
     gap = float(expected + log_evidence)
     assert 1e-3 < gap < 10
+
+
+MANIFOLDS = ("circle", "torus", "sphere", "so3")
+
+
+def narrowed(kind, **flags):
+    """A model with one part, and laws for which few nodes are enough, far from the manifold's end.
+
+    Rotations and means are away from 0.
+    """
+    model, criterion = tiny({"latent": kind, "latent_dim": 1, **flags.pop("model", {})}, **flags)
+    size = model.decoder.kind.embedding.coordinates
+    torch.manual_seed(9)
+    for network in (model.encoder.latent_prior, model.decoder.latent_posterior):
+        if network is not None:
+            bias = network[-1].bias.detach()
+            bias[:-size] = 0.3 * torch.randn(len(bias) - size, dtype=bias.dtype)
+            bias[-size:] = -2 + 0.2 * torch.arange(size)
+    return model, criterion
+
+
+def laws_of(model, sample):
+    """Posterior and prior of the one sentence, of the one part."""
+    net_input = sample["net_input"]
+    encoded = model.encoder(net_input["src_tokens"], src_lengths=net_input["src_lengths"])
+    source = encoded["latent_source"][0]
+    prior = model.decoder.kind.prior(source, encoded["latent_prior"]).base_dist
+    if model.decoder.latent_posterior is None:
+        return None, prior
+    return model.decoder.posterior(source, net_input["prev_output_tokens"]).base_dist, prior
+
+
+def product_nodes(size, number):
+    """``[nodes, size]``, and weights."""
+    nodes, weights = gaussian_nodes(number)
+    return (
+        torch.cartesian_prod(*[nodes] * size).reshape(-1, size),
+        torch.cartesian_prod(*[weights] * size).reshape(-1, size).prod(1),
+    )
+
+
+def points_of(law, nodes):
+    """``[nodes, features]`` of a law of one row and one part."""
+    normal = law.base.base_dist
+    return law.point((normal.loc + nodes.unsqueeze(1) * normal.scale).unsqueeze(1)).flatten(1)
+
+
+NUMBER = {"circle": 16, "torus": 6, "sphere": 5, "so3": 3}
+
+
+@pytest.mark.parametrize("prior", ["fixed", "conditional"])
+@pytest.mark.parametrize("kind", MANIFOLDS)
+def test_on_manifolds_cross_entropy_and_divergence_are_the_negative_elbo(at_node, kind, prior):
+    """Value and gradient: the divergence by quadrature of the laws' densities alone."""
+    model, criterion = narrowed(kind, model={"latent_prior": prior})
+    sample = batch(TARGET)
+    nodes, weights = product_nodes(model.decoder.kind.embedding.coordinates, NUMBER[kind])
+    value, total = 0.0, [torch.zeros_like(p) for p in model.parameters()]
+    for node, weight in zip(nodes, weights, strict=True):
+        at_node(node)
+        loss = criterion(model, sample)[0]
+        value += float(weight) * float(loss)
+        gradients = gradient_of(model, loss)
+        total = [t + weight * g for t, g in zip(total, gradients, strict=True)]
+    posterior, against = laws_of(model, sample)
+    points = points_of(posterior, nodes)
+    values = points.unsqueeze(1)
+    divergence = (posterior.log_prob(values) - against.log_prob(values)).flatten()
+    assert float((weights * divergence).sum()) > 0.1
+    expected = (weights * (divergence - log_likelihoods(model, sample, points))).sum()
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    expected = gradient_of(model, expected)
+    assert sum(float(g.norm()) for g in expected) > 1e-2
+    torch.testing.assert_close(total, expected, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "circle", "sphere"])
+def test_of_the_prior_the_cross_entropy_is_the_mean_over_its_draws(at_node, kind):
+    """``--latent-from prior``: the gradient goes through the draw."""
+    model_flags = {"latent_prior": "conditional", "latent_from": "prior"}
+    if kind == "gaussian":
+        model, criterion = tiny({"latent_dim": 1, **model_flags})
+        nodes, weights = product_nodes(1, NODES)
+    else:
+        model, criterion = narrowed(kind, model=model_flags)
+        nodes, weights = product_nodes(model.decoder.kind.embedding.coordinates, NUMBER[kind])
+    sample = batch(TARGET)
+    value, total = 0.0, [torch.zeros_like(p) for p in model.parameters()]
+    for node, weight in zip(nodes, weights, strict=True):
+        at_node(node)
+        loss, _, logged = criterion(model, sample)
+        assert "per_sentence/kl" not in logged
+        value += float(weight) * float(loss)
+        gradients = gradient_of(model, loss)
+        total = [t + weight * g for t, g in zip(total, gradients, strict=True)]
+    if kind == "gaussian":
+        mean, deviation = prior_of(model, sample)
+        points = mean + deviation * nodes
+    else:
+        points = points_of(laws_of(model, sample)[1], nodes)
+    expected = -(weights * log_likelihoods(model, sample, points)).sum()
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    expected = gradient_of(model, expected)
+    names = [name for name, _ in model.named_parameters()]
+    assert expected[names.index("encoder.latent_prior.2.bias")].norm() > 1e-3
+    torch.testing.assert_close(total, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "prior"), [("sphere", "fixed"), ("circle", "conditional")])
+def test_weight_and_free_bits_apply_to_an_estimated_divergence(at_node, kind, prior):
+    at_node(0.4)
+    sample = batch(TARGET)
+
+    def step(**flags):
+        model, criterion = narrowed(kind, model={"latent_prior": prior, **flags})
+        loss, _, logged = criterion(model, sample)
+        return float(loss), gradient_of(model, loss), float(logged["per_sentence/kl"])
+
+    without, plain, quarter = (step(kl_weight=weight) for weight in ("0", "1", "0.25"))
+    divergence = plain[2]
+    assert divergence > 0.5
+    assert {without[2], quarter[2]} == {divergence}, "as it is"
+    assert plain[0] - without[0] == pytest.approx(divergence, rel=1e-5)
+    assert quarter[0] - without[0] == pytest.approx(divergence / 4, rel=1e-5)
+    mixed = [0.75 * a + 0.25 * b for a, b in zip(without[1], plain[1], strict=True)]
+    assert_same(quarter[1], mixed)
+    assert max(float((a - b).abs().max()) for a, b in zip(plain[1], without[1], strict=True)) > 0.1
+    # Below what is free it is that number, without a gradient; above it, it is itself.
+    free, below = step(free_bits=50.0), step(free_bits=0.3)
+    assert free[0] - without[0] == pytest.approx(50, rel=1e-5)
+    assert_same(free[1], without[1])
+    assert below[0] == pytest.approx(plain[0], rel=1e-6)
+    assert_same(below[1], plain[1])
 
 
 def test_the_bound_is_tight_for_the_true_posterior():
@@ -227,6 +363,42 @@ def test_reward_gradient_is_unbiased_over_latent_and_outputs(at_node, monkeypatc
             mass += probability
     assert mass == pytest.approx(1, abs=1e-6)
     assert_same(total, gradient_of(model, expected_cost(model, sample, 1)))
+
+
+@pytest.mark.parametrize("kind", ["circle", "sphere", "so3"])
+def test_on_manifolds_the_reward_gradient_is_unbiased(at_node, monkeypatch, kind):
+    """With a conditional prior: quadrature over z, every output for each of its values."""
+    model, criterion = narrowed(
+        kind,
+        model={"latent_prior": "conditional", "latent_from": "prior"},
+        objective="reinforce",
+        max_decode_length=1,
+    )
+    criterion.cost_pass = _with_table(criterion)
+    sample = batch([WORD])
+    number = {"circle": 12, "sphere": 5, "so3": 3}[kind]
+    nodes, weights = product_nodes(model.decoder.kind.embedding.coordinates, number)
+    forced = [torch.tensor([WORD])]
+    monkeypatch.setattr("fairseq_plugins.decoding.draw", lambda logits, _: forced[0])
+    criterion(model, sample)  # shows that there is a layer that draws
+    points = points_of(laws_of(model, sample)[1], nodes)
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    mass = 0.0
+    for node, weight, value in zip(nodes, weights, points.detach(), strict=True):
+        at_node(node)
+        for token, p in _next(model, sample, value.unsqueeze(0), ()):
+            forced[0] = torch.tensor([token])
+            loss, sample_size, _ = criterion(model, sample)
+            probability = float(weight * p)
+            gradients = gradient_of(model, loss / sample_size)
+            total = [t + probability * g for t, g in zip(total, gradients, strict=True)]
+            mass += probability
+    assert mass == pytest.approx(1, abs=1e-6)
+    costs = [_cost_of_outputs(model, sample, value.unsqueeze(0), (), 1) for value in points]
+    expected = gradient_of(model, (weights * torch.stack(costs)).sum())
+    names = [name for name, _ in model.named_parameters()]
+    assert expected[names.index("encoder.latent_prior.2.bias")].norm() > 1e-3
+    torch.testing.assert_close(total, expected, rtol=1e-2, atol=2e-3)
 
 
 def test_samples_of_a_source_have_latents_of_their_own():
