@@ -14,7 +14,7 @@ _GIVEN: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
 def reference_prefix() -> Tensor | None:
     """``prev_output_tokens`` of the reference, ``[rows, tgt_len]``, in the pass with gradient.
 
-    None where the pass feeds the reference itself, and outside such a pass.
+    Also where it is what the decoder is fed.  None outside such a pass.
     """
     return _GIVEN.get()
 
