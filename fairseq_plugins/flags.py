@@ -23,10 +23,10 @@ def above(flag: str, value: Any, bound: float, *, at_most: float = math.inf) -> 
     return value
 
 
-def check_label_smoothing(value: float) -> float:
+def below_1(flag: str, value: float) -> float:
     """``value``, or ``ValueError`` if it is no probability below 1."""
-    if at_least("--label-smoothing", value, 0) >= 1:
-        raise ValueError(f"--label-smoothing must be below 1; got {value}")
+    if at_least(flag, value, 0) >= 1:
+        raise ValueError(f"{flag} must be below 1; got {value}")
     return value
 
 

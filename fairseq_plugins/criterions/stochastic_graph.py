@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.flags import at_least, check_autoregressive, check_model
+from fairseq_plugins.flags import at_least, below_1, check_autoregressive, check_model
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
 from fairseq_plugins.stochastic_graph.cost_pass import CostPass
@@ -20,7 +20,6 @@ from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
 from fairseq_plugins.stochastic_graph.feeding import Feeding
 from fairseq_plugins.stochastic_graph.from_flags import (
     bounds_of,
-    decay_of,
     reward_of,
     settings_of,
 )
@@ -60,7 +59,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         self.estimators = CriterionEstimators(
             settings,
             temperature=temperature,
-            baseline_decay=decay_of(cfg.baseline_decay),
+            baseline_decay=below_1("--baseline-decay", cfg.baseline_decay),
             baseline_state_dim=at_least("--baseline-state-dim", cfg.baseline_state_dim, 1),
             layer_estimator=str(cfg.layer_estimator),
             layer_baseline=str(cfg.layer_baseline),

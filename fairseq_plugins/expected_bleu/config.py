@@ -9,7 +9,7 @@ from omegaconf import II
 
 from criterions.bleu_statistics import LEVELS, SMOOTHINGS
 from criterions.expected_overlap import OVERLAP_VALUES
-from fairseq_plugins.flags import at_least, check_label_smoothing
+from fairseq_plugins.flags import at_least, below_1
 
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
@@ -116,7 +116,7 @@ class Settings:
     def __post_init__(self) -> None:
         at_least("--max-order", self.max_order, 1)
         at_least("--cross-entropy-weight", self.cross_entropy_weight, 0)
-        check_label_smoothing(self.label_smoothing)
+        below_1("--label-smoothing", self.label_smoothing)
         at_least("--max-decode-length", self.max_decode_length, 1)
         at_least("--max-decode-ratio", self.max_decode_ratio, 0)
         at_least("--ignore-prefix-size", self.ignore_prefix_size, 0)

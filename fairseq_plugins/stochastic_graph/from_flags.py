@@ -6,7 +6,6 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from fairseq_plugins.flags import at_least
 from fairseq_plugins.rewards import Reward, build_reward
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
 from fairseq_plugins.stochastic_graph.consistency import check_consistent
@@ -73,10 +72,3 @@ def bounds_of(flag: str, text: str | None) -> tuple[float | None, float | None]:
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{flag}: the lower bound must be below the upper one; got {text!r}")
     return low, high
-
-
-def decay_of(value: float) -> float:
-    """``--baseline-decay``, or ``ValueError`` where averages would not move."""
-    if at_least("--baseline-decay", value, 0) >= 1:
-        raise ValueError(f"--baseline-decay must be below 1; got {value}")
-    return value

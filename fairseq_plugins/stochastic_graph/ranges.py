@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from criterions.stochastic_graph import Schedule, parse_schedule
-from fairseq_plugins.flags import above, at_least, check_label_smoothing
+from fairseq_plugins.flags import above, at_least, below_1
 from fairseq_plugins.stochastic_graph.settings import Settings, flag
 
 # Every schedule has come to its end by then.
@@ -13,7 +13,7 @@ _LATE = 1 << 62
 def check_ranges(settings: Settings) -> None:
     """Raise ``ValueError``, naming the flag, for a number out of its range."""
     at_least("--cross-entropy-weight", settings.cross_entropy_weight, 0)
-    check_label_smoothing(settings.label_smoothing)
+    below_1("--label-smoothing", settings.label_smoothing)
     at_least("--samples", settings.samples, 1)
     above("--raml-temperature", settings.raml_temperature, 0)
     above("--candidate-sharpness", settings.candidate_sharpness, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from criterions.checks import check_choice
 from criterions.stochastic_graph import Schedule, parse_schedule
-from fairseq_plugins.flags import at_least
+from fairseq_plugins.flags import at_least, below_1
 from fairseq_plugins.models.latent.kinds import KINDS
 
 PRIORS = ("conditional", "fixed")
@@ -123,7 +123,7 @@ class LatentSettings:
             samples_in_evaluation=evaluation == "sample",
             kl_weight=_weights(value("kl_weight", "1")),
             free_bits=_finite("--free-bits", at_least("--free-bits", value("free_bits", 0.0), 0)),
-            word_dropout=_below_1("--word-dropout", value("word_dropout", 0.0)),
+            word_dropout=below_1("--word-dropout", value("word_dropout", 0.0)),
         )
 
 
@@ -140,10 +140,4 @@ def _weights(text: str) -> Schedule:
 def _finite(flag: str, value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{flag} must be finite; got {value}")
-    return value
-
-
-def _below_1(flag: str, value: float) -> float:
-    if at_least(flag, value, 0) >= 1:
-        raise ValueError(f"{flag} must be below 1; got {value}")
     return value

@@ -155,8 +155,7 @@ class LatentTransformerDecoder(TransformerDecoder):
             return sample(LATENT, prior).flatten(1)
         if self.latent_posterior is None:
             return sample(LATENT, prior, estimator=self.latent_estimator).flatten(1)
-        reference = reference_prefix()
-        reference = prev_output_tokens if reference is None else reference
+        reference = _target(prev_output_tokens)
         posterior = self.posterior(source, reference)
         before = {node.name for node in graph.nodes.values()}
         value = sample(LATENT, posterior, estimator=self.latent_estimator)
@@ -181,8 +180,7 @@ class LatentTransformerDecoder(TransformerDecoder):
         graph, probability = active_graph(), self.latent.word_dropout
         if not probability or not self.training or graph is None:
             return prev_output_tokens
-        reference = reference_prefix()
-        reference = prev_output_tokens if reference is None else reference
+        reference = _target(prev_output_tokens)
         if isinstance(graph, ReplayingGraph) or reference.shape != prev_output_tokens.shape:
             return prev_output_tokens
         target = prev_output_tokens.eq(reference).all(1, keepdim=True)
@@ -220,6 +218,12 @@ class NoPositions(nn.Module):
     def forward(self, tokens: Tensor, incremental_state: Any = None) -> Tensor:
         """Zeros, ``[1, 1, channels]``."""
         return torch.zeros(1, 1, self.channels, device=tokens.device)
+
+
+def _target(prev_output_tokens: Tensor) -> Tensor:
+    """That of the reference; where none is given, it is what is fed."""
+    reference = reference_prefix()
+    return prev_output_tokens if reference is None else reference
 
 
 def _recorded() -> bool:

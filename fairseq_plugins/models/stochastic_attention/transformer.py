@@ -40,6 +40,9 @@ from fairseq_plugins.models.stochastic_attention.unused_flags import (
 class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
     """fairseq's decoder; which heads choose where they look is told after it is built."""
 
+    without_state: str | None = None
+    """Why a step's output comes from no one state; None where it does."""
+
     def build_decoder_layer(
         self, cfg: TransformerConfig, no_encoder_attn: bool = False
     ) -> nn.Module:
@@ -50,9 +53,6 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
         smallest = 0 if cfg.checkpoint_activations else cfg.min_params_to_wrap
         return fsdp_wrap(layer, min_num_params=smallest)
 
-    without_state: str | None = None
-    """Why a step's output comes from no one state; None where it does."""
-
     def choose_with(
         self, settings: AttentionSettings, layers: Sequence[int], heads: Sequence[int]
     ) -> None:
@@ -62,9 +62,9 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
             settings: from the flags.
             layers, heads: which, from 0; the same heads in each of these layers.
         """
+        self.without_state = settings.without_state
         for layer in layers:
             choice = PositionChoice(f"attention.layer{layer}", settings)
-            self.without_state = settings.without_state
             self.layers[layer].encoder_attn.choose_with(choice, heads)
 
     def extract_features(
