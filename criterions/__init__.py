@@ -3,7 +3,20 @@
 Nothing here knows of fairseq: every function takes and returns tensors.
 """
 
-from criterions.bleu_statistics import BleuStatistics, bleu_from_statistics
+from criterions.bleu.counted import (
+    bleu,
+    clipped_overlap,
+    counted_statistics,
+    gleu,
+    gleu_from_statistics,
+    increments,
+    prefix_bleu,
+    prefix_gleu,
+    prefix_statistics,
+)
+from criterions.bleu.expected import expected_bleu, expected_overlap, expected_statistics
+from criterions.bleu.monte_carlo import monte_carlo_bleu, monte_carlo_overlap, sample_candidates
+from criterions.bleu.statistics import BleuStatistics, bleu_from_statistics
 from criterions.candidate_losses import (
     CANDIDATE_LOSSES,
     effective_sample_size,
@@ -15,18 +28,7 @@ from criterions.candidate_losses import (
     softmax_margin,
     unique_samples,
 )
-from criterions.counted_bleu import bleu, clipped_overlap, counted_statistics
 from criterions.edit_distance_sampling import sample_edits
-from criterions.expected_bleu import expected_bleu, expected_statistics
-from criterions.expected_overlap import expected_overlap
-from criterions.gleu import gleu, gleu_from_statistics
-from criterions.monte_carlo import monte_carlo_bleu, monte_carlo_overlap, sample_candidates
-from criterions.prefix_statistics import (
-    increments,
-    prefix_bleu,
-    prefix_gleu,
-    prefix_statistics,
-)
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.token_law import TokenLaw
 from criterions.token_probabilities import reference_probabilities, token_log_probabilities

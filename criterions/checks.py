@@ -53,14 +53,14 @@ def check_logits_and_tokens(logits: Tensor, tokens: Tensor) -> None:
         )
 
 
-def check_rows(
+def check_positions(
     p_ref: Tensor,
     references: Tensor,
     lengths: Tensor | None,
     reference_lengths: Tensor | None,
     eos_probabilities: Tensor | None,
 ) -> None:
-    """Raise ``ValueError`` unless rows, references and lengths belong together.
+    """Raise ``ValueError`` unless probabilities, references and lengths belong together.
 
     Args:
         p_ref: ``[batch, tgt_len, ref_len]``.

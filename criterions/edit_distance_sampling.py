@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
+from criterions.bleu.reference_ngrams import length_mask
 from criterions.checks import check_choice, check_shape, check_token_ids
-from criterions.reference_ngrams import length_mask
 
 EDIT_KINDS = ("hamming", "edit")
 """``hamming``: substitutions, exact; ``edit``: substitutions and insertions, approximate."""

@@ -7,11 +7,11 @@ from typing import Any
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from criterions.bleu_statistics import LEVELS, SMOOTHINGS
-from criterions.expected_overlap import OVERLAP_VALUES
+from criterions.bleu.expected import OVERLAPS
+from criterions.bleu.statistics import LEVELS, SMOOTHINGS
 from fairseq_plugins.flags import at_least, below_1
 
-OVERLAP_CHOICES = ChoiceEnum(list(OVERLAP_VALUES))
+OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
 HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
 BLEU_LEVEL_CHOICES = ChoiceEnum(list(LEVELS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from criterions.bleu_statistics import SMOOTHINGS
+from criterions.bleu.statistics import SMOOTHINGS
 from criterions.checks import check_choice, check_order
 
 # Importing a module of rewards registers them.

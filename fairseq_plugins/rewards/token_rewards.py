@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from criterions import increments, prefix_bleu, prefix_gleu
-from criterions.counted_bleu import bleu
-from criterions.gleu import gleu
+from criterions.bleu.counted import bleu, gleu
 from fairseq_plugins.rewards.base import REWARDS, Reward, RewardOptions
 from fairseq_plugins.rewards.outputs import Outputs
 

@@ -6,7 +6,7 @@ from typing import Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from criterions.bleu_statistics import SMOOTHINGS
+from criterions.bleu.statistics import SMOOTHINGS
 from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from criterions.bleu_statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
-from criterions.checks import check_choice, check_order, check_rows
-from criterions.counted_bleu import counted_statistics
-from criterions.reference_ngrams import length_mask, reference_ngrams
+from criterions.bleu.counted import counted_statistics
+from criterions.bleu.reference_ngrams import length_mask, reference_ngrams
+from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
+from criterions.checks import check_choice, check_order, check_positions
 
 _SOME_OTHER_TOKEN = -1
 
@@ -42,7 +42,7 @@ def sample_candidates(
         ValueError: shapes do not fit, or ``samples`` is not at least 1.
     """
     check_order("samples", samples)
-    check_rows(p_ref, references, lengths, reference_lengths, eos_probabilities)
+    check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
     batch, rows, ref_len = p_ref.shape
     dtype = torch.promote_types(p_ref.dtype, torch.float32)
     distinct = reference_ngrams(references, range(1, 2), reference_lengths).first[0]

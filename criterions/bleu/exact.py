@@ -1,4 +1,4 @@
-"""The expected clipped count itself, by renewal recursion."""
+"""The expected clipped count, exactly, by renewal recursion."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from criterions.overlap_values.windows import CandidateWindows
-from criterions.reference_ngrams import ReferenceNgrams
+from criterions.bleu.reference_ngrams import ReferenceNgrams
+from criterions.bleu.windows import CandidateWindows
 
 
 def exact_overlap(windows: CandidateWindows) -> Tensor:
-    """``E[sum_s min(C_s, r_s)]`` over independent rows.
+    """Expected clipped count ``E[sum_s min(C_s, r_s)]`` of independent positions.
 
     ``min(C_s, r_s) = sum_{k <= r_s} 1[C_s >= k]``, and the k-th occurrence of an n-gram starts at
-    one window at most, so the expectation is the sum of ``f_k(i)``, the probability that it
-    starts at window ``i``:
+    one position at most, so the expectation is the sum of ``f_k(i)``, the probability that it
+    starts at position ``i``:
 
         ``f_1(i) = q_i - A_1(i)``,  ``f_k(i) = A_{k-1}(i) - A_k(i)``,
         ``A_k(i) = c_i P_k(i) + sum_d t_d(i) f_k(i - d)``,
         ``P_k(i) = (1 - e_{i-1}) P_k(i-1) + f_k(i - n)``,
 
-    where ``c_i`` is the product of the window's factors, ``t_d`` the product of its last ``d``
+    where ``c_i`` is the product of the n-gram's probabilities, ``t_d`` that of its last ``d`` factors
     where ``d < n`` is a period of the n-gram, and ``P_k(i)`` the probability that the k-th
-    occurrence has ended before row ``i`` and the sentence has not.  Nothing is divided, so a
-    saturated row does no harm.  The pair (n-gram, k) is a reference window: see
-    ``reference_ngrams``.
+    occurrence has ended before position ``i`` and the hypothesis has not. Nothing is divided, so
+    probabilities of 0 and 1 do no harm. A pair (n-gram, k) is an n-gram position of the reference:
+    see ``reference_ngrams``. Time O(B T R) and one step of the host for each of T positions;
+    memory O(B T R), for each order and period.
 
     Returns:
         ``[orders, batch]``.
@@ -42,17 +42,17 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
         windows.products,
         windows.probability,
         torch.stack(tails) if tails else windows.products.new_zeros(0, *windows.products.shape),
-        windows.end.going_on,
+        windows.continues,
         reference,
     )
     return occurs.masked_fill(~reference.valid, 0).sum(-1)
 
 
 class _Occurrences(torch.autograd.Function):
-    """Probability that occurrence number ``rank + 1`` of each reference window's n-gram exists.
+    """Probability that occurrence ``rank + 1`` of each reference n-gram exists.
 
-    One scan over the rows forward and one backward, vectorised over orders, sentences and
-    reference windows: every row of a buffer is ``[orders, batch * ref_len]``.
+    One scan over the positions forward and one backward, vectorised over orders, sentences and
+    reference n-grams: a buffer has ``[orders, batch * ref_len]`` for each position.
     """
 
     @staticmethod
@@ -61,12 +61,12 @@ class _Occurrences(torch.autograd.Function):
         products: Tensor,
         probability: Tensor,
         tails: Tensor,
-        going_on: Tensor | None,
+        continues: Tensor | None,
         reference: ReferenceNgrams,
     ) -> Tensor:
         c, q = _rows_first(products), _rows_first(probability)
         t = tails.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
-        alive = None if going_on is None else _per_window(going_on, products.size(-1))
+        alive = None if continues is None else _per_window(continues, products.size(-1))
         is_first = (reference.rank == 0).flatten(1)
         previous = _flat_index(reference.previous)
 
@@ -106,17 +106,17 @@ class _Occurrences(torch.autograd.Function):
                 grad_finished[i] += carried if alive is None else carried * alive[i]
         grad_products = _rows_third(grad_again * finished, ctx.shape)
         grad_probability = _rows_third(grad_f * is_first, ctx.shape)
-        grad_tails = grad_going_on = None
+        grad_tails = grad_continues = None
         if len(t):
-            distances = range(1, 1 + len(t))
-            by_distance = [grad_again * _delayed(f, distance) for distance in distances]
+            earlier = (torch.cat([torch.zeros_like(f[:d]), f[:-d]]) for d in range(1, 1 + len(t)))
+            by_distance = [grad_again * before[:rows] for before in earlier]
             grad_tails = torch.stack([_rows_third(grad, ctx.shape) for grad in by_distance])
         if alive is not None:
             _, batch, _, ref_len = ctx.shape
             per_window = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
             per_row = per_window.view(rows - 1, batch, ref_len).sum(-1)
-            grad_going_on = torch.cat([per_row, per_row.new_zeros(1, batch)]).t()
-        return grad_products, grad_probability, grad_tails, grad_going_on, None
+            grad_continues = torch.cat([per_row, per_row.new_zeros(1, batch)]).t()
+        return grad_products, grad_probability, grad_tails, grad_continues, None
 
 
 def _buffer_by_end(like: Tensor, lags: range) -> tuple[Tensor, Tensor]:
@@ -132,14 +132,6 @@ def _buffer_by_end(like: Tensor, lags: range) -> tuple[Tensor, Tensor]:
         like.shape, (stride, stride + windows, 1), storage_offset=lags.start * stride
     )
     return buffer, by_start
-
-
-def _delayed(rows: Tensor, distance: int) -> Tensor:
-    """Row ``i`` of the result is row ``i - distance``, or zero."""
-    if rows.numel() == 0:
-        return rows
-    distance = min(distance, rows.size(0))
-    return functional.pad(rows, (0, 0, 0, 0, distance, -distance))
 
 
 def _rows_first(tensor: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
     """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or zero."""
     if tensor.numel() == 0:
         return tensor  # torch < 2 does not pad an empty side
-    rows, columns = min(rows, tensor.size(-2)), min(columns, tensor.size(-1))
+    rows = max(-tensor.size(-2), min(rows, tensor.size(-2)))
+    columns = max(-tensor.size(-1), min(columns, tensor.size(-1)))
     return functional.pad(tensor, (-columns, columns, -rows, rows))
 
 

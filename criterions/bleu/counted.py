@@ -1,0 +1,359 @@
+"""BLEU and GLEU of token ids, and of all prefixes, batched, on the device of the ids."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from criterions.bleu.reference_ngrams import length_mask, reference_ngrams, window_products
+from criterions.bleu.statistics import (
+    LEVELS,
+    SMOOTHINGS,
+    BleuStatistics,
+    bleu_from_statistics,
+    bleu_of,
+)
+from criterions.checks import check_choice, check_order, check_shape, check_token_ids
+
+
+def matching_tokens(
+    hypotheses: Tensor,
+    references: Tensor,
+    lengths: Tensor | None,
+    reference_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens of a hypothesis equal which of its reference; arguments as everywhere here.
+
+    Returns:
+        bool, True where both tokens count and are equal: ``[batch, length, ref_len]``; where a
+        token counts: ``[batch, length]`` and ``[batch, ref_len]``.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    check_token_ids("hypotheses", hypotheses)
+    check_token_ids("references", references)
+    check_shape("references", references, [hypotheses.size(0), references.size(1)])
+    check_shape("lengths", lengths, [hypotheses.size(0)])
+    check_shape("reference_lengths", reference_lengths, [hypotheses.size(0)])
+    inside = length_mask(lengths, hypotheses.size(1), like=hypotheses)
+    in_reference = length_mask(reference_lengths, references.size(1), like=references)
+    equal = hypotheses.unsqueeze(2) == references.unsqueeze(1)
+    equal &= inside.unsqueeze(2) & in_reference.unsqueeze(1)
+    return equal, inside, in_reference
+
+
+def counted_statistics(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    orders: range = range(1, 5),
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+) -> BleuStatistics:
+    """Sufficient statistics of BLEU, counted: int64, one row per sentence.
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        orders: consecutive n-gram orders.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    equal, inside, in_reference = matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
+    reference = reference_ngrams(references, orders, reference_lengths)
+    counts = window_products(equal, orders).sum(2)
+    clipped = torch.minimum(counts, reference.count)
+    tokens = inside.sum(1)
+    return BleuStatistics(
+        matches=clipped.masked_fill(~reference.first, 0).sum(-1).t(),
+        totals=torch.stack([(tokens - order + 1).clamp(min=0) for order in orders], dim=-1),
+        hypothesis_length=tokens,
+        reference_length=in_reference.sum(1),
+    )
+
+
+def clipped_overlap(
+    hypotheses: Tensor,
+    references: Tensor,
+    order: int,
+    *,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+) -> Tensor:
+    """Clipped n-gram count of BLEU's modified precision (Papineni et al. 2002).
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        order: the length of the n-grams, at least 1.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+
+    Returns:
+        ``[batch]``, int64.
+
+    Raises:
+        ValueError: shapes, dtypes or the order do not fit.
+    """
+    check_order("order", order)
+    statistics = counted_statistics(
+        hypotheses,
+        references,
+        orders=range(order, order + 1),
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+    )
+    return statistics.matches[:, 0]
+
+
+def bleu(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    max_order: int = 4,
+    level: str = "corpus",
+    smoothing: str = "add-k",
+) -> Tensor:
+    """BLEU of token ids; on the same tokens, sacrebleu's score divided by 100.
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+        max_order: highest n-gram order.
+        level: ``corpus`` or ``sentence``.
+        smoothing: ``none``, ``add-k`` or ``add-k-all``.
+
+    Returns:
+        Scalar (``corpus``) or ``[batch]`` (``sentence``), float32 (torch's default dtype), 0 to 1.
+
+    Raises:
+        ValueError: shapes, dtypes, the order or a name do not fit.
+    """
+    check_order("max_order", max_order)
+    check_choice("level", level, LEVELS)
+    check_choice("smoothing", smoothing, SMOOTHINGS)
+    statistics = counted_statistics(
+        hypotheses,
+        references,
+        orders=range(1, max_order + 1),
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+    )
+    return bleu_of(statistics, level, smoothing)
+
+
+def gleu_from_statistics(statistics: BleuStatistics) -> Tensor:
+    """``sum_n matches_n / max(sum_n totals_n, sum_n reference n-grams)`` (arXiv 1609.08144, 5).
+
+    That is the smaller of precision and recall of all n-grams of orders 1 to N together.  A
+    reference of ``l`` tokens has ``max(l - n + 1, 0)`` n-grams of order n.  Without any n-gram on
+    either side the score is 0, as that of every empty candidate.
+
+    Args:
+        statistics: of n-grams of order 1, 2, ..., N; ``[..., N]`` and ``[...]``, counted or
+            expected (then the result is differentiable in matches and totals).
+
+    Returns:
+        ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    matches, totals, hypothesis_length, reference_length = statistics
+    if matches.dim() < 1:
+        raise ValueError("matches must be [..., orders]; got a scalar")
+    check_shape("totals", totals, matches.shape)
+    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
+    check_shape("reference_length", reference_length, matches.shape[:-1])
+    dtype = torch.get_default_dtype()
+    if matches.is_floating_point():
+        dtype = matches.dtype
+    shorter = torch.arange(matches.size(-1), device=matches.device)
+    in_reference = (reference_length.unsqueeze(-1) - shorter).clamp(min=0).sum(-1).to(dtype)
+    most = torch.maximum(totals.to(dtype).sum(-1), in_reference)
+    nothing = most == 0
+    return (matches.to(dtype).sum(-1) / most.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+
+
+def gleu(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    max_order: int = 4,
+) -> Tensor:
+    """GLEU of each sentence (Wu et al. 2016, arXiv 1609.08144, section 5).
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+        max_order: highest n-gram order.
+
+    Returns:
+        ``[batch]``, float32 (torch's default dtype), 0 to 1; 0 where either side is empty.
+
+    Raises:
+        ValueError: shapes, dtypes or the order do not fit.
+    """
+    check_order("max_order", max_order)
+    return gleu_from_statistics(
+        counted_statistics(
+            hypotheses,
+            references,
+            orders=range(1, max_order + 1),
+            lengths=lengths,
+            reference_lengths=reference_lengths,
+        )
+    )
+
+
+def prefix_statistics(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    orders: range = range(1, 5),
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+) -> BleuStatistics:
+    """Sufficient statistics of BLEU of all prefixes of each hypothesis: int64.
+
+    Column ``t`` is what :func:`criterions.counted_statistics` gives for the first ``t + 1`` tokens
+    against the whole reference.  From the end of a hypothesis on, columns repeat its last one.
+    Takes memory in the order of ``[batch, length, ref_len]`` per n-gram order.
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        orders: consecutive n-gram orders.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+
+    Returns:
+        matches and totals ``[batch, length, orders]``, both lengths ``[batch, length]``.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    equal, inside, in_reference = matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
+    reference = reference_ngrams(references, orders, reference_lengths)
+
+    matches = []
+    for index, same in enumerate(window_products(equal, orders)):
+        # A window is a match unless the reference's occurrences are used up by earlier ones.
+        occurrence = same.cumsum(1, dtype=torch.int32)
+        is_match = same & reference.first[index].unsqueeze(1)
+        is_match &= occurrence <= reference.count[index].unsqueeze(1)
+        matches.append(_at_last_token(is_match.any(2), orders[index]).cumsum(1))
+    tokens = inside.cumsum(1)
+    return BleuStatistics(
+        matches=torch.stack(matches, dim=-1),
+        totals=torch.stack([(tokens - order + 1).clamp(min=0) for order in orders], dim=-1),
+        hypothesis_length=tokens,
+        reference_length=in_reference.sum(1).unsqueeze(1).expand_as(tokens),
+    )
+
+
+def _at_last_token(at_first_token: Tensor, order: int) -> Tensor:
+    """Move what stands at each window's first token, ``[batch, length]``, to its last token."""
+    length = at_first_token.size(1)
+    before = min(order - 1, length)
+    nothing = torch.zeros_like(at_first_token[:, :before])
+    return torch.cat([nothing, at_first_token[:, : length - before]], dim=1)
+
+
+def prefix_bleu(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    max_order: int = 4,
+    smoothing: str = "add-k",
+) -> Tensor:
+    """Sentence BLEU of every prefix, its brevity penalty against the whole reference.
+
+    Args:
+        hypotheses: ``[batch, length]`` token ids.
+        references: ``[batch, ref_len]`` token ids.
+        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+        max_order: highest n-gram order.
+        smoothing: ``none``, ``add-k`` or ``add-k-all``.
+
+    Returns:
+        ``[batch, length]``, float32 (torch's default dtype), 0 to 1; past the end of a hypothesis
+        its whole score, which is that of :func:`criterions.bleu` at sentence level.
+
+    Raises:
+        ValueError: shapes, dtypes, the order or the smoothing do not fit.
+    """
+    check_order("max_order", max_order)
+    check_choice("smoothing", smoothing, SMOOTHINGS)
+    statistics = prefix_statistics(
+        hypotheses,
+        references,
+        orders=range(1, max_order + 1),
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+    )
+    return bleu_from_statistics(*statistics, smoothing=smoothing)
+
+
+def prefix_gleu(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    max_order: int = 4,
+) -> Tensor:
+    """GLEU of every prefix; arguments, result and errors as :func:`prefix_bleu`'s."""
+    check_order("max_order", max_order)
+    return gleu_from_statistics(
+        prefix_statistics(
+            hypotheses,
+            references,
+            orders=range(1, max_order + 1),
+            lengths=lengths,
+            reference_lengths=reference_lengths,
+        )
+    )
+
+
+def increments(prefix_scores: Tensor) -> Tensor:
+    """What each token adds to the score: differences of the scores of successive prefixes.
+
+    Their cumulative sum is the score of the prefix, their whole sum that of the whole output, and
+    the sum from token ``t`` on is the part of the reward that token ``t`` can still influence.
+    The empty prefix has score 0 (as in :func:`prefix_bleu` and :func:`prefix_gleu`).
+
+    Args:
+        prefix_scores: ``[batch, length]``, floating.
+
+    Returns:
+        ``[batch, length]``; zero where successive prefixes score the same.
+
+    Raises:
+        ValueError: ``prefix_scores`` is not a floating matrix.
+    """
+    if prefix_scores.dim() != 2 or not prefix_scores.is_floating_point():
+        raise ValueError(
+            "prefix_scores must be a floating tensor [batch, length]; "
+            f"got {prefix_scores.dtype} of shape {list(prefix_scores.shape)}"
+        )
+    return torch.cat([prefix_scores[:, :1], prefix_scores[:, 1:] - prefix_scores[:, :-1]], dim=1)

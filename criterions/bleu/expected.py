@@ -1,0 +1,197 @@
+"""Expected BLEU of a decoder's output distribution, with gradient (arXiv 1712.04708)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from criterions.bleu.bounds import lower_overlap, paper_overlap, upper_overlap
+from criterions.bleu.exact import exact_overlap
+from criterions.bleu.reference_ngrams import length_mask
+from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
+from criterions.bleu.windows import CandidateWindows, candidate_windows
+from criterions.checks import check_choice, check_order, check_positions
+
+OVERLAPS: dict[str, Callable[[CandidateWindows], Tensor]] = {
+    "exact": exact_overlap,
+    "paper": paper_overlap,
+    "lower": lower_overlap,
+    "upper": upper_overlap,
+}
+"""How the expected clipped counts are computed: name -> function to ``[orders, batch]``."""
+
+
+def expected_overlap(
+    p_ref: Tensor,
+    references: Tensor,
+    order: int,
+    *,
+    value: str = "exact",
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    eos_probabilities: Tensor | None = None,
+    count_eos: bool = False,
+) -> Tensor:
+    """Expected clipped count of the reference's n-grams in the hypothesis, ``E[O_n]``.
+
+    The hypothesis' tokens are independent, ``x_i ~ p[i]``; ``O_n = sum_s min(C_s, r_s)`` over the
+    distinct n-grams ``s`` of the reference is the numerator of BLEU's precision.
+
+    Args:
+        p_ref: ``[batch, tgt_len, ref_len]``; ``p_ref[b, i, j]`` is the probability of token
+            ``references[b, j]`` at position ``i``. float32 or float64 (16-bit probabilities are
+            computed in float32).
+        references: ``[batch, ref_len]``, token ids without ``</s>``.
+        order: the length of the n-grams, at least 1.
+        value: ``exact`` (the expectation), ``paper`` (the published formula, which is not always a
+            bound), ``lower`` and ``upper`` (bounds, always).
+        lengths: ``[batch]``, positions that exist (default: ``tgt_len``).
+        reference_lengths: ``[batch]``, tokens of each reference (default: ``ref_len``).
+        eos_probabilities: ``[batch, tgt_len]``, probability of ``</s>`` at each position. With it,
+            the tokens after the first ``</s>`` do not count.
+        count_eos: ``</s>`` is a token of hypothesis and reference, so that n-grams that end in it
+            count. Needs ``eos_probabilities``.
+
+    Returns:
+        ``[batch]``, between 0 and the number of n-grams in the reference.
+
+    Raises:
+        ValueError: a shape, the order or the value's name does not fit.
+    """
+    check_order("order", order)
+    return _statistics(
+        p_ref,
+        references,
+        range(order, order + 1),
+        value,
+        lengths,
+        reference_lengths,
+        eos_probabilities,
+        count_eos,
+    ).matches[:, 0]
+
+
+def expected_statistics(
+    p_ref: Tensor,
+    references: Tensor,
+    *,
+    value: str = "exact",
+    max_order: int = 4,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    eos_probabilities: Tensor | None = None,
+    count_eos: bool = False,
+) -> BleuStatistics:
+    """Expected clipped counts, n-gram totals and lengths of each sentence, with gradient.
+
+    Sum them over sentences, and over data-parallel workers, before taking the score: the more
+    sentences, the nearer is BLEU of the expected statistics to the expected BLEU.
+
+    Args:
+        p_ref, references, value, lengths, reference_lengths, eos_probabilities, count_eos: as in
+            :func:`criterions.expected_overlap`.
+        max_order: highest n-gram order; BLEU's is 4.
+
+    Returns:
+        matches and totals ``[batch, max_order]``, hypothesis and reference length ``[batch]``,
+        in tokens, ``</s>`` among them with ``count_eos``.
+
+    Raises:
+        ValueError: as :func:`criterions.expected_overlap`.
+    """
+    check_order("max_order", max_order)
+    return _statistics(
+        p_ref,
+        references,
+        range(1, max_order + 1),
+        value,
+        lengths,
+        reference_lengths,
+        eos_probabilities,
+        count_eos,
+    )
+
+
+def expected_bleu(
+    p_ref: Tensor,
+    references: Tensor,
+    *,
+    value: str = "exact",
+    max_order: int = 4,
+    level: str = "corpus",
+    smoothing: str = "add-k",
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    eos_probabilities: Tensor | None = None,
+    count_eos: bool = False,
+) -> Tensor:
+    """BLEU of the expected clipped counts, totals and lengths (arXiv 1712.04708).
+
+    BLEU of expected statistics is not the expected BLEU: with exact counts and a fixed length it
+    is an upper bound of one sentence's expected BLEU (the geometric mean is concave; with a random
+    length the brevity penalty is not). The more sentences the statistics are summed over, the
+    nearer it is to the expected corpus BLEU.
+
+    Args:
+        p_ref, references, value, lengths, reference_lengths, eos_probabilities, count_eos: as in
+            :func:`criterions.expected_overlap`. With ``eos_probabilities`` the hypothesis' length
+            and the brevity penalty are expected values and carry gradient; without them the
+            hypotheses have ``lengths`` tokens.
+        max_order: highest n-gram order.
+        level: ``corpus``, one score of the whole batch, or ``sentence``.
+        smoothing: ``none``, ``add-k`` or ``add-k-all``; see
+            :func:`criterions.bleu_from_statistics`.
+
+    Returns:
+        Scalar (``corpus``) or ``[batch]`` (``sentence``), 0 to 1.
+
+    Raises:
+        ValueError: a shape, an order or a name does not fit.
+    """
+    check_choice("level", level, LEVELS)
+    check_choice("smoothing", smoothing, SMOOTHINGS)
+    statistics = expected_statistics(
+        p_ref,
+        references,
+        value=value,
+        max_order=max_order,
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+        eos_probabilities=eos_probabilities,
+        count_eos=count_eos,
+    )
+    return bleu_of(statistics, level, smoothing)
+
+
+def _statistics(
+    p_ref: Tensor,
+    references: Tensor,
+    orders: range,
+    value: str,
+    lengths: Tensor | None,
+    reference_lengths: Tensor | None,
+    eos_probabilities: Tensor | None,
+    count_eos: bool,
+) -> BleuStatistics:
+    """Arguments as those of :func:`expected_overlap`."""
+    check_choice("value", value, list(OVERLAPS))
+    check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
+    if count_eos and eos_probabilities is None:
+        raise ValueError("count_eos needs eos_probabilities")
+    windows = candidate_windows(
+        p_ref, references, orders, lengths, reference_lengths, eos_probabilities
+    )
+    matches = OVERLAPS[value](windows).t()
+    words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
+    if count_eos and eos_probabilities is not None:
+        matches = matches + windows.final_ngrams(eos_probabilities, words)
+        words = words + 1
+    tokens = windows.token_probabilities(count_eos=count_eos)
+    return BleuStatistics(
+        matches=matches,
+        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in orders], dim=1),
+        hypothesis_length=tokens.sum(1),
+        reference_length=words.to(matches.dtype),
+    )

@@ -1,1 +1,0 @@
-"""The values of an expected clipped n-gram count: one file each."""
