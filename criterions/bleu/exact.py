@@ -23,7 +23,7 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
         ``A_k(i) = c_i P_k(i) + sum_d t_d(i) f_k(i - d)``,
         ``P_k(i) = (1 - e_{i-1}) P_k(i-1) + f_k(i - n)``,
 
-    where ``c_i`` is the product of the n-gram's probabilities, ``t_d`` that of its last ``d`` factors
+    where ``c_i`` is the product of the n-gram's probabilities, ``t_d`` that of its last ``d``
     where ``d < n`` is a period of the n-gram, and ``P_k(i)`` the probability that the k-th
     occurrence has ended before position ``i`` and the hypothesis has not. Nothing is divided, so
     probabilities of 0 and 1 do no harm. A pair (n-gram, k) is an n-gram position of the reference:

@@ -12,7 +12,7 @@ from criterions.bleu.exact import exact_overlap
 from criterions.bleu.reference_ngrams import length_mask
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
 from criterions.bleu.windows import CandidateWindows, candidate_windows
-from criterions.checks import check_choice, check_order, check_positions
+from criterions.checks import check_choice, check_order, check_positions, check_shape
 
 OVERLAPS: dict[str, Callable[[CandidateWindows], Tensor]] = {
     "exact": exact_overlap,
@@ -32,7 +32,7 @@ def expected_overlap(
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
     eos_probabilities: Tensor | None = None,
-    count_eos: bool = False,
+    count_eos: bool | Tensor = False,
 ) -> Tensor:
     """Expected clipped count of the reference's n-grams in the hypothesis, ``E[O_n]``.
 
@@ -52,7 +52,8 @@ def expected_overlap(
         eos_probabilities: ``[batch, tgt_len]``, probability of ``</s>`` at each position. With it,
             the tokens after the first ``</s>`` do not count.
         count_eos: ``</s>`` is a token of hypothesis and reference, so that n-grams that end in it
-            count. Needs ``eos_probabilities``.
+            count; or ``[batch]`` bool, False for references that have none, such as those that
+            were cut off. Needs ``eos_probabilities``.
 
     Returns:
         ``[batch]``, between 0 and the number of n-grams in the reference.
@@ -82,7 +83,7 @@ def expected_statistics(
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
     eos_probabilities: Tensor | None = None,
-    count_eos: bool = False,
+    count_eos: bool | Tensor = False,
 ) -> BleuStatistics:
     """Expected clipped counts, n-gram totals and lengths of each sentence, with gradient.
 
@@ -125,7 +126,7 @@ def expected_bleu(
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
     eos_probabilities: Tensor | None = None,
-    count_eos: bool = False,
+    count_eos: bool | Tensor = False,
 ) -> Tensor:
     """BLEU of the expected clipped counts, totals and lengths (arXiv 1712.04708).
 
@@ -173,22 +174,27 @@ def _statistics(
     lengths: Tensor | None,
     reference_lengths: Tensor | None,
     eos_probabilities: Tensor | None,
-    count_eos: bool,
+    count_eos: bool | Tensor,
 ) -> BleuStatistics:
     """Arguments as those of :func:`expected_overlap`."""
     check_choice("value", value, list(OVERLAPS))
     check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
-    if count_eos and eos_probabilities is None:
+    counts_eos = count_eos is not False
+    if counts_eos and eos_probabilities is None:
         raise ValueError("count_eos needs eos_probabilities")
+    if isinstance(count_eos, Tensor):
+        check_shape("count_eos", count_eos, [p_ref.size(0)])
     windows = candidate_windows(
         p_ref, references, orders, lengths, reference_lengths, eos_probabilities
     )
     matches = OVERLAPS[value](windows).t()
     words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
-    if count_eos and eos_probabilities is not None:
-        matches = matches + windows.final_ngrams(eos_probabilities, words)
-        words = words + 1
-    tokens = windows.token_probabilities(count_eos=count_eos)
+    if counts_eos and eos_probabilities is not None:
+        has_eos = torch.as_tensor(count_eos, device=words.device).expand_as(words)
+        final = windows.final_ngrams(eos_probabilities, words)
+        matches = matches + final.masked_fill(~has_eos.unsqueeze(1), 0)
+        words = words + has_eos
+    tokens = windows.token_probabilities(count_eos=counts_eos)
     return BleuStatistics(
         matches=matches,
         totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in orders], dim=1),

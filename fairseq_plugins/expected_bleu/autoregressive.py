@@ -1,4 +1,4 @@
-"""Expected BLEU of an autoregressive decoder's rows, given the reference or its own output."""
+"""Expected BLEU of an autoregressive decoder, fed the reference or its own output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
-from fairseq_plugins.expected_bleu.config import Settings
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
 from fairseq_plugins.rows import (
     FedRows,
@@ -22,18 +22,60 @@ from fairseq_plugins.rows import (
 )
 
 
-class AutoregressiveScores:
-    """Statistics and cross-entropy of a batch.
+def autoregressive_statistics(
+    fed: FedRows,
+    reference: Reference,
+    dictionary: Dictionary,
+    *,
+    overlap: str = "exact",
+    max_order: int = 4,
+    expected_length: bool = True,
+    count_eos: bool = True,
+) -> BleuStatistics:
+    """Expected statistics of BLEU for each sentence, its positions taken as independent.
 
-    The rows are taken as independent: given another token at position ``i``, the decoder would
-    change the rows after it.
+    Given another token at one position, the decoder would change the distributions after it.
+
+    Args:
+        fed: the decoder's distributions.
+        reference: what they are compared with.
+        dictionary: of the target; its special symbols, but for a counted ``</s>``, never match.
+        overlap: ``exact``, ``paper``, ``lower`` or ``upper``.
+        max_order: highest n-gram order.
+        expected_length: the probabilities of ``</s>`` end the hypothesis; otherwise it has as many
+            tokens as the decoder was fed.
+        count_eos: ``</s>`` is a token of hypothesis and reference.
+    """
+    p_ref = fed.rows.reference_probabilities(reference, dictionary)
+    eos_probabilities = fed.rows.log_eos.exp()
+    lengths, reference_lengths = fed.number, reference.lengths
+    if not expected_length and count_eos:
+        is_eos = reference.tokens.eq(dictionary.eos()).unsqueeze(1)
+        p_ref = torch.where(is_eos, eos_probabilities.unsqueeze(2), p_ref)
+        reference_lengths = reference.rows
+    elif not expected_length:
+        lengths = fed.words
+    return expected_statistics(
+        p_ref,
+        reference.tokens,
+        value=overlap,
+        max_order=max_order,
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+        eos_probabilities=eos_probabilities if expected_length else None,
+        count_eos=reference.rows > reference.lengths if count_eos and expected_length else False,
+    )
+
+
+class AutoregressiveScores:
+    """Expected statistics and cross-entropy of a batch.
 
     Args:
         settings: the criterion's.
         dictionary: of the target.
     """
 
-    def __init__(self, settings: Settings, dictionary: Dictionary) -> None:
+    def __init__(self, settings: ExpectedBleuCriterionConfig, dictionary: Dictionary) -> None:
         self.settings, self.dictionary = settings, dictionary
 
     def __call__(self, model: Any, sample: dict[str, Any], *, training: bool) -> ScoredBatch:
@@ -51,21 +93,28 @@ class AutoregressiveScores:
         settings = self.settings
         reference = reference_of(sample, self.dictionary)
         scored = reference.without_prefix(settings.ignore_prefix_size)
-        teacher_rows = None
         added, logged = [], {}
         if settings.feed == "teacher" or settings.cross_entropy_weight > 0 or not training:
             logits = self._logits(model, sample, sample["net_input"]["prev_output_tokens"])
-            teacher_rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
+            rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
             smoothed, logged["nll_loss"] = cross_entropy(
-                teacher_rows, scored, logits.size(-1), settings.label_smoothing
+                rows, scored, logits.size(-1), settings.label_smoothing
             )
-            weight = settings.cross_entropy_weight
-            added.append(AddedLoss(smoothed, sample["ntokens"], weight))
+            added.append(AddedLoss(smoothed, sample["ntokens"], settings.cross_entropy_weight))
         if settings.feed == "teacher":
-            fed = FedRows(teacher_rows, scored.rows, scored.lengths)
+            fed = FedRows(rows, scored.rows, scored.lengths)
         else:
-            fed = self._free_running_rows(model, sample, reference, scored, training)
-        return ScoredBatch(self._statistics(fed, scored), added, logged)
+            fed = self._fed_own_output(model, sample, reference, scored, training)
+        statistics = autoregressive_statistics(
+            fed,
+            scored,
+            self.dictionary,
+            overlap=str(settings.overlap),
+            max_order=settings.max_order,
+            expected_length=settings.hypothesis_length != "fixed",
+            count_eos=settings.sentence_end == "ngram",
+        )
+        return ScoredBatch(statistics, added, logged)
 
     @staticmethod
     def _logits(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Tensor:
@@ -73,7 +122,7 @@ class AutoregressiveScores:
         net_input = {**sample["net_input"], "prev_output_tokens": prev_output_tokens}
         return model(**net_input)[0]
 
-    def _free_running_rows(
+    def _fed_own_output(
         self,
         model: Any,
         sample: dict[str, Any],
@@ -81,7 +130,7 @@ class AutoregressiveScores:
         scored: Reference,
         training: bool,
     ) -> FedRows:
-        """Rows given the model's own output."""
+        """The decoder's distributions where it reads what it emitted itself."""
         settings, prefix_size = self.settings, self.settings.ignore_prefix_size
         # With padding on the left, the first column is not where every sentence starts.
         start = sample["net_input"]["prev_output_tokens"].gather(1, reference.order[:, :1])
@@ -106,17 +155,4 @@ class AutoregressiveScores:
             rows_of(logits, scored, self.dictionary.eos()),
             (decoded.emitted - prefix_size).clamp(min=0),
             (decoded.lengths - prefix_size).clamp(min=0),
-        )
-
-    def _statistics(self, fed: FedRows, scored: Reference) -> BleuStatistics:
-        """Expected statistics of each sentence; ``scored`` is the reference without its prefix."""
-        expected_length = self.settings.hypothesis_length != "fixed"
-        return expected_statistics(
-            fed.rows.reference_probabilities(scored, self.dictionary),
-            scored.tokens,
-            value=self.settings.overlap,
-            max_order=self.settings.max_order,
-            lengths=fed.number if expected_length else fed.words,
-            reference_lengths=scored.lengths,
-            eos_probabilities=fed.rows.log_eos.exp() if expected_length else None,
         )

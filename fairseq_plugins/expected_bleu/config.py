@@ -1,8 +1,6 @@
 """Flags of ``--criterion expected_bleu``, and their values checked."""
 
-from dataclasses import dataclass, field, fields
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass, field
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
@@ -14,6 +12,7 @@ from fairseq_plugins.flags import at_least, below_1
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
 HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
+SENTENCE_END_CHOICES = ChoiceEnum(["ngram", "ignore"])
 BLEU_LEVEL_CHOICES = ChoiceEnum(list(LEVELS))
 SMOOTHING_CHOICES = ChoiceEnum(list(SMOOTHINGS))
 
@@ -46,6 +45,14 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
             "gradient; or fixed, that of the fed prefix (then only the cross-entropy trains </s>); "
             "auto is fixed for a non-autoregressive model, whose length is known before its "
             "tokens are, and expected for all others"
+        },
+    )
+    sentence_end: SENTENCE_END_CHOICES = field(
+        default="ngram",
+        metadata={
+            "help": "how BLEU takes </s>: as a token of hypothesis and reference, so that n-grams "
+            "that end in it count (ngram), or not at all, as in the published formula (ignore); "
+            "without effect on a non-autoregressive model"
         },
     )
     bleu_level: BLEU_LEVEL_CHOICES = field(
@@ -96,40 +103,11 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The flags' values; see :class:`ExpectedBleuCriterionConfig`."""
-
-    overlap: str
-    feed: str
-    hypothesis_length: str
-    bleu_level: str
-    max_order: int
-    smoothing: str
-    cross_entropy_weight: float
-    label_smoothing: float
-    max_decode_ratio: float
-    max_decode_length: int
-    ignore_prefix_size: int
-    sentence_avg: bool
-
-    def __post_init__(self) -> None:
-        at_least("--max-order", self.max_order, 1)
-        at_least("--cross-entropy-weight", self.cross_entropy_weight, 0)
-        below_1("--label-smoothing", self.label_smoothing)
-        at_least("--max-decode-length", self.max_decode_length, 1)
-        at_least("--max-decode-ratio", self.max_decode_ratio, 0)
-        at_least("--ignore-prefix-size", self.ignore_prefix_size, 0)
-
-
-def settings_of(cfg: ExpectedBleuCriterionConfig) -> Settings:
-    """The values of a configuration.
-
-    Raises:
-        ValueError: a number is out of its range; the message names the flag.
-    """
-    values: dict[str, Any] = {known.name: getattr(cfg, known.name) for known in fields(Settings)}
-    # fairseq hands the choices over as enumeration members.
-    return Settings(
-        **{key: str(value) if isinstance(value, Enum) else value for key, value in values.items()}
-    )
+def check_values(cfg: ExpectedBleuCriterionConfig) -> None:
+    """Raise ``ValueError``, which names the flag, for a number that is out of its range."""
+    at_least("--max-order", cfg.max_order, 1)
+    at_least("--cross-entropy-weight", cfg.cross_entropy_weight, 0)
+    below_1("--label-smoothing", cfg.label_smoothing)
+    at_least("--max-decode-length", cfg.max_decode_length, 1)
+    at_least("--max-decode-ratio", cfg.max_decode_ratio, 0)
+    at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)

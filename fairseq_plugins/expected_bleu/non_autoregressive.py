@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import decode_limits, evaluation_mode
-from fairseq_plugins.expected_bleu.config import Settings
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_sum, smoothed_loss
 from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     WORDS,
@@ -43,15 +44,15 @@ class NonAutoregressiveScores:
 
     Args:
         settings: the criterion's.
-        dictionary: of the target.
-        noise: ``--noise`` of the task; None for a task that has no such flag.
+        task: the translation task.
 
     Raises:
         ValueError: at the first batch, if a flag, the task or the model does not fit.
     """
 
-    def __init__(self, settings: Settings, dictionary: Dictionary, noise: str | None) -> None:
-        self.settings, self.dictionary, self.noise = settings, dictionary, noise
+    def __init__(self, settings: ExpectedBleuCriterionConfig, task: FairseqTask) -> None:
+        self.settings, self.dictionary = settings, task.target_dictionary
+        self.task_settings = getattr(task, "cfg", None)
 
     def __call__(self, model: Any, sample: dict[str, Any], *, training: bool) -> ScoredBatch:
         """Score one batch.
@@ -67,7 +68,7 @@ class NonAutoregressiveScores:
             that the first two are of, and ``NAME_loss`` of every other head, without its factor,
             to be logged.
         """
-        check_non_autoregressive(model, sample, self.settings, self.noise)
+        check_non_autoregressive(model, sample, self.settings, self.task_settings)
         heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
         reference = reference_of({"target": words["tgt"]}, self.dictionary)
@@ -132,7 +133,7 @@ class NonAutoregressiveScores:
         return expected_statistics(
             rows.reference_probabilities(scored, self.dictionary),
             scored.tokens,
-            value=self.settings.overlap,
+            value=str(self.settings.overlap),
             max_order=self.settings.max_order,
             lengths=lengths,
             reference_lengths=scored.lengths,

@@ -13,7 +13,7 @@ from fairseq.models.nat import (
 )
 from torch import Tensor
 
-from fairseq_plugins.expected_bleu.config import Settings
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 
 WORDS = "word_ins"
 """fairseq's name of the head that predicts the words."""
@@ -22,7 +22,7 @@ _MASKS = ("random_mask", "full_mask")
 
 
 def check_non_autoregressive(
-    model: Any, sample: dict[str, Any], settings: Settings, noise: str | None
+    model: Any, sample: dict[str, Any], settings: ExpectedBleuCriterionConfig, task: Any
 ) -> None:
     """Raise ``ValueError`` where model, task and flags do not go together.
 
@@ -30,9 +30,10 @@ def check_non_autoregressive(
         model: one that :func:`fairseq_plugins.flags.is_non_autoregressive` says yes to.
         sample: a batch.
         settings: the criterion's.
-        noise: ``--noise`` of the task, if it has that flag.
+        task: the flags of the task, or None.
     """
     name = type(model.decoder).__name__
+    noise = None if getattr(task, "noise", None) is None else str(task.noise)
     if "prev_target" not in sample:
         raise ValueError(f"{name} is non-autoregressive: train it with --task translation_lev")
     if isinstance(model.decoder, InsertionTransformerDecoder):
@@ -75,6 +76,14 @@ def check_non_autoregressive(
             "the passes of --train-step after the first, in validation too: their BLEU would be "
             "that of words they have seen; take --dae-ratio 0, with which every pass reads what "
             "the one before chose"
+        )
+    if getattr(model.decoder, "src_embedding_copy", False) and getattr(
+        task, "left_pad_source", False
+    ):
+        raise ValueError(
+            "--src-embedding-copy copies padding into the decoder where sources are padded on the "
+            "left, fairseq's default; give --left-pad-source, which turns that off, to "
+            "fairseq-train and fairseq-generate alike"
         )
     if noise == "no_noise":
         raise ValueError(

@@ -1,13 +1,15 @@
-"""What either kind of model hands to the objective."""
+"""What a model's output distribution gives the objective, summed over data-parallel workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from criterions import BleuStatistics
+from fairseq_plugins.workers import sum_over_workers
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class AddedLoss:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Statistics of a batch, and the losses beside them.
+    """Expected statistics of a batch, and the losses that are added.
 
-    ``statistics``: a row for each candidate, with gradient.
+    ``statistics``: one row for each sentence, with gradient.
     ``added``: as many for every batch of a run.
     ``logged``: sums in nats and, as ``NAME_count``, how many were summed where that is not the
     number of tokens.
@@ -38,3 +40,41 @@ class ScoredBatch:
     statistics: BleuStatistics
     added: Sequence[AddedLoss]
     logged: dict[str, Tensor | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """Sums over the whole batch: scalar tensors, and BLEU's statistics with gradient."""
+
+    statistics: BleuStatistics
+    sample_size: Tensor
+    sentences: Tensor
+    added_counts: list[Tensor]
+
+    @classmethod
+    def of(cls, scored: ScoredBatch, sample_size: int, worker_weight: float | None) -> BatchSums:
+        """Sum over the sentences and over all workers, in one reduction.
+
+        Args:
+            scored: this worker's batch.
+            sample_size: its size.
+            worker_weight: 1, or 0 where this worker's batch will be thrown away; None to leave
+                the other workers out, as in validation.
+        """
+        corpus = scored.statistics.over_corpus()
+        sizes = [sample_size, scored.statistics.matches.size(0)]
+        # Filled on the device: a tensor made of a list would be copied from the host.
+        filled = [
+            size.to(corpus.matches).reshape(1)
+            if isinstance(size, Tensor)
+            else corpus.matches.new_full((1,), size)
+            for size in (*sizes, *(loss.count for loss in scored.added))
+        ]
+        sums = torch.cat([*(item.flatten() for item in corpus), *filled])
+        if worker_weight is not None:
+            sums = sum_over_workers(sums * worker_weight)
+        orders = corpus.matches.size(0)
+        matches, totals, rest = sums.split([orders, orders, sums.numel() - 2 * orders])
+        hypothesis_length, reference_length, size, sentences, *counts = rest
+        statistics = BleuStatistics(matches, totals, hypothesis_length, reference_length)
+        return cls(statistics, size, sentences, counts)

@@ -87,24 +87,27 @@ def test_left_padded_targets_give_the_same(corpus, learnt, feed):
     torch.testing.assert_close(*values, **TOLERANCE)
 
 
-def plain_statistics(rows, target, eos, overlap, expected_length):
-    """Matches and totals of orders 1 and 2, and the length, from the definitions.
+def plain_statistics(rows, target, eos, overlap, expected_length, count_eos):
+    """Matches and totals of orders 1 and 2, and the lengths, from the definitions.
 
     Args:
-        rows: probabilities, a list of floats per row, the last of which is ``</s>``'s row.
+        rows: probabilities, a list of floats for each position, the last of which is that of
+            ``</s>``.
         target: word ids, without ``</s>``.
     """
-    count = len(rows) if expected_length else len(rows) - 1
-    alive = [1.0]  # alive[i]: no </s> in the rows before i
+    count = len(rows) if expected_length or count_eos else len(rows) - 1
+    target = [*target, eos] if count_eos else target
+    alive = [1.0]  # alive[i]: no </s> at the positions before i
     for row in rows[:count]:
         alive.append(alive[-1] * (1 - row[eos] if expected_length else 1))
+    tokens = alive[:-1] if count_eos else alive[1:]  # probability of a token at each position
     matches, totals = [], []
     for order in (1, 2):
-        totals.append(sum(alive[i + order] for i in range(count - order + 1)))
+        totals.append(sum(tokens[order - 1 :]))
         windows = zip(*(target[start:] for start in range(order)), strict=False)
         overlapping = 0.0
         for ngram, times in Counter(windows).items():
-            if min(ngram) < LOWEST_ID_OF_A_WORD:
+            if any(token < LOWEST_ID_OF_A_WORD and token != eos for token in ngram):
                 continue
             hits = []
             for i in range(count - order + 1):
@@ -114,20 +117,23 @@ def plain_statistics(rows, target, eos, overlap, expected_length):
                 hits.append(hit)
             if overlap == "upper":
                 overlapping += min(sum(hits), times)
+            elif expected_length and ngram[-1] == eos:
+                overlapping += sum(hits)  # it occurs once at most
             else:
                 overlapping += sum(
                     hit * min(1, times / (1 + sum(hits[:i]) + sum(hits[i + 1 :])))
                     for i, hit in enumerate(hits)
                 )
         matches.append(overlapping)
-    return [*matches, *totals, sum(alive[1 : count + 1]), len(target)]
+    return [*matches, *totals, sum(tokens), len(target)]
 
 
+@pytest.mark.parametrize("sentence_end", ["ngram", "ignore"])
 @pytest.mark.parametrize("hypothesis_length", ["expected", "fixed"])
 @pytest.mark.parametrize("overlap", ["upper", "paper"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_teacher_forced_statistics_are_those_of_plain_loops(
-    corpus, learnt, arch, overlap, hypothesis_length
+    corpus, learnt, arch, overlap, hypothesis_length, sentence_end
 ):
     built = setup(
         corpus,
@@ -135,6 +141,7 @@ def test_teacher_forced_statistics_are_those_of_plain_loops(
         weights=learnt(arch),
         overlap=overlap,
         hypothesis_length=hypothesis_length,
+        sentence_end=sentence_end,
         max_order=2,
     )
     dictionary = built.task.target_dictionary
@@ -147,7 +154,12 @@ def test_teacher_forced_statistics_are_those_of_plain_loops(
         *words, last = sentence["target"][0].tolist()
         assert last == dictionary.eos()
         plain = plain_statistics(
-            rows, words, dictionary.eos(), overlap, hypothesis_length == "expected"
+            rows,
+            words,
+            dictionary.eos(),
+            overlap,
+            hypothesis_length == "expected",
+            sentence_end == "ngram",
         )
         expected.append(torch.tensor(plain, dtype=torch.float64))
     logged = built.log(sample)
@@ -161,7 +173,7 @@ def test_teacher_forced_statistics_are_those_of_plain_loops(
 @pytest.mark.parametrize("symbol", ["bos", "unk"])
 @pytest.mark.parametrize("overlap", ["exact", "paper", "lower", "upper"])
 def test_special_symbols_never_match(corpus, symbol, overlap):
-    built = setup(corpus, overlap=overlap, hypothesis_length="fixed")
+    built = setup(corpus, overlap=overlap, hypothesis_length="fixed", sentence_end="ignore")
     dictionary = built.task.target_dictionary
     special = getattr(dictionary, symbol)()
     first, last = LOWEST_ID_OF_A_WORD, LOWEST_ID_OF_A_WORD + 1
@@ -174,10 +186,16 @@ def test_special_symbols_never_match(corpus, symbol, overlap):
     torch.testing.assert_close(statistics_of(logged), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("sentence_end", "statistics"),
+    [("ignore", [2, 1, 0, 0, 2, 1, 0, 0, 2, 4]), ("ngram", [3, 1, 0, 0, 3, 2, 1, 0, 3, 5])],
+)
 @pytest.mark.parametrize("overlap", ["exact", "paper", "lower", "upper"])
 @pytest.mark.parametrize("feed", FEEDS)
-def test_nothing_counts_after_the_end_of_the_sentence(corpus, feed, overlap):
-    built = setup(corpus, feed=feed, overlap=overlap)
+def test_nothing_counts_after_the_end_of_the_sentence(
+    corpus, feed, overlap, sentence_end, statistics
+):
+    built = setup(corpus, feed=feed, overlap=overlap, sentence_end=sentence_end)
     dictionary = built.task.target_dictionary
     eos = dictionary.eos()
     a, b, c = range(LOWEST_ID_OF_A_WORD, LOWEST_ID_OF_A_WORD + 3)
@@ -186,7 +204,7 @@ def test_nothing_counts_after_the_end_of_the_sentence(corpus, feed, overlap):
     rows[0, range(12), [a, b, eos, c, a, b, c, a, b, c, a, b]] = 50.0
     sample = sample_of([[a, b, c, a]], eos, dictionary.pad())
     logged = built.criterion(FixedRows(rows), sample)[2]
-    expected = torch.tensor([2, 1, 0, 0, 2, 1, 0, 0, 2, 4], dtype=torch.float64)
+    expected = torch.tensor(statistics, dtype=torch.float64)
     torch.testing.assert_close(statistics_of(logged), expected, rtol=0, atol=1e-5)
 
 
@@ -198,15 +216,15 @@ def test_an_ignored_prefix_counts_nowhere(corpus, learnt, feed, prefix):
     )
     sample = built.batch(*range(6))
     dictionary = built.task.target_dictionary
-    words = sample["target"].ne(dictionary.pad()).sum(1) - 1
+    tokens = sample["target"].ne(dictionary.pad()).sum(1)
     with evaluating(built):
         batched = statistics_of(built.log(sample))
         one_by_one = summed_one_by_one(built, sample)
     torch.testing.assert_close(batched, one_by_one, **TOLERANCE)
-    assert batched[-1] == (words - prefix).clamp(min=0).sum()
+    counted = (tokens - prefix).clamp(min=0).sum()
+    assert batched[-1] == counted
     if feed == "teacher":
-        rows = (words + 1 - prefix).clamp(min=0).sum()
-        assert batched[-2] <= rows, "longer than its rows"
+        assert batched[-2] <= counted, "longer than its positions"
 
 
 @pytest.mark.parametrize("feed", FEEDS)

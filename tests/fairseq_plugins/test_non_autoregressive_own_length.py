@@ -115,7 +115,10 @@ def test_the_losses_beside_bleu_stay(corpus, arch):
         assert float(ours[name]) == float(theirs[name])
 
 
-@pytest.mark.parametrize("flags", [(), ("--src-embedding-copy",)], ids=["masks", "copied source"])
+COPIED_SOURCE = ("--src-embedding-copy", "--left-pad-source")
+
+
+@pytest.mark.parametrize("flags", [(), COPIED_SOURCE], ids=["masks", "copied source"])
 def test_the_flags_of_decoding_bound_the_length(corpus, flags):
     built = of_greedy(corpus, ARCHITECTURES[0], max_decode_length=2, flags=flags)
     sample = noisy(built, *range(6))

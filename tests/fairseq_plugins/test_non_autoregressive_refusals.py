@@ -51,6 +51,14 @@ def test_the_default_of_the_denoising_ratio_is_refused_where_a_second_pass_reads
     assert built.gradient(noisy(built, 0, 1))[0] > 0
 
 
+def test_a_copy_of_padding_is_refused(corpus):
+    built = nat_setup(corpus, NAT, flags=("--src-embedding-copy",))
+    with pytest.raises(ValueError, match=r"--src-embedding-copy copies padding.*--left-pad-source"):
+        built.criterion(built.model, noisy(built, 0, 1))
+    built = nat_setup(corpus, NAT, flags=("--src-embedding-copy", "--left-pad-source"))
+    assert built.gradient(noisy(built, 0, 1))[0] > 0
+
+
 @pytest.mark.parametrize("arch", [NAT, "levenshtein_transformer"])
 def test_another_task_is_refused(corpus, arch):
     built = nat_setup(corpus, arch)

@@ -16,7 +16,12 @@ NAT = "nonautoregressive_transformer"
 WARM = "warm_started_nonautoregressive_transformer"
 WITHOUT_CHANCE = Path(__file__).parent / "every_second_word_deleted"
 # As the models of the literature have them.
-SIZES_OF_NAT = ("--src-embedding-copy", "--pred-length-offset", "--share-all-embeddings")
+SIZES_OF_NAT = (
+    "--src-embedding-copy",
+    "--left-pad-source",
+    "--pred-length-offset",
+    "--share-all-embeddings",
+)
 BEST = ("--best-checkpoint-metric", "expected_bleu", "--maximize-best-checkpoint-metric")
 SHORT = ("--required-batch-size-multiple", 1, "--no-epoch-checkpoints")
 METRICS = ["loss", "nll_loss", "ppl", "expected_bleu", "length_ratio", "precision_1", "precision_4"]

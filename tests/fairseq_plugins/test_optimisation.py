@@ -46,16 +46,17 @@ def test_a_few_steps_raise_the_logged_expected_bleu(corpus, learnt, options):
 @pytest.mark.parametrize("feed", FEEDS)
 @pytest.mark.parametrize("level", ["corpus", "sentence"])
 @pytest.mark.parametrize("hypothesis_length", ["expected", "fixed"])
-@pytest.mark.parametrize("sentence_avg", [False, True])
+@pytest.mark.parametrize("sentence_end", ["ngram", "ignore"])
 def test_the_gradient_is_the_slope_of_the_loss(
-    corpus, feed, level, hypothesis_length, sentence_avg, monkeypatch
+    corpus, feed, level, hypothesis_length, sentence_end, monkeypatch
 ):
     built = setup(
         corpus,
         feed=feed,
         bleu_level=level,
         hypothesis_length=hypothesis_length,
-        sentence_avg=sentence_avg,
+        sentence_end=sentence_end,
+        sentence_avg=sentence_end == "ngram",
         label_smoothing=0.1,
     )
     dictionary = built.task.target_dictionary

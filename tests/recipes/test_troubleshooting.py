@@ -7,7 +7,7 @@ from pathlib import Path
 from fairseq import options
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-from fairseq_plugins.criterions.expected_bleu import ExpectedBleuCriterionConfig
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
 from recipes.__main__ import _parser as recipes_parser
 

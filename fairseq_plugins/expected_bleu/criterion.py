@@ -8,16 +8,15 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from criterions import bleu_from_statistics
 from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.expected_bleu.autoregressive import AutoregressiveScores
-from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, settings_of
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_values
 from fairseq_plugins.expected_bleu.non_autoregressive import NonAutoregressiveScores
-from fairseq_plugins.expected_bleu.objective import added_losses, bleu_loss, whole_batch
+from fairseq_plugins.expected_bleu.scored_batch import BatchSums, ScoredBatch
 from fairseq_plugins.flags import check_model, is_non_autoregressive
 from fairseq_plugins.loss_metrics import log_head_losses, log_loss
 from fairseq_plugins.workers import TrainStepWatch
-
-__all__ = ["ExpectedBleuCriterion", "ExpectedBleuCriterionConfig"]
 
 
 @register_criterion("expected_bleu", dataclass=ExpectedBleuCriterionConfig)
@@ -28,20 +27,17 @@ class ExpectedBleuCriterion(FairseqCriterion):
     depend on the batch size; ``sample_size`` is the number of tokens, or of sentences with
     ``--sentence-avg``, as in fairseq's own criterions.
 
-    Of a non-autoregressive model the cross-entropy is the loss of the words in ``nat_loss``, and
+    For a non-autoregressive model the cross-entropy is the loss of the words in ``nat_loss``, and
     the losses of its other heads (length, placeholders, deletion) are added as ``nat_loss`` adds
     them.
     """
 
     def __init__(self, cfg: ExpectedBleuCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
-        self.settings = settings_of(cfg)
-        dictionary = task.target_dictionary
-        noise = getattr(getattr(task, "cfg", None), "noise", None)
-        self.autoregressive = AutoregressiveScores(self.settings, dictionary)
-        self.non_autoregressive = NonAutoregressiveScores(
-            self.settings, dictionary, None if noise is None else str(noise)
-        )
+        check_values(cfg)
+        self.settings = cfg
+        self.autoregressive = AutoregressiveScores(cfg, task.target_dictionary)
+        self.non_autoregressive = NonAutoregressiveScores(cfg, task)
         self.train_step = TrainStepWatch(task)
 
     def forward(
@@ -56,7 +52,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
             reduce: ignored; the objective has no value per token.
 
         Returns:
-            the loss summed up to ``sample_size``, ``sample_size``, and the logged sums.
+            the loss times ``sample_size``, ``sample_size``, and the logged sums.
 
         Raises:
             ValueError: the model is no encoder-decoder model, has an adaptive softmax, or does
@@ -75,32 +71,43 @@ class ExpectedBleuCriterion(FairseqCriterion):
 
         sentences, ntokens = sample["target"].size(0), sample["ntokens"]
         sample_size = sentences if self.settings.sentence_avg else ntokens
-        corpus = scored.statistics.over_corpus()
-        worker_weight = self.train_step.weight if self.training else None
-        batch = whole_batch(scored, corpus, sample_size, worker_weight)
-        loss, logged_loss = bleu_loss(scored.statistics, batch, sample_size, self.settings)
-        added = added_losses(scored.added, batch)
-        loss, logged_loss = loss + added, logged_loss + added
+        sums = BatchSums.of(scored, sample_size, self.train_step.weight if self.training else None)
+        loss, value = self._loss(scored, sums, sample_size)
         logged = {
             "ntokens": ntokens,
             "nsentences": sentences,
             "sample_size": sample_size,
-            "loss": logged_loss,
+            "loss": value,
             **scored.logged,
-            **logged_sums(corpus),
+            **logged_sums(scored.statistics.over_corpus()),
         }
-        logged = {
-            key: value.detach() if isinstance(value, Tensor) else value
-            for key, value in logged.items()
-        }
-        return loss, sample_size, logged
+        return loss, sample_size, {name: _detached(value) for name, value in logged.items()}
+
+    def _loss(
+        self, scored: ScoredBatch, sums: BatchSums, sample_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """This worker's part of the loss: for its gradient, and for its value.
+
+        fairseq adds the workers' gradients, and the logged losses, and divides both by the sum of
+        the sample sizes. Done so, the first has the gradient of the whole batch's objective and
+        the second its value: corpus BLEU is the same number on each worker, with the gradient of
+        that worker's sentences only.
+        """
+        smoothing = self.settings.smoothing
+        if self.settings.bleu_level == "corpus":
+            cost = 1 - bleu_from_statistics(*sums.statistics, smoothing=smoothing)
+            loss, value = cost * sums.sample_size, cost * sample_size
+        else:
+            cost = (1 - bleu_from_statistics(*scored.statistics, smoothing=smoothing)).sum()
+            loss = value = cost * sums.sample_size / sums.sentences.clamp(min=1)
+        for added, count in zip(scored.added, sums.added_counts, strict=True):
+            term = added.weight * added.total * (sums.sample_size / count.clamp(min=1))
+            loss, value = loss + term, value + term
+        return loss, value
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the sums of all workers.
-
-        See :func:`log_loss`, :func:`log_head_losses` and :func:`log_expected_bleu`.
-        """
+        """Log the sums of all workers."""
         log_loss(logging_outputs)
         log_head_losses(logging_outputs)
         log_expected_bleu(logging_outputs)
@@ -109,3 +116,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All logged values are sums."""
         return True
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
