@@ -78,7 +78,7 @@ def _conditional_mean_of_others(windows: CandidateWindows) -> Tensor:
         reached = _survival_later(survival, order) if windows.continues is not None else 1
         earlier.append(shift((q[index] / reached).cumsum(1), -order, 0))
     mean = torch.stack(later) + torch.stack(earlier)
-    for distance in range(1, windows.orders.stop - 1):
+    for distance in range(1, len(windows.orders)):
         mean = mean + shift(windows.tail_products(distance), distance, 0)
         heads = windows.head_products(distance)
         if windows.continues is not None:

@@ -47,7 +47,7 @@ def counted_statistics(
     hypotheses: Tensor,
     references: Tensor,
     *,
-    orders: range = range(1, 5),
+    max_order: int = 4,
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
 ) -> BleuStatistics:
@@ -56,7 +56,7 @@ def counted_statistics(
     Args:
         hypotheses: ``[batch, length]`` token ids.
         references: ``[batch, ref_len]`` token ids.
-        orders: consecutive n-gram orders.
+        max_order: highest n-gram order.
         lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
         reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
 
@@ -66,13 +66,13 @@ def counted_statistics(
     equal, inside, in_reference = matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
-    reference = reference_ngrams(references, orders, reference_lengths)
-    counts = window_products(equal, orders).sum(2)
+    reference = reference_ngrams(references, max_order, reference_lengths)
+    counts = window_products(equal, max_order).sum(2)
     clipped = torch.minimum(counts, reference.count)
     tokens = inside.sum(1)
     return BleuStatistics(
         matches=clipped.masked_fill(~reference.first, 0).sum(-1).t(),
-        totals=torch.stack([(tokens - order + 1).clamp(min=0) for order in orders], dim=-1),
+        totals=torch.stack([(tokens - n).clamp(min=0) for n in range(max_order)], dim=-1),
         hypothesis_length=tokens,
         reference_length=in_reference.sum(1),
     )
@@ -105,11 +105,11 @@ def clipped_overlap(
     statistics = counted_statistics(
         hypotheses,
         references,
-        orders=range(order, order + 1),
+        max_order=order,
         lengths=lengths,
         reference_lengths=reference_lengths,
     )
-    return statistics.matches[:, 0]
+    return statistics.matches[:, -1]
 
 
 def bleu(
@@ -145,7 +145,7 @@ def bleu(
     statistics = counted_statistics(
         hypotheses,
         references,
-        orders=range(1, max_order + 1),
+        max_order=max_order,
         lengths=lengths,
         reference_lengths=reference_lengths,
     )
@@ -213,7 +213,7 @@ def gleu(
         counted_statistics(
             hypotheses,
             references,
-            orders=range(1, max_order + 1),
+            max_order=max_order,
             lengths=lengths,
             reference_lengths=reference_lengths,
         )
@@ -224,7 +224,7 @@ def prefix_statistics(
     hypotheses: Tensor,
     references: Tensor,
     *,
-    orders: range = range(1, 5),
+    max_order: int = 4,
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
 ) -> BleuStatistics:
@@ -237,7 +237,7 @@ def prefix_statistics(
     Args:
         hypotheses: ``[batch, length]`` token ids.
         references: ``[batch, ref_len]`` token ids.
-        orders: consecutive n-gram orders.
+        max_order: highest n-gram order.
         lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
         reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
 
@@ -250,19 +250,19 @@ def prefix_statistics(
     equal, inside, in_reference = matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
-    reference = reference_ngrams(references, orders, reference_lengths)
+    reference = reference_ngrams(references, max_order, reference_lengths)
 
     matches = []
-    for index, same in enumerate(window_products(equal, orders)):
+    for index, same in enumerate(window_products(equal, max_order)):
         # A window is a match unless the reference's occurrences are used up by earlier ones.
         occurrence = same.cumsum(1, dtype=torch.int32)
         is_match = same & reference.first[index].unsqueeze(1)
         is_match &= occurrence <= reference.count[index].unsqueeze(1)
-        matches.append(_at_last_token(is_match.any(2), orders[index]).cumsum(1))
+        matches.append(_at_last_token(is_match.any(2), index + 1).cumsum(1))
     tokens = inside.cumsum(1)
     return BleuStatistics(
         matches=torch.stack(matches, dim=-1),
-        totals=torch.stack([(tokens - order + 1).clamp(min=0) for order in orders], dim=-1),
+        totals=torch.stack([(tokens - n).clamp(min=0) for n in range(max_order)], dim=-1),
         hypothesis_length=tokens,
         reference_length=in_reference.sum(1).unsqueeze(1).expand_as(tokens),
     )
@@ -307,7 +307,7 @@ def prefix_bleu(
     statistics = prefix_statistics(
         hypotheses,
         references,
-        orders=range(1, max_order + 1),
+        max_order=max_order,
         lengths=lengths,
         reference_lengths=reference_lengths,
     )
@@ -328,7 +328,7 @@ def prefix_gleu(
         prefix_statistics(
             hypotheses,
             references,
-            orders=range(1, max_order + 1),
+            max_order=max_order,
             lengths=lengths,
             reference_lengths=reference_lengths,
         )

@@ -34,7 +34,7 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
         ``[orders, batch]``.
     """
     reference = windows.reference
-    distances = range(1, windows.orders.stop - 1)
+    distances = range(1, len(windows.orders))
     if windows.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
         distances = range(0)  # rare; looking costs nothing where no device has to be waited for
     tails = [windows.tail_products(distance) for distance in distances]
@@ -70,8 +70,7 @@ class _Occurrences(torch.autograd.Function):
         is_first = (reference.rank == 0).flatten(1)
         previous = _flat_index(reference.previous)
 
-        lags = reference.orders
-        ended, f = _buffer_by_end(c, lags)
+        ended, f = _buffer_by_end(c)
         finished = torch.zeros_like(c)
         for i in range(c.size(0)):
             if i > 0:
@@ -81,7 +80,7 @@ class _Occurrences(torch.autograd.Function):
                 again.addcmul_(t[d - 1, i], f[i - d])
             f[i] = torch.where(is_first, q[i], again.gather(1, previous)) - again
         ctx.save_for_backward(c, t, alive, f, finished, is_first, _flat_index(reference.next))
-        ctx.lags, ctx.shape = lags, products.shape
+        ctx.shape = products.shape
         orders, batch, _, ref_len = products.shape
         return f.sum(0).view(orders, batch, ref_len)
 
@@ -93,7 +92,7 @@ class _Occurrences(torch.autograd.Function):
         grad = grad.flatten(1)
         has_next = following != torch.arange(following.size(1), device=following.device)
         # The adjoint of each line of the recursion, from the last row to the first.
-        grad_finished, grad_finished_at_end = _buffer_by_end(c, ctx.lags)
+        grad_finished, grad_finished_at_end = _buffer_by_end(c)
         grad_f, grad_again = torch.empty_like(c), torch.empty_like(c)
         for i in range(rows - 1, -1, -1):
             torch.add(grad, grad_finished_at_end[i], out=grad_f[i])
@@ -119,18 +118,16 @@ class _Occurrences(torch.autograd.Function):
         return grad_products, grad_probability, grad_tails, grad_continues, None
 
 
-def _buffer_by_end(like: Tensor, lags: range) -> tuple[Tensor, Tensor]:
+def _buffer_by_end(like: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros for the scan, and a view of them that is shifted by each order's length.
 
     Row ``i`` of the second, ``[rows, orders, windows]``, is for order ``n`` row ``i + n`` of the
     first: what is written under a window's start is read under the row after its end.
     """
     rows, orders, windows = like.shape
-    buffer = like.new_zeros(rows + lags.stop - 1, orders, windows)
+    buffer = like.new_zeros(rows + orders, orders, windows)
     stride = orders * windows
-    by_start = buffer.as_strided(
-        like.shape, (stride, stride + windows, 1), storage_offset=lags.start * stride
-    )
+    by_start = buffer.as_strided(like.shape, (stride, stride + windows, 1), storage_offset=stride)
     return buffer, by_start
 
 

@@ -62,16 +62,16 @@ def expected_overlap(
         ValueError: a shape, the order or the value's name does not fit.
     """
     check_order("order", order)
-    return _statistics(
+    return expected_statistics(
         p_ref,
         references,
-        range(order, order + 1),
-        value,
-        lengths,
-        reference_lengths,
-        eos_probabilities,
-        count_eos,
-    ).matches[:, 0]
+        value=value,
+        max_order=order,
+        lengths=lengths,
+        reference_lengths=reference_lengths,
+        eos_probabilities=eos_probabilities,
+        count_eos=count_eos,
+    ).matches[:, -1]
 
 
 def expected_statistics(
@@ -103,15 +103,29 @@ def expected_statistics(
         ValueError: as :func:`criterions.expected_overlap`.
     """
     check_order("max_order", max_order)
-    return _statistics(
-        p_ref,
-        references,
-        range(1, max_order + 1),
-        value,
-        lengths,
-        reference_lengths,
-        eos_probabilities,
-        count_eos,
+    check_choice("value", value, list(OVERLAPS))
+    check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
+    counts_eos = count_eos is not False
+    if counts_eos and eos_probabilities is None:
+        raise ValueError("count_eos needs eos_probabilities")
+    if isinstance(count_eos, Tensor):
+        check_shape("count_eos", count_eos, [p_ref.size(0)])
+    windows = candidate_windows(
+        p_ref, references, max_order, lengths, reference_lengths, eos_probabilities
+    )
+    matches = OVERLAPS[value](windows).t()
+    words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
+    if counts_eos and eos_probabilities is not None:
+        has_eos = count_eos if isinstance(count_eos, Tensor) else torch.ones_like(words).bool()
+        final = windows.final_ngrams(eos_probabilities, words)
+        matches = matches + final.masked_fill(~has_eos.unsqueeze(1), 0)
+        words = words + has_eos
+    tokens = windows.token_probabilities(count_eos=counts_eos)
+    return BleuStatistics(
+        matches=matches,
+        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in windows.orders], dim=1),
+        hypothesis_length=tokens.sum(1),
+        reference_length=words.to(matches.dtype),
     )
 
 
@@ -164,40 +178,3 @@ def expected_bleu(
         count_eos=count_eos,
     )
     return bleu_of(statistics, level, smoothing)
-
-
-def _statistics(
-    p_ref: Tensor,
-    references: Tensor,
-    orders: range,
-    value: str,
-    lengths: Tensor | None,
-    reference_lengths: Tensor | None,
-    eos_probabilities: Tensor | None,
-    count_eos: bool | Tensor,
-) -> BleuStatistics:
-    """Arguments as those of :func:`expected_overlap`."""
-    check_choice("value", value, list(OVERLAPS))
-    check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
-    counts_eos = count_eos is not False
-    if counts_eos and eos_probabilities is None:
-        raise ValueError("count_eos needs eos_probabilities")
-    if isinstance(count_eos, Tensor):
-        check_shape("count_eos", count_eos, [p_ref.size(0)])
-    windows = candidate_windows(
-        p_ref, references, orders, lengths, reference_lengths, eos_probabilities
-    )
-    matches = OVERLAPS[value](windows).t()
-    words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
-    if counts_eos and eos_probabilities is not None:
-        has_eos = torch.as_tensor(count_eos, device=words.device).expand_as(words)
-        final = windows.final_ngrams(eos_probabilities, words)
-        matches = matches + final.masked_fill(~has_eos.unsqueeze(1), 0)
-        words = words + has_eos
-    tokens = windows.token_probabilities(count_eos=counts_eos)
-    return BleuStatistics(
-        matches=matches,
-        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in orders], dim=1),
-        hypothesis_length=tokens.sum(1),
-        reference_length=words.to(matches.dtype),
-    )

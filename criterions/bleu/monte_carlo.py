@@ -45,7 +45,7 @@ def sample_candidates(
     check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
     batch, rows, ref_len = p_ref.shape
     dtype = torch.promote_types(p_ref.dtype, torch.float32)
-    distinct = reference_ngrams(references, range(1, 2), reference_lengths).first[0]
+    distinct = reference_ngrams(references, 1, reference_lengths).first[0]
     p_tokens = p_ref.detach().to(dtype).masked_fill(~distinct.unsqueeze(1), 0)
     if eos_probabilities is None:
         p_eos = torch.zeros_like(p_tokens[..., :1])
@@ -71,7 +71,7 @@ def sample_candidates(
 def _sampled_statistics(
     candidates: tuple[Tensor, Tensor],
     references: Tensor,
-    orders: range,
+    max_order: int,
     reference_lengths: Tensor | None,
 ) -> BleuStatistics:
     """Counted statistics of drawn candidates, shapes ``[samples, batch, ...]``."""
@@ -82,7 +82,7 @@ def _sampled_statistics(
     statistics = counted_statistics(
         tokens.flatten(0, 1),
         references.repeat(samples, 1),
-        orders=orders,
+        max_order=max_order,
         lengths=lengths.flatten(),
         reference_lengths=reference_lengths,
     )
@@ -132,9 +132,8 @@ def monte_carlo_overlap(
         eos_probabilities=eos_probabilities,
         generator=generator,
     )
-    orders = range(order, order + 1)
-    statistics = _sampled_statistics(candidates, references, orders, reference_lengths)
-    return _mean_and_standard_error(statistics.matches[..., 0])
+    statistics = _sampled_statistics(candidates, references, order, reference_lengths)
+    return _mean_and_standard_error(statistics.matches[..., -1])
 
 
 @torch.no_grad()
@@ -177,8 +176,7 @@ def monte_carlo_bleu(
         eos_probabilities=eos_probabilities,
         generator=generator,
     )
-    orders = range(1, max_order + 1)
-    statistics = _sampled_statistics(candidates, references, orders, reference_lengths)
+    statistics = _sampled_statistics(candidates, references, max_order, reference_lengths)
     by_sentence = BleuStatistics(*(item.transpose(0, 1) for item in statistics))
     scores = bleu_of(by_sentence, level, smoothing)  # [samples] or [batch, samples]
     return _mean_and_standard_error(scores if level == "corpus" else scores.t())

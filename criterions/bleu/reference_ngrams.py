@@ -17,7 +17,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ReferenceNgrams:
-    """The reference windows of consecutive n-gram orders; every tensor's first axis is the order.
+    """The reference's n-grams by their positions; every tensor's first axis is the order.
 
     ``valid``: ``[orders, batch, ref_len]`` bool, the window lies inside the reference.
     ``count``: ``[orders, batch, ref_len]`` int64, how often the window's n-gram stands in the
@@ -29,7 +29,6 @@ class ReferenceNgrams:
     the n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
     """
 
-    orders: range
     valid: Tensor
     count: Tensor
     rank: Tensor
@@ -66,36 +65,32 @@ def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
     return functional.pad(tensor, (-columns, columns, -rows, rows))
 
 
-def window_products(pairs: Tensor, orders: range) -> Tensor:
+def window_products(pairs: Tensor, max_order: int) -> Tensor:
     """Products along the diagonals: one factor per token of an n-gram.
 
     Args:
         pairs: ``[batch, rows, columns]``; probabilities, or booleans for equality.
-        orders: consecutive n-gram orders.
+        max_order: highest n-gram order.
 
     Returns:
-        ``[orders, batch, rows, columns]``; element ``[n, b, i, j]`` is the product of
+        ``[max_order, batch, rows, columns]``; element ``[n, b, i, j]`` is the product of
         ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the window leaves the matrix.
     """
-    product = pairs
-    products = []
-    for order in range(1, orders.stop):
-        if order > 1:
-            product = product * shift(pairs, order - 1, order - 1)
-        if order >= orders.start:
-            products.append(product)
+    products = [pairs]
+    for distance in range(1, max_order):
+        products.append(products[-1] * shift(pairs, distance, distance))
     return torch.stack(products)
 
 
 @torch.no_grad()
 def reference_ngrams(
-    references: Tensor, orders: range, reference_lengths: Tensor | None = None
+    references: Tensor, max_order: int, reference_lengths: Tensor | None = None
 ) -> ReferenceNgrams:
     """Find counts, ranks, neighbours and periods of all reference windows.
 
     Args:
         references: ``[batch, ref_len]`` integer ids.
-        orders: consecutive n-gram orders, e.g. ``range(1, 5)``.
+        max_order: highest n-gram order.
         reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
     """
     batch, ref_len = references.shape
@@ -103,33 +98,29 @@ def reference_ngrams(
     equal_tokens = references.unsqueeze(2) == references.unsqueeze(1)
     equal_tokens &= inside.unsqueeze(2) & inside.unsqueeze(1)
     # equal[n - 1, b, j, l]: the windows of order n at j and at l hold the same n-gram.
-    equal = window_products(equal_tokens, range(1, orders.stop))
-    chosen = equal[orders.start - 1 :]
+    equal = window_products(equal_tokens, max_order)
 
     position = torch.arange(ref_len, device=references.device)
-    earlier = chosen & (position < position.unsqueeze(1))
-    later = chosen & (position > position.unsqueeze(1))
-    own = position.expand(len(orders), batch, ref_len)
+    earlier = equal & (position < position.unsqueeze(1))
+    later = equal & (position > position.unsqueeze(1))
+    own = position.expand(max_order, batch, ref_len)
     if ref_len:
         previous = position.masked_fill(~earlier, -1).amax(-1)
         following = position.masked_fill(~later, ref_len).amin(-1)
     else:
         previous, following = own - 1, own + ref_len
-    valid = chosen.diagonal(dim1=-2, dim2=-1)
+    valid = equal.diagonal(dim1=-2, dim2=-1)
 
-    periods = torch.zeros(
-        max(0, orders.stop - 2), *valid.shape, dtype=torch.bool, device=references.device
-    )
-    for index, order in enumerate(orders):
+    periods = torch.zeros(max_order - 1, *valid.shape, dtype=torch.bool, device=references.device)
+    for index, order in enumerate(range(1, max_order + 1)):
         for distance in range(1, order):
             # s[k] == s[k + d] for all k: the windows of order n - d at j and j + d are equal.
             overlap = equal[order - distance - 1].diagonal(distance, dim1=-2, dim2=-1)
             periods[distance - 1, index, :, : overlap.size(-1)] = overlap
             periods[distance - 1, index] &= valid[index]
     return ReferenceNgrams(
-        orders=orders,
         valid=valid,
-        count=chosen.sum(-1),
+        count=equal.sum(-1),
         rank=earlier.sum(-1),
         previous=torch.where(previous < 0, own, previous),
         next=torch.where(following == ref_len, own, following),

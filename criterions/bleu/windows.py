@@ -47,8 +47,8 @@ class CandidateWindows:
 
     @property
     def orders(self) -> range:
-        """The n-gram orders, consecutive."""
-        return self.reference.orders
+        """The n-gram orders, from 1 on."""
+        return range(1, 1 + self.products.size(0))
 
     def tail_products(self, distance: int) -> Tensor:
         """Probability of an n-gram's last tokens, where it may overlap an equal one before it.
@@ -60,13 +60,13 @@ class CandidateWindows:
             ``[orders, batch, tgt_len, ref_len]``: product of the last ``d`` factors where
             ``d < n`` is a period of the n-gram, else 0.
         """
-        last = window_products(self.p_ref, range(distance, distance + 1))[0]
+        last = window_products(self.p_ref, distance)[-1]
         tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
         return torch.stack(tails).masked_fill(~self._has_period(distance), 0)
 
     def head_products(self, distance: int) -> Tensor:
         """As :meth:`tail_products`, for the first ``d`` factors."""
-        first = window_products(self.p_ref, range(distance, distance + 1))
+        first = window_products(self.p_ref, distance)[-1]
         return first.masked_fill(~self._has_period(distance), 0)
 
     def _has_period(self, distance: int) -> Tensor:
@@ -97,7 +97,7 @@ class CandidateWindows:
         tgt_len, ref_len = self.p_ref.shape[1:]
         ending = eos_probabilities.to(self.p_ref.dtype).masked_fill(~self.exists, 0)
         found = []
-        for words in range(self.orders.stop - 1):
+        for words in range(len(self.orders)):
             if words > ref_len:
                 ending = torch.zeros_like(ending)
             elif words:
@@ -105,13 +105,13 @@ class CandidateWindows:
                 word = self.p_ref.gather(2, column.clamp(min=0).expand(-1, tgt_len, 1))
                 ending = ending * _later(word.masked_fill(column < 0, 0).squeeze(2), words)
             found.append((ending * _later(self.survival, words)).sum(1))
-        return torch.stack(found[self.orders.start - 1 :], dim=1)
+        return torch.stack(found, dim=1)
 
 
 def candidate_windows(
     p_ref: Tensor,
     references: Tensor,
-    orders: range,
+    max_order: int,
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
     eos_probabilities: Tensor | None = None,
@@ -122,13 +122,13 @@ def candidate_windows(
     exists = length_mask(lengths, p_ref.size(1), like=p_ref)
     columns = length_mask(reference_lengths, p_ref.size(2), like=p_ref)
     p_ref = p_ref.masked_fill(~(exists.unsqueeze(2) & columns.unsqueeze(1)), 0)
-    probability = products = window_products(p_ref, orders)
+    probability = products = window_products(p_ref, max_order)
     continues, survival = None, p_ref.new_ones(p_ref.shape[:2])
     if eos_probabilities is not None:
         continues = (1 - eos_probabilities.to(p_ref.dtype)).masked_fill(~exists, 1)
         survival = _later(_RunningProduct.apply(continues), 1, 1)
         probability = products * survival.unsqueeze(-1)
-    reference = reference_ngrams(references, orders, reference_lengths)
+    reference = reference_ngrams(references, max_order, reference_lengths)
     return CandidateWindows(p_ref, products, probability, reference, continues, survival, exists)
 
 
