@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from criterions.bleu.reference_ngrams import length_mask
+from criterions.bleu.ngrams import length_mask
 from criterions.checks import check_choice, check_shape, check_token_ids
 
 EDIT_KINDS = ("hamming", "edit")

@@ -1,6 +1,6 @@
 """Bounds of the expected clipped count, and the published formula (arXiv 1712.04708).
 
-Each function takes :class:`CandidateWindows` and returns ``[orders, batch]``, in O(B T R) time and
+Each function takes :class:`HypothesisNgrams` and returns ``[orders, batch]``, in O(B T R) time and
 memory for each order.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from criterions.bleu.reference_ngrams import shift
-from criterions.bleu.windows import CandidateWindows
+from criterions.bleu.ngrams import HypothesisNgrams, shift
 
 
-def paper_overlap(windows: CandidateWindows) -> Tensor:
+def paper_overlap(ngrams: HypothesisNgrams) -> Tensor:
     """The published formula, ``sum_s sum_i q_i min(1, r_s / (1 + sum_{l != i} q_l))``.
 
     It is a lower bound of the expected clipped count when the n-gram stands once in the
@@ -21,21 +20,21 @@ def paper_overlap(windows: CandidateWindows) -> Tensor:
     Otherwise it can lie above it: for ``n = 1, r = 2, T = 3, p = 1/2`` it gives 1.5 where the
     expectation is 1.375; for the n-gram ``(a, a)``, ``T = 3, p = 1/2``, 0.4 for 0.375.
     """
-    probability = windows.probability
+    probability = ngrams.probability
     others = probability.sum(2, keepdim=True) - probability
-    count = windows.reference.count.unsqueeze(2)
+    count = ngrams.reference.count.unsqueeze(2)
     clipped = (count / (1 + others)).clamp(max=1)
-    return _over_types(windows, (probability * clipped).sum(2))
+    return _over_types(ngrams, (probability * clipped).sum(2))
 
 
-def upper_overlap(windows: CandidateWindows) -> Tensor:
+def upper_overlap(ngrams: HypothesisNgrams) -> Tensor:
     """An upper bound, ``sum_s min(sum_i q_i, r_s)``: Jensen's inequality for a concave minimum."""
-    expected_count = windows.probability.sum(2)
-    count = windows.reference.count.to(expected_count.dtype)
-    return _over_types(windows, torch.minimum(expected_count, count))
+    expected_count = ngrams.probability.sum(2)
+    count = ngrams.reference.count.to(expected_count.dtype)
+    return _over_types(ngrams, torch.minimum(expected_count, count))
 
 
-def lower_overlap(windows: CandidateWindows) -> Tensor:
+def lower_overlap(ngrams: HypothesisNgrams) -> Tensor:
     """A lower bound, ``sum_s sum_i q_i g_r(mu_i)``: Jensen's inequality for a convex minorant.
 
     With ``B_i`` the event that the n-gram stands at position ``i`` and ``Z_i`` the number of its
@@ -43,14 +42,14 @@ def lower_overlap(windows: CandidateWindows) -> Tensor:
     ``g_r <= min(1, r / (1 + z))``. In the conditional mean, occurrences that share tokens with
     the one at ``i`` have their conditional probability.
     """
-    mean = _conditional_mean_of_others(windows)
-    minorant = _convex_minorant(mean, windows.reference.count.unsqueeze(2))
-    return _over_types(windows, (windows.probability * minorant).sum(2))
+    mean = _conditional_mean_of_others(ngrams)
+    minorant = _convex_minorant(mean, ngrams.reference.count.unsqueeze(2))
+    return _over_types(ngrams, (ngrams.probability * minorant).sum(2))
 
 
-def _over_types(windows: CandidateWindows, per_type: Tensor) -> Tensor:
+def _over_types(ngrams: HypothesisNgrams, per_type: Tensor) -> Tensor:
     """Sum ``[orders, batch, ref_len]`` over the first occurrence of each n-gram."""
-    return per_type.masked_fill(~windows.reference.first, 0).sum(-1)
+    return per_type.masked_fill(~ngrams.reference.first, 0).sum(-1)
 
 
 def _convex_minorant(others: Tensor, count: Tensor) -> Tensor:
@@ -65,24 +64,24 @@ def _convex_minorant(others: Tensor, count: Tensor) -> Tensor:
     return torch.where(others <= touching, line, r / (1 + others))
 
 
-def _conditional_mean_of_others(windows: CandidateWindows) -> Tensor:
+def _conditional_mean_of_others(ngrams: HypothesisNgrams) -> Tensor:
     """``E[Z_i | B_i]``, ``[orders, batch, tgt_len, ref_len]``."""
-    q = windows.probability
+    q = ngrams.probability
     # Later occurrences need the hypothesis to go on; earlier ones are known not to have ended it.
     # Where a survival probability vanishes, the mean is weighted with a q that vanishes faster.
-    survival = windows.survival.clamp(min=torch.finfo(q.dtype).tiny).unsqueeze(-1)
+    survival = ngrams.survival.clamp(min=torch.finfo(q.dtype).tiny).unsqueeze(-1)
     from_here_on = q.flip(2).cumsum(2).flip(2) / survival
     later, earlier = [], []
-    for index, order in enumerate(windows.orders):
+    for index, order in enumerate(ngrams.orders):
         later.append(shift(from_here_on[index], order, 0))
-        reached = _survival_later(survival, order) if windows.continues is not None else 1
+        reached = _survival_later(survival, order) if ngrams.continues is not None else 1
         earlier.append(shift((q[index] / reached).cumsum(1), -order, 0))
     mean = torch.stack(later) + torch.stack(earlier)
-    for distance in range(1, len(windows.orders)):
-        mean = mean + shift(windows.tail_products(distance), distance, 0)
-        heads = windows.head_products(distance)
-        if windows.continues is not None:
-            heads = heads * windows.survival.unsqueeze(-1) / _survival_later(survival, distance)
+    for distance in range(1, len(ngrams.orders)):
+        mean = mean + shift(ngrams.tail_products(distance), distance, 0)
+        heads = ngrams.head_products(distance)
+        if ngrams.continues is not None:
+            heads = heads * ngrams.survival.unsqueeze(-1) / _survival_later(survival, distance)
         mean = mean + shift(heads, -distance, 0)
     return mean
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from criterions.bleu.reference_ngrams import length_mask, reference_ngrams, window_products
+from criterions.bleu.ngrams import length_mask, ngram_products, reference_ngrams
 from criterions.bleu.statistics import (
     LEVELS,
     SMOOTHINGS,
@@ -67,7 +67,7 @@ def counted_statistics(
         hypotheses, references, lengths, reference_lengths
     )
     reference = reference_ngrams(references, max_order, reference_lengths)
-    counts = window_products(equal, max_order).sum(2)
+    counts = ngram_products(equal, max_order).sum(2)
     clipped = torch.minimum(counts, reference.count)
     tokens = inside.sum(1)
     return BleuStatistics(
@@ -253,7 +253,7 @@ def prefix_statistics(
     reference = reference_ngrams(references, max_order, reference_lengths)
 
     matches = []
-    for index, same in enumerate(window_products(equal, max_order)):
+    for index, same in enumerate(ngram_products(equal, max_order)):
         # A window is a match unless the reference's occurrences are used up by earlier ones.
         occurrence = same.cumsum(1, dtype=torch.int32)
         is_match = same & reference.first[index].unsqueeze(1)

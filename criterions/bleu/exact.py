@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from criterions.bleu.reference_ngrams import ReferenceNgrams
-from criterions.bleu.windows import CandidateWindows
+from criterions.bleu.ngrams import HypothesisNgrams, ReferenceNgrams
 
 
-def exact_overlap(windows: CandidateWindows) -> Tensor:
+def exact_overlap(ngrams: HypothesisNgrams) -> Tensor:
     """Expected clipped count ``E[sum_s min(C_s, r_s)]`` of independent positions.
 
     ``min(C_s, r_s) = sum_{k <= r_s} 1[C_s >= k]``, and the k-th occurrence of an n-gram starts at
@@ -27,22 +26,22 @@ def exact_overlap(windows: CandidateWindows) -> Tensor:
     where ``d < n`` is a period of the n-gram, and ``P_k(i)`` the probability that the k-th
     occurrence has ended before position ``i`` and the hypothesis has not. Nothing is divided, so
     probabilities of 0 and 1 do no harm. A pair (n-gram, k) is an n-gram position of the reference:
-    see ``reference_ngrams``. Time O(B T R) and one step of the host for each of T positions;
+    see ``criterions.bleu.ngrams``. Time O(B T R) and one step of the host for each of T positions;
     memory O(B T R), for each order and period.
 
     Returns:
         ``[orders, batch]``.
     """
-    reference = windows.reference
-    distances = range(1, len(windows.orders))
-    if windows.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
+    reference = ngrams.reference
+    distances = range(1, len(ngrams.orders))
+    if ngrams.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
         distances = range(0)  # rare; looking costs nothing where no device has to be waited for
-    tails = [windows.tail_products(distance) for distance in distances]
+    tails = [ngrams.tail_products(distance) for distance in distances]
     occurs: Tensor = _Occurrences.apply(
-        windows.products,
-        windows.probability,
-        torch.stack(tails) if tails else windows.products.new_zeros(0, *windows.products.shape),
-        windows.continues,
+        ngrams.products,
+        ngrams.probability,
+        torch.stack(tails) if tails else ngrams.products.new_zeros(0, *ngrams.products.shape),
+        ngrams.continues,
         reference,
     )
     return occurs.masked_fill(~reference.valid, 0).sum(-1)
@@ -64,9 +63,9 @@ class _Occurrences(torch.autograd.Function):
         continues: Tensor | None,
         reference: ReferenceNgrams,
     ) -> Tensor:
-        c, q = _rows_first(products), _rows_first(probability)
+        c, q = _positions_first(products), _positions_first(probability)
         t = tails.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
-        alive = None if continues is None else _per_window(continues, products.size(-1))
+        alive = None if continues is None else _per_ngram(continues, products.size(-1))
         is_first = (reference.rank == 0).flatten(1)
         previous = _flat_index(reference.previous)
 
@@ -103,17 +102,17 @@ class _Occurrences(torch.autograd.Function):
             if i + 1 < rows:
                 carried = grad_finished[i + 1]
                 grad_finished[i] += carried if alive is None else carried * alive[i]
-        grad_products = _rows_third(grad_again * finished, ctx.shape)
-        grad_probability = _rows_third(grad_f * is_first, ctx.shape)
+        grad_products = _positions_third(grad_again * finished, ctx.shape)
+        grad_probability = _positions_third(grad_f * is_first, ctx.shape)
         grad_tails = grad_continues = None
         if len(t):
             earlier = (torch.cat([torch.zeros_like(f[:d]), f[:-d]]) for d in range(1, 1 + len(t)))
             by_distance = [grad_again * before[:rows] for before in earlier]
-            grad_tails = torch.stack([_rows_third(grad, ctx.shape) for grad in by_distance])
+            grad_tails = torch.stack([_positions_third(grad, ctx.shape) for grad in by_distance])
         if alive is not None:
             _, batch, _, ref_len = ctx.shape
-            per_window = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
-            per_row = per_window.view(rows - 1, batch, ref_len).sum(-1)
+            per_ngram = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
+            per_row = per_ngram.view(rows - 1, batch, ref_len).sum(-1)
             grad_continues = torch.cat([per_row, per_row.new_zeros(1, batch)]).t()
         return grad_products, grad_probability, grad_tails, grad_continues, None
 
@@ -121,34 +120,34 @@ class _Occurrences(torch.autograd.Function):
 def _buffer_by_end(like: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros for the scan, and a view of them that is shifted by each order's length.
 
-    Row ``i`` of the second, ``[rows, orders, windows]``, is for order ``n`` row ``i + n`` of the
-    first: what is written under a window's start is read under the row after its end.
+    Row ``i`` of the second, ``[rows, orders, ngrams]``, is for order ``n`` row ``i + n`` of the
+    first: what is written at an n-gram's start is read at the position after its end.
     """
-    rows, orders, windows = like.shape
-    buffer = like.new_zeros(rows + orders, orders, windows)
-    stride = orders * windows
-    by_start = buffer.as_strided(like.shape, (stride, stride + windows, 1), storage_offset=stride)
+    rows, orders, ngrams = like.shape
+    buffer = like.new_zeros(rows + orders, orders, ngrams)
+    stride = orders * ngrams
+    by_start = buffer.as_strided(like.shape, (stride, stride + ngrams, 1), storage_offset=stride)
     return buffer, by_start
 
 
-def _rows_first(tensor: Tensor) -> Tensor:
-    """``[orders, batch, rows, ref_len]`` -> ``[rows, orders, batch * ref_len]``."""
+def _positions_first(tensor: Tensor) -> Tensor:
+    """``[orders, batch, tgt_len, ref_len]`` -> ``[rows, orders, batch * ref_len]``."""
     return tensor.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
-def _rows_third(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Undo :func:`_rows_first`; ``shape`` is ``[orders, batch, rows, ref_len]``."""
+def _positions_third(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Undo :func:`_positions_first`; ``shape`` is ``[orders, batch, tgt_len, ref_len]``."""
     orders, batch, rows, ref_len = shape
     return tensor.view(rows, orders, batch, ref_len).permute(1, 2, 0, 3)
 
 
-def _per_window(per_row: Tensor, ref_len: int) -> Tensor:
+def _per_ngram(per_row: Tensor, ref_len: int) -> Tensor:
     """``[batch, rows]`` -> ``[rows, batch * ref_len]``, each value repeated."""
     return per_row.t().repeat_interleave(ref_len, dim=1)
 
 
-def _flat_index(windows: Tensor) -> Tensor:
+def _flat_index(ngrams: Tensor) -> Tensor:
     """``[orders, batch, ref_len]`` places within a sentence -> places within the flat batch."""
-    batch, ref_len = windows.shape[1:]
-    start = torch.arange(batch, device=windows.device) * ref_len
-    return (windows + start.unsqueeze(1)).flatten(1)
+    batch, ref_len = ngrams.shape[1:]
+    start = torch.arange(batch, device=ngrams.device) * ref_len
+    return (ngrams + start.unsqueeze(1)).flatten(1)

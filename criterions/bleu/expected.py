@@ -9,12 +9,11 @@ from torch import Tensor
 
 from criterions.bleu.bounds import lower_overlap, paper_overlap, upper_overlap
 from criterions.bleu.exact import exact_overlap
-from criterions.bleu.reference_ngrams import length_mask
+from criterions.bleu.ngrams import HypothesisNgrams, hypothesis_ngrams, length_mask
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
-from criterions.bleu.windows import CandidateWindows, candidate_windows
 from criterions.checks import check_choice, check_order, check_positions, check_shape
 
-OVERLAPS: dict[str, Callable[[CandidateWindows], Tensor]] = {
+OVERLAPS: dict[str, Callable[[HypothesisNgrams], Tensor]] = {
     "exact": exact_overlap,
     "paper": paper_overlap,
     "lower": lower_overlap,
@@ -110,20 +109,20 @@ def expected_statistics(
         raise ValueError("count_eos needs eos_probabilities")
     if isinstance(count_eos, Tensor):
         check_shape("count_eos", count_eos, [p_ref.size(0)])
-    windows = candidate_windows(
+    ngrams = hypothesis_ngrams(
         p_ref, references, max_order, lengths, reference_lengths, eos_probabilities
     )
-    matches = OVERLAPS[value](windows).t()
+    matches = OVERLAPS[value](ngrams).t()
     words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
     if counts_eos and eos_probabilities is not None:
         has_eos = count_eos if isinstance(count_eos, Tensor) else torch.ones_like(words).bool()
-        final = windows.final_ngrams(eos_probabilities, words)
+        final = ngrams.final_ngrams(eos_probabilities, words)
         matches = matches + final.masked_fill(~has_eos.unsqueeze(1), 0)
         words = words + has_eos
-    tokens = windows.token_probabilities(count_eos=counts_eos)
+    tokens = ngrams.token_probabilities(count_eos=counts_eos)
     return BleuStatistics(
         matches=matches,
-        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in windows.orders], dim=1),
+        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in ngrams.orders], dim=1),
         hypothesis_length=tokens.sum(1),
         reference_length=words.to(matches.dtype),
     )

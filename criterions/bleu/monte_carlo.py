@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from criterions.bleu.counted import counted_statistics
-from criterions.bleu.reference_ngrams import length_mask, reference_ngrams
+from criterions.bleu.ngrams import length_mask, reference_ngrams
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
 from criterions.checks import check_choice, check_order, check_positions
 

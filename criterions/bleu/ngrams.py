@@ -1,0 +1,267 @@
+"""The n-grams of a reference, and the probability that a hypothesis holds one at a position.
+
+No list of distinct n-grams is made. Every position ``j`` of the reference stands for "occurrence
+number ``rank[j] + 1`` of the n-gram that starts at ``j``", so a sum over distinct n-grams ``s`` and
+over ``k = 1..r_s``, with ``r_s`` the count of ``s`` in the reference, is a sum over positions. All
+shapes are static: no value is read by the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class ReferenceNgrams:
+    """The n-grams of each reference by their first token; every first axis is the order.
+
+    ``valid``: ``[orders, batch, ref_len]`` bool, the n-gram lies inside the reference.
+    ``count``: ``[orders, batch, ref_len]`` int64, how often it stands in the reference (``r_s``),
+    0 where not valid.
+    ``rank``: ``[orders, batch, ref_len]`` int64, how many equal n-grams precede this one.
+    ``previous``, ``next``: ``[orders, batch, ref_len]`` int64, the nearest equal n-gram before and
+    after this one; the n-gram itself where there is none.
+    ``periods``: ``[distances, orders, batch, ref_len]`` bool; ``periods[d - 1]`` tells whether
+    the n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
+    """
+
+    valid: Tensor
+    count: Tensor
+    rank: Tensor
+    previous: Tensor
+    next: Tensor
+    periods: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        """``[orders, batch, ref_len]`` bool: one position for each distinct n-gram."""
+        return self.valid & (self.rank == 0)
+
+
+@dataclass(frozen=True)
+class HypothesisNgrams:
+    """Probabilities of the reference's n-grams at the positions of a hypothesis.
+
+    ``p_ref``: ``[batch, tgt_len, ref_len]``, probability of each reference token, 0 past the end.
+    ``products``: ``[orders, batch, tgt_len, ref_len]``; element ``[n, b, i, j]`` is the
+    probability that the tokens from position ``i`` on are the n-gram at reference token ``j``,
+    given that the hypothesis has not ended before ``i``; 0 where an n-gram leaves the matrix.
+    ``probability``: the same without the condition, ``q_i = S_i * product``.
+    ``reference``: the reference's n-grams.
+    ``continues``: ``[batch, tgt_len]``, ``1 - e_i`` with ``e_i`` the probability of ``</s>``; None
+    where no position may end the hypothesis.
+    ``survival``: ``[batch, tgt_len]``, ``S_i = prod_{j<i} (1 - e_j)``, the probability that no
+    ``</s>`` stands before position ``i``.
+    ``exists``: ``[batch, tgt_len]`` bool, positions before each hypothesis' ``lengths``.
+    """
+
+    p_ref: Tensor
+    products: Tensor
+    probability: Tensor
+    reference: ReferenceNgrams
+    continues: Tensor | None
+    survival: Tensor
+    exists: Tensor
+
+    @property
+    def orders(self) -> range:
+        """The n-gram orders, from 1 on."""
+        return range(1, 1 + self.products.size(0))
+
+    def tail_products(self, distance: int) -> Tensor:
+        """Probability of an n-gram's last tokens, where it may overlap an equal one before it.
+
+        Args:
+            distance: ``d``, how many positions the two occurrences lie apart.
+
+        Returns:
+            ``[orders, batch, tgt_len, ref_len]``: product of the last ``d`` factors where
+            ``d < n`` is a period of the n-gram, else 0.
+        """
+        last = ngram_products(self.p_ref, distance)[-1]
+        tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
+        return torch.stack(tails) * self.reference.periods[distance - 1].unsqueeze(2)
+
+    def head_products(self, distance: int) -> Tensor:
+        """As :meth:`tail_products`, for the first ``d`` factors."""
+        first = ngram_products(self.p_ref, distance)[-1]
+        return first * self.reference.periods[distance - 1].unsqueeze(2)
+
+    def token_probabilities(self, *, count_eos: bool) -> Tensor:
+        """``[batch, tgt_len]``: probability that the hypothesis has a token at each position.
+
+        Their sum is the expected length. Without ``count_eos``, ``</s>`` is not a token.
+        """
+        if count_eos or self.continues is None:
+            return self.survival * self.exists
+        return self.survival * self.continues * self.exists
+
+    def final_ngrams(self, eos_probabilities: Tensor, reference_lengths: Tensor) -> Tensor:
+        """Probability that the hypothesis ends with the reference's last words and ``</s>``.
+
+        An n-gram that ends in ``</s>`` occurs once at most, so this is its expected clipped count:
+        ``sum_i S_{i-n+1} p[i-n+1, y_{R-n+2}] ... p[i-1, y_R] p[i, </s>]``.
+
+        Args:
+            eos_probabilities: ``[batch, tgt_len]``.
+            reference_lengths: ``[batch]``, int64, words of each reference.
+
+        Returns:
+            ``[batch, orders]``; 0 for orders above the reference's length with ``</s>``.
+        """
+        tgt_len, ref_len = self.p_ref.shape[1:]
+        ending = eos_probabilities.to(self.p_ref.dtype).masked_fill(~self.exists, 0)
+        found = []
+        for words in range(len(self.orders)):
+            if words > ref_len:
+                ending = torch.zeros_like(ending)
+            elif words:
+                column = (reference_lengths - words).view(-1, 1, 1)
+                word = self.p_ref.gather(2, column.clamp(min=0).expand(-1, tgt_len, 1))
+                ending = ending * _later(word.masked_fill(column < 0, 0).squeeze(2), words)
+            found.append((ending * _later(self.survival, words)).sum(1))
+        return torch.stack(found, dim=1)
+
+
+def hypothesis_ngrams(
+    p_ref: Tensor,
+    references: Tensor,
+    max_order: int,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+    eos_probabilities: Tensor | None = None,
+) -> HypothesisNgrams:
+    """Time and memory O(B T R) for each order; arguments of :func:`criterions.expected_overlap`."""
+    if p_ref.dtype in (torch.float16, torch.bfloat16):
+        p_ref = p_ref.float()
+    exists = length_mask(lengths, p_ref.size(1), like=p_ref)
+    columns = length_mask(reference_lengths, p_ref.size(2), like=p_ref)
+    p_ref = p_ref.masked_fill(~(exists.unsqueeze(2) & columns.unsqueeze(1)), 0)
+    probability = products = ngram_products(p_ref, max_order)
+    continues, survival = None, p_ref.new_ones(p_ref.shape[:2])
+    if eos_probabilities is not None:
+        continues = (1 - eos_probabilities.to(p_ref.dtype)).masked_fill(~exists, 1)
+        survival = _later(_RunningProduct.apply(continues), 1, fill=1)
+        probability = products * survival.unsqueeze(-1)
+    reference = reference_ngrams(references, max_order, reference_lengths)
+    return HypothesisNgrams(p_ref, products, probability, reference, continues, survival, exists)
+
+
+@torch.no_grad()
+def reference_ngrams(
+    references: Tensor, max_order: int, reference_lengths: Tensor | None = None
+) -> ReferenceNgrams:
+    """Counts, ranks, neighbours and periods of all n-grams, in time and memory O(B R^2 N).
+
+    Args:
+        references: ``[batch, ref_len]`` integer ids.
+        max_order: highest n-gram order.
+        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+    """
+    batch, ref_len = references.shape
+    inside = length_mask(reference_lengths, ref_len, like=references)
+    equal_tokens = references.unsqueeze(2) == references.unsqueeze(1)
+    equal_tokens &= inside.unsqueeze(2) & inside.unsqueeze(1)
+    # equal[n - 1, b, j, l]: the n-grams of order n at j and at l are the same.
+    equal = ngram_products(equal_tokens, max_order)
+
+    position = torch.arange(ref_len, device=references.device)
+    earlier = equal & (position < position.unsqueeze(1))
+    later = equal & (position > position.unsqueeze(1))
+    own = position.expand(max_order, batch, ref_len)
+    if ref_len:
+        previous = position.masked_fill(~earlier, -1).amax(-1)
+        following = position.masked_fill(~later, ref_len).amin(-1)
+    else:
+        previous, following = own - 1, own + ref_len
+    valid = equal.diagonal(dim1=-2, dim2=-1)
+
+    periods = valid.new_zeros(max_order - 1, *valid.shape)
+    for order in range(2, max_order + 1):
+        for distance in range(1, order):
+            # s[k] == s[k + d] for all k: the n-grams of order n - d at j and j + d are equal.
+            overlap = equal[order - distance - 1].diagonal(distance, dim1=-2, dim2=-1)
+            periods[distance - 1, order - 1, :, : overlap.size(-1)] = overlap
+            periods[distance - 1, order - 1] &= valid[order - 1]
+    return ReferenceNgrams(
+        valid=valid,
+        count=equal.sum(-1),
+        rank=earlier.sum(-1),
+        previous=torch.where(previous < 0, own, previous),
+        next=torch.where(following == ref_len, own, following),
+        periods=periods,
+    )
+
+
+def ngram_products(pairs: Tensor, max_order: int) -> Tensor:
+    """Products along the diagonals: one factor for each token of an n-gram.
+
+    Args:
+        pairs: ``[batch, rows, columns]``; probabilities, or booleans for equality.
+        max_order: highest n-gram order.
+
+    Returns:
+        ``[max_order, batch, rows, columns]``; element ``[n - 1, b, i, j]`` is the product of
+        ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the n-gram leaves the matrix.
+    """
+    products = [pairs]
+    for distance in range(1, max_order):
+        products.append(products[-1] * shift(pairs, distance, distance))
+    return torch.stack(products)
+
+
+def length_mask(lengths: Tensor | None, size: int, like: Tensor) -> Tensor:
+    """``[batch, size]`` bool: positions before each sentence's length (all, without lengths).
+
+    Args:
+        lengths: ``[batch]`` integers or None.
+        size: number of positions.
+        like: a tensor ``[batch, ...]`` that tells batch size and device.
+    """
+    if lengths is None:
+        return torch.ones(like.size(0), size, dtype=torch.bool, device=like.device)
+    return torch.arange(size, device=like.device) < lengths.to(like.device).unsqueeze(1)
+
+
+def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or zero."""
+    if tensor.numel() == 0:
+        return tensor  # torch < 2 does not pad an empty side
+    rows = max(-tensor.size(-2), min(rows, tensor.size(-2)))
+    columns = max(-tensor.size(-1), min(columns, tensor.size(-1)))
+    return functional.pad(tensor, (-columns, columns, -rows, rows))
+
+
+def _later(values: Tensor, positions: int, fill: float = 0) -> Tensor:
+    """``[batch, tgt_len]`` values, moved to later positions."""
+    if values.size(1) == 0:
+        return values
+    positions = min(positions, values.size(1))
+    return functional.pad(values, (positions, -positions), value=fill)
+
+
+class _RunningProduct(torch.autograd.Function):
+    """``cumprod`` over ``[batch, length]`` whose gradient does not look for zeros on the host."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor) -> Tensor:
+        products = factors.cumprod(1)
+        ctx.save_for_backward(factors, products)
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        factors, products = ctx.saved_tensors
+        # h_i = grad_i + factor_{i+1} h_{i+1}; the gradient of factor i is product_{i-1} h_i.
+        carried = grad.clone()
+        for i in range(factors.size(1) - 2, -1, -1):
+            carried[:, i].addcmul_(factors[:, i + 1], carried[:, i + 1])
+        carried[:, 1:] *= products[:, :-1]
+        return carried
