@@ -7,12 +7,12 @@ from omegaconf import II
 
 from criterions.bleu.expected import OVERLAPS
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS
-from fairseq_plugins.flags import at_least, below_1
+from fairseq_plugins.flags import SENTENCE_ENDS, at_least, below_1
 
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
 HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
-SENTENCE_END_CHOICES = ChoiceEnum(["ngram", "ignore"])
+SENTENCE_END_CHOICES = ChoiceEnum(list(SENTENCE_ENDS))
 BLEU_LEVEL_CHOICES = ChoiceEnum(list(LEVELS))
 SMOOTHING_CHOICES = ChoiceEnum(list(SMOOTHINGS))
 

@@ -1,27 +1,31 @@
-"""Rewards of token ids: counted on the ids' device, the whole batch at once."""
+"""Rewards of token ids: computed on the ids' device, for the whole batch at once."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from criterions import increments, prefix_bleu, prefix_gleu
-from criterions.bleu.counted import bleu, gleu
-from fairseq_plugins.rewards.base import REWARDS, Reward, RewardOptions
-from fairseq_plugins.rewards.outputs import Outputs
+from criterions import bleu, gleu, increments, prefix_bleu, prefix_gleu
+from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
 
 
 class TokenReward(Reward):
-    """Compares n-grams of ids; special symbols, ``<unk>`` among them, never match."""
+    """Compares n-grams of ids; special symbols, ``<unk>`` among them, never match.
+
+    With ``--sentence-end ngram``, ``</s>`` is one more token of a reference, and of an output that
+    reached it: an output that is too short or too long loses the n-grams that end in ``</s>``.
+    """
 
     per_token: ClassVar[bool] = True
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
         dictionary = options.task.target_dictionary
-        self._special = (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk())
+        self._eos = dictionary.eos()
+        self._special = (dictionary.bos(), dictionary.pad(), self._eos, dictionary.unk())
         self._never_in_a_reference = len(dictionary)
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -32,29 +36,34 @@ class TokenReward(Reward):
 
     @abstractmethod
     def score(self, **arguments: Any) -> Tensor:
-        """``[rows]``; the arguments are those of :func:`criterions.counted_statistics`."""
+        """``[batch * samples]``; arguments as of :func:`criterions.counted_statistics`."""
 
     @abstractmethod
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        """``[rows, length]``; the arguments are those of :meth:`score`."""
+        """``[batch * samples, length]``; arguments as of :meth:`score`."""
 
     def _arguments(self, outputs: Outputs) -> dict[str, Tensor]:
-        hypotheses = outputs.tokens
-        for symbol in self._special:
-            hypotheses = hypotheses.masked_fill(
-                outputs.tokens.eq(symbol), self._never_in_a_reference
-            )
+        end = self._counted_end(outputs.tokens, outputs.lengths)
+        reference_end = self._counted_end(outputs.references, outputs.reference_lengths)
+        special = torch.stack([outputs.tokens.eq(symbol) for symbol in self._special]).any(0)
+        reference_lengths = outputs.reference_lengths + reference_end.any(1)
         return {
-            "hypotheses": hypotheses,
+            "hypotheses": outputs.tokens.masked_fill(special & ~end, self._never_in_a_reference),
             "references": outputs.references.repeat_interleave(outputs.samples, dim=0),
-            "lengths": outputs.lengths,
-            "reference_lengths": outputs.reference_lengths.repeat_interleave(outputs.samples),
+            "lengths": outputs.lengths + end.any(1),
+            "reference_lengths": reference_lengths.repeat_interleave(outputs.samples),
         }
+
+    def _counted_end(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Bool, the shape of ``tokens``: an ``</s>`` that follows the words and counts."""
+        columns = torch.arange(tokens.size(1), device=tokens.device)
+        end = tokens.eq(self._eos) & (columns == lengths.unsqueeze(1))
+        return end if self.options.sentence_end == "ngram" else torch.zeros_like(end)
 
 
 @REWARDS["tokens"].register("sentence_bleu")
 class TokenSentenceBleu(TokenReward):
-    """Sentence BLEU, smoothed."""
+    """Smoothed sentence BLEU."""
 
     def score(self, **arguments: Any) -> Tensor:
         return bleu(
@@ -72,10 +81,27 @@ class TokenSentenceBleu(TokenReward):
 
 @REWARDS["tokens"].register("gleu")
 class TokenGleu(TokenReward):
-    """GLEU (arXiv 1609.08144)."""
+    """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
 
     def score(self, **arguments: Any) -> Tensor:
         return gleu(**arguments, max_order=self.options.max_order)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
         return prefix_gleu(**arguments, max_order=self.options.max_order)
+
+
+@REWARDS["tokens"].register("constant")
+@REWARDS["text"].register("constant")
+class Constant(Reward):
+    """1 for every output, as a control."""
+
+    per_token: ClassVar[bool] = True
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return torch.ones_like(outputs.lengths, dtype=torch.float32)
+
+    def increments(self, outputs: Outputs) -> Tensor:
+        """All of it at the first step, which empty outputs have as well (their ``</s>``)."""
+        added = torch.zeros_like(outputs.tokens, dtype=torch.float32)
+        added[:, :1] = 1
+        return added

@@ -1,5 +1,7 @@
 """Rewards of token ids: values, what each token adds, and what never matches."""
 
+import dataclasses
+
 import pytest
 import torch
 from reward_cases import dictionary_of, outputs_of, task_of
@@ -30,7 +32,7 @@ def reward(name: str, level: str = "tokens", **options: object):
     ],
 )
 def test_on_words_tokens_and_text_agree(name, options):
-    on_tokens = reward(name, **options)(OUTPUTS)
+    on_tokens = reward(name, sentence_end="ignore", **options)(OUTPUTS)
     on_text = reward(name, level="text", **options)(OUTPUTS)
     torch.testing.assert_close(on_tokens, on_text)
     assert on_tokens.dtype == on_text.dtype == torch.float32
@@ -49,14 +51,33 @@ def test_what_the_tokens_add_sums_to_the_reward(name):
     torch.testing.assert_close(added.sum(1), scored(OUTPUTS))
 
 
+@pytest.mark.parametrize("sentence_end", ["ngram", "ignore"])
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu"])
-def test_what_the_tokens_add_up_to_is_the_reward_of_the_prefix(name):
-    scored = reward(name)
+def test_what_the_tokens_add_up_to_is_the_reward_of_the_prefix(name, sentence_end):
+    scored = reward(name, sentence_end=sentence_end)
     so_far = scored.increments(OUTPUTS).cumsum(1)
     for size in range(1, OUTPUTS.tokens.size(1) + 1):
-        prefixes = [" ".join(hypothesis.split()[:size]) for hypothesis in HYPOTHESES]
-        expected = scored(outputs_of(prefixes, REFERENCES, DICTIONARY))
-        torch.testing.assert_close(so_far[:, size - 1], expected)
+        tokens, lengths = OUTPUTS.tokens[:, :size], OUTPUTS.lengths.clamp(max=size)
+        prefixes = dataclasses.replace(OUTPUTS, tokens=tokens, lengths=lengths)
+        torch.testing.assert_close(so_far[:, size - 1], scored(prefixes))
+
+
+@pytest.mark.parametrize("name", ["sentence_bleu", "gleu"])
+def test_a_counted_end_is_one_more_word(name):
+    """As text, with the end written as a word of its own that outputs which were cut off lack."""
+    on_tokens = reward(name)(OUTPUTS)
+    words = [*WORDS, "END"]
+    longer = outputs_of(
+        [f"{hypothesis} END" for hypothesis in HYPOTHESES],
+        [f"{reference} END" for reference in REFERENCES],
+        dictionary_of(*words),
+    )
+    on_text = build_reward(name, level="text", task=task_of(dictionary_of(*words)))(longer)
+    torch.testing.assert_close(on_tokens, on_text)
+    cut = dataclasses.replace(
+        OUTPUTS, tokens=OUTPUTS.tokens[:, :4], lengths=OUTPUTS.lengths.clamp(max=4)
+    )
+    assert reward(name)(cut)[0] < on_tokens[0]  # "a b c d" without its end
 
 
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu"])
