@@ -15,6 +15,7 @@ from criterions.stochastic_graph import (
     StochasticGraph,
     UnexpectedDrawError,
 )
+from fairseq_plugins.reference_prefix import given_reference
 from fairseq_plugins.stochastic_graph.batch import Batch, edited
 from fairseq_plugins.stochastic_graph.differentiable_costs import (
     SentenceExpectedBleu,
@@ -33,7 +34,6 @@ from fairseq_plugins.stochastic_graph.layers import (
 )
 from fairseq_plugins.stochastic_graph.metrics import per_sentence
 from fairseq_plugins.stochastic_graph.plan import Plan, columns_of
-from fairseq_plugins.stochastic_graph.references import given_reference
 from fairseq_plugins.stochastic_graph.reward_cost import RewardCost
 from fairseq_plugins.stochastic_graph.settings import Settings
 from fairseq_plugins.stochastic_graph.token_nodes import TokenNodes

@@ -35,7 +35,7 @@ from criterions.stochastic_graph import (
 from fairseq_plugins.models.latent.kinds import KINDS, divergence
 from fairseq_plugins.models.latent.networks import LawNetwork, anchor, mean_over_tokens
 from fairseq_plugins.models.latent.settings import LatentSettings, add_latent_flags
-from fairseq_plugins.stochastic_graph.references import reference_prefix
+from fairseq_plugins.reference_prefix import reference_prefix
 
 LATENT = "latent"
 """Name of the node."""
