@@ -1,10 +1,60 @@
-"""Rewards of whole outputs: on token ids, on detokenised text, or a user's function.
+"""Rewards of whole outputs: of token ids, of detokenised text, or by a function of the user's.
 
-See docs/rewards.md for the table of names.
+docs/rewards.md has a table of the names.
 """
 
-from fairseq_plugins.rewards.base import LEVELS, Reward, RewardOptions
-from fairseq_plugins.rewards.build import build_reward, reward_names
-from fairseq_plugins.rewards.outputs import Outputs
+import inspect
+from typing import Any
 
-__all__ = ["LEVELS", "Outputs", "Reward", "RewardOptions", "build_reward", "reward_names"]
+# Importing a module of rewards registers them.
+from fairseq_plugins.rewards import text_rewards, token_rewards  # noqa: F401
+from fairseq_plugins.rewards.reward import LEVELS, REWARDS, Outputs, Reward, RewardOptions
+from fairseq_plugins.rewards.user_function import UserFunction
+
+__all__ = ["LEVELS", "Outputs", "Reward", "build_reward", "reward_help", "reward_names"]
+
+
+def reward_names() -> tuple[str, ...]:
+    """All built-in names, in alphabetical order."""
+    return tuple(sorted({name for registry in REWARDS.values() for name in registry.names}))
+
+
+def reward_help() -> str:
+    """Help text of ``--reward``: every registered name with the first line of its docstring."""
+    lines = {
+        name: inspect.getdoc(registry.get(name)).splitlines()[0].rstrip(".")
+        for registry in REWARDS.values()
+        for name in registry.names
+    }
+    listed = ", ".join(f"{name} ({lines[name]})" for name in sorted(lines))
+    text = f"{listed}, or your own function as module:function; see docs/rewards.md"
+    return text.replace("%", "%%")  # for argparse
+
+
+def build_reward(name: str, *, level: str, task: Any, **options: Any) -> Reward:
+    """The reward that the flags ask for.
+
+    Args:
+        name, level, task, options: fields of :class:`RewardOptions`.
+
+    Raises:
+        ValueError: a value does not fit; the message names the flag.
+    """
+    fields = RewardOptions(name, level, task, **options)
+    if ":" in name:
+        if level != "text":
+            raise ValueError(
+                f"--reward {name} takes text: set --reward-level text in place of {level}"
+            )
+        return UserFunction(fields)
+    if name not in reward_names():
+        raise ValueError(
+            f"--reward must be one of {', '.join(reward_names())}, or module:function; got {name!r}"
+        )
+    if name not in REWARDS[level].names:
+        other = LEVELS[1 - LEVELS.index(level)]
+        raise ValueError(
+            f"--reward {name} is not defined on {level}: set --reward-level {other}, or choose one "
+            f"of {', '.join(REWARDS[level].names)}"
+        )
+    return REWARDS[level].create(name, fields)

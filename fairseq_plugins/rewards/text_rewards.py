@@ -3,18 +3,131 @@
 from __future__ import annotations
 
 import functools
+import json
 from abc import abstractmethod
+from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from fairseq.data import Dictionary, data_utils, encoders
 from sacrebleu.metrics import BLEU, CHRF, TER
 from torch import Tensor
 
 from criterions import BleuStatistics, bleu_from_statistics, gleu_from_statistics
-from fairseq_plugins.rewards.base import REWARDS, Reward, RewardOptions
-from fairseq_plugins.rewards.outputs import Outputs
-from fairseq_plugins.rewards.texts import Texts
+from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
 from fairseq_plugins.rewards.worker_pool import Measure, WorkerPool
+
+UNKNOWN_IN_HYPOTHESIS = "\ue000"
+UNKNOWN_IN_REFERENCE = "\ue001"
+"""What stands for ``<unk>``: two different characters, so that it never matches.  Unicode keeps
+both for private use, so no text has them."""
+
+
+class Texts:
+    """Converts token ids into the text that a reader sees, as fairseq's ``--eval-bleu`` does.
+
+    Raises:
+        ValueError: a flag's value is unknown or the task has no dictionary for a side.
+    """
+
+    def __init__(self, options: RewardOptions) -> None:
+        self._bpe = options.bpe
+        try:
+            data_utils.post_process("", options.bpe)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"--reward-remove-bpe must be sentencepiece, subword_nmt, '@@ ', letter or another "
+                f"of fairseq's --post-process; got {options.bpe!r}"
+            ) from error
+        self._source = _dictionary(options.task, "source")
+        self._target = _dictionary(options.task, "target")
+        cfg = options.task.cfg
+        languages = [getattr(cfg, f"{side}_lang", None) for side in ("source", "target")]
+        self._source_detokenizer = _detokenizer(options, *languages[::-1])
+        self._target_detokenizer = _detokenizer(options, *languages)
+
+    def hypotheses(self, outputs: Outputs) -> list[str]:
+        """``batch * samples`` texts."""
+        return self._of_target(outputs.tokens, outputs.lengths, UNKNOWN_IN_HYPOTHESIS)
+
+    def references(self, outputs: Outputs) -> list[str]:
+        """``batch * samples`` texts: the reference of each output."""
+        texts = self._of_target(outputs.references, outputs.reference_lengths, UNKNOWN_IN_REFERENCE)
+        return [text for text in texts for _ in range(outputs.samples)]
+
+    def sources(self, outputs: Outputs) -> list[str]:
+        """``batch * samples`` texts: the source of each output."""
+        pad = self._source.pad()
+        ids = [[token for token in row if token != pad] for row in outputs.sources.tolist()]
+        texts = self._texts(ids, self._source, self._source_detokenizer, UNKNOWN_IN_REFERENCE)
+        return [text for text in texts for _ in range(outputs.samples)]
+
+    def _of_target(self, tokens: Tensor, lengths: Tensor, unknown: str) -> list[str]:
+        ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        return self._texts(ids, self._target, self._target_detokenizer, unknown)
+
+    def _texts(
+        self, ids: list[list[int]], dictionary: Dictionary, detokenizer: Any, unknown: str
+    ) -> list[str]:
+        texts = [dictionary.string(row, self._bpe, unk_string=unknown) for row in ids]
+        return texts if detokenizer is None else [detokenizer.decode(text) for text in texts]
+
+
+def _dictionary(task: Any, side: str) -> Dictionary:
+    dictionary = getattr(task, f"{side}_dictionary", None)
+    if dictionary is None:
+        raise ValueError(
+            f"--reward-level text needs a task with a {side} dictionary, such as --task "
+            f"translation; {type(task).__name__} has none"
+        )
+    return dictionary
+
+
+def _detokenizer(options: RewardOptions, source_lang: str | None, target_lang: str | None) -> Any:
+    """One of fairseq's tokenizers, for text in ``target_lang``."""
+    try:
+        given = json.loads(options.detokenizer_args)
+    except json.JSONDecodeError:
+        given = options.detokenizer_args
+    if not isinstance(given, dict):
+        raise ValueError(
+            '--reward-detok-args must be a JSON object such as \'{"target_lang": "en"}\'; '
+            f"got {given!r}"
+        )
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    known = {name: language for name, language in languages.items() if language is not None}
+    try:
+        return encoders.build_tokenizer(
+            Namespace(**{**known, **given, "tokenizer": options.detokenizer})
+        )
+    except KeyError as error:
+        raise ValueError(
+            "--reward-detok must be space, moses, nltk or another of fairseq's --tokenizer; "
+            f"got {options.detokenizer!r}"
+        ) from error
+
+
+class TextReward(Reward):
+    """Converts ids to text, measures pairs (``--reward-workers`` processes), computes scores."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        super().__init__(options)
+        self._texts = Texts(options)
+        self._pool = WorkerPool(self.measure(), options.workers, f"--reward {options.name}")
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        measured = self._pool(self._texts.hypotheses(outputs), self._texts.references(outputs))
+        scores = self.scores(torch.tensor(measured, dtype=torch.float64))
+        return scores.to(outputs.tokens.device, torch.float32)
+
+    @abstractmethod
+    def measure(self) -> Measure:
+        """A picklable function of hypothesis and reference that returns numbers."""
+
+    def scores(self, measured: Tensor) -> Tensor:
+        """``[batch * samples]`` from what was measured, ``[batch * samples, numbers]``."""
+        return measured[:, 0]
 
 
 @functools.cache
@@ -34,44 +147,8 @@ def bleu_statistics(
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
-_chrf = functools.cache(CHRF)
-_ter = functools.cache(TER)
-
-
-def chrf(hypothesis: str, reference: str) -> Sequence[float]:
-    """chrF2 (Popovic 2015), 0 to 1."""
-    return [_chrf().sentence_score(hypothesis, [reference]).score / 100]
-
-
-def ter(hypothesis: str, reference: str) -> Sequence[float]:
-    """1 - TER (Snover et al. 2006): 1 at most, and negative for more edits than words."""
-    return [1 - _ter().sentence_score(hypothesis, [reference]).score / 100]
-
-
-class TextReward(Reward):
-    """Turns ids into text, measures the pairs (in workers, if asked to), and scores them."""
-
-    def __init__(self, options: RewardOptions) -> None:
-        super().__init__(options)
-        self._texts = Texts(options)
-        self._pool = WorkerPool(self.measure(), options.workers, f"--reward {options.name}")
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        measured = self._pool(self._texts.hypotheses(outputs), self._texts.references(outputs))
-        scores = self.scores(torch.tensor(measured, dtype=torch.float64))
-        return scores.to(outputs.tokens.device, torch.float32)
-
-    @abstractmethod
-    def measure(self) -> Measure:
-        """What is measured of each pair."""
-
-    @abstractmethod
-    def scores(self, measured: Tensor) -> Tensor:
-        """``[rows, numbers]``, what was measured, to ``[rows]``."""
-
-
 class NgramReward(TextReward):
-    """A function of BLEU's statistics, in sacrebleu's tokenisation."""
+    """A function of BLEU's statistics, with sacrebleu's tokenisation."""
 
     def __init__(self, options: RewardOptions) -> None:
         if options.sacrebleu_tokenizer not in BLEU.TOKENIZERS:
@@ -96,7 +173,7 @@ class NgramReward(TextReward):
 
 @REWARDS["text"].register("sentence_bleu")
 class TextSentenceBleu(NgramReward):
-    """Sentence BLEU, smoothed; with ``add-k`` it is sacrebleu's with k = 1."""
+    """Smoothed sentence BLEU."""
 
     def scores(self, measured: Tensor) -> Tensor:
         statistics = self.statistics(measured)
@@ -105,29 +182,37 @@ class TextSentenceBleu(NgramReward):
 
 @REWARDS["text"].register("gleu")
 class TextGleu(NgramReward):
-    """GLEU (arXiv 1609.08144) of sacrebleu's tokens."""
+    """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
 
     def scores(self, measured: Tensor) -> Tensor:
         return gleu_from_statistics(self.statistics(measured))
 
 
+_chrf = functools.cache(CHRF)
+_ter = functools.cache(TER)
+
+
+def chrf(hypothesis: str, reference: str) -> Sequence[float]:
+    """chrF2 (Popović 2015), 0 to 1."""
+    return [_chrf().sentence_score(hypothesis, [reference]).score / 100]
+
+
+def one_minus_ter(hypothesis: str, reference: str) -> Sequence[float]:
+    """1 - TER (Snover et al. 2006): 1 at most, and negative for more edits than words."""
+    return [1 - _ter().sentence_score(hypothesis, [reference]).score / 100]
+
+
 @REWARDS["text"].register("chrf")
 class Chrf(TextReward):
-    """chrF2."""
+    """sacrebleu's chrF2 / 100, of text."""
 
     def measure(self) -> Measure:
         return chrf
 
-    def scores(self, measured: Tensor) -> Tensor:
-        return measured[:, 0]
-
 
 @REWARDS["text"].register("ter")
 class OneMinusTer(TextReward):
-    """1 - TER."""
+    """1 - sacrebleu's TER / 100, of text."""
 
     def measure(self) -> Measure:
-        return ter
-
-    def scores(self, measured: Tensor) -> Tensor:
-        return measured[:, 0]
+        return one_minus_ter

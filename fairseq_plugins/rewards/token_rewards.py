@@ -1,16 +1,16 @@
-"""Rewards of token ids: counted on the ids' device, the whole batch at once."""
+"""Rewards of token ids: computed on the ids' device, for the whole batch at once."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from criterions import increments, prefix_bleu, prefix_gleu
 from criterions.bleu.counted import bleu, gleu
-from fairseq_plugins.rewards.base import REWARDS, Reward, RewardOptions
-from fairseq_plugins.rewards.outputs import Outputs
+from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
 
 
 class TokenReward(Reward):
@@ -32,11 +32,11 @@ class TokenReward(Reward):
 
     @abstractmethod
     def score(self, **arguments: Any) -> Tensor:
-        """``[rows]``; the arguments are those of :func:`criterions.counted_statistics`."""
+        """``[batch * samples]``; arguments as of :func:`criterions.counted_statistics`."""
 
     @abstractmethod
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        """``[rows, length]``; the arguments are those of :meth:`score`."""
+        """``[batch * samples, length]``; arguments as of :meth:`score`."""
 
     def _arguments(self, outputs: Outputs) -> dict[str, Tensor]:
         hypotheses = outputs.tokens
@@ -54,7 +54,7 @@ class TokenReward(Reward):
 
 @REWARDS["tokens"].register("sentence_bleu")
 class TokenSentenceBleu(TokenReward):
-    """Sentence BLEU, smoothed."""
+    """Smoothed sentence BLEU."""
 
     def score(self, **arguments: Any) -> Tensor:
         return bleu(
@@ -72,10 +72,27 @@ class TokenSentenceBleu(TokenReward):
 
 @REWARDS["tokens"].register("gleu")
 class TokenGleu(TokenReward):
-    """GLEU (arXiv 1609.08144)."""
+    """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
 
     def score(self, **arguments: Any) -> Tensor:
         return gleu(**arguments, max_order=self.options.max_order)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
         return prefix_gleu(**arguments, max_order=self.options.max_order)
+
+
+@REWARDS["tokens"].register("constant")
+@REWARDS["text"].register("constant")
+class Constant(Reward):
+    """1 for every output, as a control."""
+
+    per_token: ClassVar[bool] = True
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return torch.ones_like(outputs.lengths, dtype=torch.float32)
+
+    def increments(self, outputs: Outputs) -> Tensor:
+        """All of it at the first step, which empty outputs have as well (their ``</s>``)."""
+        added = torch.zeros_like(outputs.tokens, dtype=torch.float32)
+        added[:, :1] = 1
+        return added

@@ -12,39 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_plugins.rewards.base import Reward, RewardOptions
-from fairseq_plugins.rewards.outputs import Outputs
-from fairseq_plugins.rewards.texts import Texts
+from fairseq_plugins.rewards.reward import Outputs, Reward, RewardOptions
+from fairseq_plugins.rewards.text_rewards import Texts
 
 Function = Callable[[list[str], list[str], list[str]], Sequence[float]]
 """Hypotheses, references and sources, one of each for every output, to as many rewards."""
-
-
-def load_function(name: str) -> Function:
-    """The function that ``module:function`` names; modules of the working directory count.
-
-    Raises:
-        ValueError: there is no such module or function; it starts with ``--reward``.
-    """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise ValueError(f"--reward {name}: write module:function, such as my_rewards:length_ratio")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
-        importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"--reward {name}: cannot import {module_name} ({error}); it must be installed, on "
-            f"PYTHONPATH or in the working directory, {os.getcwd()}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        what = "has no function" if function is None else "has, but cannot call,"
-        where = getattr(module, "__file__", None) or "a built-in module"
-        raise ValueError(f"--reward {name}: {module_name} ({where}) {what} {function_name}")
-    return function
 
 
 class UserFunction(Reward):
@@ -86,3 +58,30 @@ class UserFunction(Reward):
                     f"{hypotheses[index]!r}"
                 )
         return rewards
+
+
+def load_function(name: str) -> Function:
+    """The function that ``module:function`` names; modules of the working directory count.
+
+    Raises:
+        ValueError: there is no such module or function; it starts with ``--reward``.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"--reward {name}: write module:function, such as my_rewards:length_ratio")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"--reward {name}: cannot import {module_name} ({error}); it must be installed, on "
+            f"PYTHONPATH or in the working directory, {os.getcwd()}"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        what = "has no function" if function is None else "has, but cannot call,"
+        where = getattr(module, "__file__", None) or "a built-in module"
+        raise ValueError(f"--reward {name}: {module_name} ({where}) {what} {function_name}")
+    return function

@@ -1,4 +1,4 @@
-"""Pairs of sentences scored in worker processes."""
+"""Measures pairs of sentences in worker processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SHOWN_CHARACTERS = 200
 
 
 class WorkerPool:
-    """Measures pairs; equal pairs once.
+    """Calls ``measure`` for each pair of sentences, once for equal pairs, in worker processes.
 
-    Worker processes are started by ``spawn`` (a fork would copy the threads' locks and the
-    accelerator's state) at the first call, and end with this object or with the process, even if
-    it is killed.
+    The processes are started by ``spawn`` (a fork would copy the threads' locks and the
+    accelerator's state) at the first call, and end with this object or with the parent process,
+    even if that is killed.
 
     Args:
-        measure: picklable function of hypothesis and reference, always of as many numbers.
+        measure: picklable; returns equally many numbers for all pairs.
         workers: number of processes; 0 measures in this one.
         name: what is measured, for error messages (``--reward chrf``).
     """
@@ -102,9 +102,8 @@ class WorkerPool:
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
             )
-            # A process that multiprocessing itself has started, such as each of fairseq's
-            # data-parallel ones, waits for its children before anything else that runs at its
-            # end, and closes the executor's queues (priority 10) before that.
+            # A process started by multiprocessing, such as fairseq's data-parallel ones, waits for
+            # its children at exit, after it has closed the executor's queues (priority 10).
             Finalize(self, self._executor.shutdown, exitpriority=100)
         return self._executor
 

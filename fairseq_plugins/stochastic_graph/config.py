@@ -10,7 +10,7 @@ from criterions.bleu.statistics import SMOOTHINGS
 from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
-from fairseq_plugins.rewards import LEVELS
+from fairseq_plugins.rewards import LEVELS, reward_help
 from fairseq_plugins.stochastic_graph import settings
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
@@ -92,9 +92,7 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
     )
 
     cost: Optional[COST] = _axis("what is minimised: cross-entropy, 1 - expected BLEU, 1 - reward")
-    reward: Optional[str] = _axis(
-        "sentence_bleu, gleu, chrf, ter, constant, or module:function; see docs/rewards.md"
-    )
+    reward: Optional[str] = _axis(reward_help())
     reward_level: Optional[REWARD_LEVEL] = _axis(
         "rewards of token ids, on their device, or of detokenised text"
     )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from reward_cases import dictionary_of, outputs_of, task_of
 
-from fairseq_plugins.rewards import build_reward, reward_names
+from fairseq_plugins.rewards import Reward, build_reward, reward_help, reward_names
+from fairseq_plugins.rewards.reward import REWARDS
 
 DICTIONARY = dictionary_of("a", "b")
 
@@ -20,6 +21,24 @@ def test_every_name_gives_a_reward_on_text():
         perfect, worse = build(name)(outputs).tolist()
         assert perfect == pytest.approx(1)
         assert worse <= perfect
+
+
+def test_a_registered_class_is_found_and_listed(monkeypatch):
+    """A new reward takes one class: its name, its level and its line of help."""
+    registry = REWARDS["text"]
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+
+    @registry.register("length")
+    class Length(Reward):
+        """Tokens before the end, 100% of them."""
+
+        def __call__(self, outputs):
+            return outputs.lengths.float()
+
+    assert "length (Tokens before the end, 100%% of them)" in reward_help()
+    assert build("length")(outputs_of(["a b", "a"], ["a b"], DICTIONARY)).tolist() == [2, 1]
+    with pytest.raises(ValueError, match="--reward length is not defined on tokens"):
+        build("length", "tokens")
 
 
 @pytest.mark.parametrize("name", ["chrf", "ter"])
@@ -42,13 +61,13 @@ def test_a_user_function_is_refused_on_tokens():
     [
         ({"name": "bleu"}, "--reward must be one of chrf, .*, or module:function; got 'bleu'"),
         ({"level": "words"}, "--reward-level must be one of tokens, text; got 'words'"),
-        ({"workers": -1}, "--reward-workers must be an integer of at least 0; got -1"),
+        ({"workers": -1}, "--reward-workers must be at least 0; got -1"),
         ({"max_order": 0}, "--max-order must be an integer of at least 1; got 0"),
         ({"smoothing": "exp"}, "--smoothing must be one of none, .*; got 'exp'"),
         ({"bpe": "bytes"}, "--reward-remove-bpe must be sentencepiece, .*; got 'bytes'"),
         ({"detokenizer": "spaces"}, "--reward-detok must be space, .*; got 'spaces'"),
         ({"detokenizer_args": "{"}, "--reward-detok-args must be a JSON object .*; got '{'"),
-        ({"detokenizer_args": "[]"}, r"--reward-detok-args must be a JSON object; got \[\]"),
+        ({"detokenizer_args": "[]"}, r"--reward-detok-args must be a JSON object .*; got \[\]"),
         (
             {"name": "gleu", "sacrebleu_tokenizer": "14a"},
             "--reward-sacrebleu-tokenizer must be one of .*13a.*; got '14a'",

@@ -6,8 +6,8 @@ from fairseq.data import encoders
 from reward_cases import dictionary_of, outputs_of, task_of
 
 from fairseq_plugins.rewards import build_reward
-from fairseq_plugins.rewards.base import RewardOptions
-from fairseq_plugins.rewards.texts import UNKNOWN_IN_HYPOTHESIS, UNKNOWN_IN_REFERENCE, Texts
+from fairseq_plugins.rewards.reward import RewardOptions
+from fairseq_plugins.rewards.text_rewards import UNKNOWN_IN_HYPOTHESIS, UNKNOWN_IN_REFERENCE, Texts
 
 # Pieces of sentencepiece; "▁" starts a word, and 13a splits the full stop off.
 PIECES = dictionary_of(

@@ -69,7 +69,7 @@ def test_an_installed_module_wins_over_a_file_of_the_same_name(working_directory
 
 
 def test_the_example_of_the_documentation_works(working_directory):
-    page = Path(__file__).parents[2] / "docs" / "rewards.md"
+    page = Path(__file__).parents[3] / "docs" / "rewards.md"
     example = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     assert example.startswith("# my_rewards.py\n")
     (working_directory / "my_rewards.py").write_text(example, encoding="utf-8")
