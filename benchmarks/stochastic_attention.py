@@ -25,7 +25,7 @@ from benchmarks.peak_memory import on_cpu
 from benchmarks.report import environment, markdown_table, write_json, write_text
 from benchmarks.timing import Timing, interleaved
 from benchmarks.training_step import USER_DIR, Step, draw_sample
-from fairseq_plugins.models.stochastic_attention.flags import KINDS
+from fairseq_plugins.models.stochastic_attention.choice import KINDS
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
 
 LAYERS, UNITS, HEADS = 3, 256, 4

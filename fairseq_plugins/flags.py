@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fairseq.models.nat import FairseqNATDecoder
+
+from criterions.stochastic_graph import Schedule, parse_schedule
 
 
 def at_least(flag: str, value: Any, smallest: float) -> Any:
@@ -28,6 +31,27 @@ def below_1(flag: str, value: float) -> float:
     if at_least(flag, value, 0) >= 1:
         raise ValueError(f"{flag} must be below 1; got {value}")
     return value
+
+
+def schedule_of(
+    flag: str, text: str, check: Callable[[str, float, float], Any], bound: float
+) -> Schedule:
+    """The schedule that a flag's text describes, its values checked.
+
+    Args:
+        check: :func:`above` or :func:`at_least`, called for the first and the last value.
+        bound: that it compares them with.
+
+    Raises:
+        ValueError: the text is not understood, or a value is out of range.
+    """
+    try:
+        schedule = parse_schedule(text)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error
+    for update in (0, getattr(schedule, "updates", 0)):  # schedules are monotonic
+        check(flag, schedule(update), bound)
+    return schedule
 
 
 def check_model(model: Any, criterion: str) -> None:

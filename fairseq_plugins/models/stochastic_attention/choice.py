@@ -1,8 +1,11 @@
-"""What stands for "where to look" at one moment: weights over the source's positions."""
+"""Flags of stochastic attention, and how scores of source positions become weights."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import torch
+from fairseq.dataclass import ChoiceEnum
 from torch import Tensor, nn
 
 from criterions.stochastic_graph import (
@@ -10,24 +13,106 @@ from criterions.stochastic_graph import (
     Estimator,
     GumbelSoftmax,
     OneHotLaw,
+    Schedule,
     StraightThroughGumbel,
     estimator_of,
     one_hot_argmax,
     sample,
 )
-from fairseq_plugins.models.stochastic_attention.flags import AttentionSettings
+from fairseq_plugins.flags import above, schedule_of
+from fairseq_plugins.models.extending import SCHEDULE, ModelFlags, at_least_float32, flag
 
-DRAWN = ("hard", "gumbel", "gumbel_st")
-"""Kinds that draw in training: a graph records them as stochastic nodes."""
+KINDS = ("soft", "hard", "gumbel", "gumbel_st", "greedy", "exact")
+"""How a model attends while it is trained."""
+
+EVALUATIONS = ("mode", "soft", "sample", "exact")
+"""How it attends in validation and generation."""
+
+_DEFAULT_EVALUATIONS = {
+    "soft": "soft",
+    "hard": "mode",
+    "gumbel": "soft",
+    "gumbel_st": "mode",
+    "greedy": "mode",
+    "exact": "exact",
+}
+_RELAXED: dict[str, Callable[[Schedule], Estimator]] = {
+    "gumbel": GumbelSoftmax,
+    "gumbel_st": StraightThroughGumbel,
+}
+
+
+@dataclass
+class AttentionFlags(ModelFlags):
+    """Flags of all models with stochastic attention."""
+
+    attention: ChoiceEnum(list(KINDS)) = flag(
+        "soft",
+        "how the decoder attends to the source in training: soft (the expectation; fairseq's own "
+        "attention), hard (one sampled position; --layer-estimator of --criterion "
+        "stochastic_graph estimates the gradient), gumbel (a Gumbel-softmax sample), gumbel_st "
+        "(one position, with the gradient of gumbel), greedy (the most probable position), exact "
+        "(each token's distribution is the mixture over all positions)",
+    )
+    attention_temperature: str = flag("1", f"temperature of gumbel and gumbel_st: {SCHEDULE}")
+    attention_in_evaluation: Optional[ChoiceEnum(list(EVALUATIONS))] = flag(
+        None,
+        "how it attends in validation and generation: mode (the most probable position), soft (the "
+        "expectation), sample (a sampled position), exact (the mixture) [default: mode for hard, "
+        "gumbel_st and greedy, soft for soft and gumbel, exact for exact]",
+    )
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """The checked flags.
+
+    ``kind``: of ``KINDS``, in training.
+    ``evaluation``: of ``EVALUATIONS``, in validation and generation.
+    ``temperature``: of ``gumbel`` and ``gumbel_st``, by update.
+    """
+
+    kind: str
+    evaluation: str
+    temperature: Schedule
+
+    @classmethod
+    def of(cls, args: Any) -> "AttentionSettings":
+        """From a model's arguments.
+
+        Raises:
+            ValueError: a value is none of the choices, or out of its range.
+        """
+        flags = AttentionFlags.of(args)
+        return cls(
+            flags.attention,
+            flags.attention_in_evaluation or _DEFAULT_EVALUATIONS[flags.attention],
+            schedule_of("--attention-temperature", flags.attention_temperature, above, 0),
+        )
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether the model is fairseq's own, in training and in evaluation."""
+        return self.kind == self.evaluation == "soft"
+
+    @property
+    def marginalises(self) -> bool:
+        """Whether the mixture over positions is asked for, in training or in evaluation."""
+        return "exact" in (self.kind, self.evaluation)
+
+    @property
+    def without_state(self) -> str | None:
+        """Why, in training, a step's output is not computed from one state; None where it is."""
+        return "--attention exact mixes those of all positions" if self.kind == "exact" else None
 
 
 class PositionChoice(nn.Module):
-    """How one attention of the decoder comes from scores to weights.
+    """Turns attention scores into weights: probabilities, a sample, or the most probable position.
 
-    Without parameters.  Which way it takes depends on the moment: see :meth:`way`.
+    It has no parameters.
 
     Args:
-        name: of the node in the graph; no two attentions of a model may share it.
+        name: of the node in the stochastic graph, different for each attention of a model.
         settings: from the flags.
     """
 
@@ -35,32 +120,31 @@ class PositionChoice(nn.Module):
         super().__init__()
         self.name = name
         self.settings = settings
-        self.estimator: Estimator | None = {
-            "gumbel": GumbelSoftmax,
-            "gumbel_st": StraightThroughGumbel,
-        }.get(settings.kind, _nothing)(settings.temperature)
+        self.estimator: Estimator | None = None
+        if settings.kind in _RELAXED:
+            self.estimator = _RELAXED[settings.kind](settings.temperature)
         self._update = 0
 
     def set_num_updates(self, num_updates: int) -> None:
-        """The number of the update, which fairseq's trainer tells all modules."""
+        """Called by fairseq's trainer; the temperature's schedule needs it."""
         self._update = num_updates
 
-    def way(self) -> str:
-        """``soft``, ``mode``, ``sample``, ``draw`` or ``exact``: what the next weights are.
+    def selection(self) -> str:
+        """What the next weights are: ``soft``, ``mode``, ``sample``, ``draw`` or ``exact``.
 
-        Within a graph, or while outputs are decoded for one, it is the kind of training,
-        whatever mode the modules are in: the pass with gradient may be one without dropout.
-        Elsewhere it is that of evaluation, unless there is training without a graph.
+        While a stochastic graph is recorded, or outputs are decoded for one, that is decided by
+        ``--attention`` even if modules are in evaluation mode, as they are for a forward pass
+        without dropout.  So it is in training without a graph; otherwise
+        ``--attention-in-evaluation`` decides.
 
         Raises:
-            ValueError: ``hard`` in training without a graph, or ``enumeration``, which it does
-                not bear.
+            ValueError: ``hard`` in training without a graph, or with ``enumeration``.
         """
         kind = self.settings.kind
         estimator = estimator_of(self.name, self.estimator)
         if estimator is None and not (self.training and torch.is_grad_enabled()):
             return self.settings.evaluation
-        if kind in DRAWN and isinstance(estimator, Enumeration):
+        if kind in ("hard", *_RELAXED) and isinstance(estimator, Enumeration):
             raise ValueError(
                 f"--layer-estimator enumeration does not go with --attention {kind}: use "
                 "--attention exact, which sums over the positions in the model itself"
@@ -73,38 +157,29 @@ class PositionChoice(nn.Module):
         return {"greedy": "mode", "soft": "soft", "exact": "exact"}.get(kind, "draw")
 
     def weights(
-        self, way: str, scores: Tensor, *, mask: Tensor | None = None, step: int | None = None
+        self, selection: str, scores: Tensor, *, mask: Tensor | None = None, step: int | None = None
     ) -> Tensor:
-        """Weights by which the source's positions are summed.
+        """Weights of the source positions.
 
         Args:
-            way: of :meth:`way`, but not ``exact``.
+            selection: of :meth:`selection`, but not ``exact``.
             scores: ``[batch, ..., src_len]`` before the softmax, ``-inf`` at padding.
-            mask: ``[batch, ...]`` bool, which choices exist.
-            step: decoder step, of an attention that is called once for each.
+            mask: ``[batch, ...]`` bool, False where there is no target token.
+            step: decoder step, if the attention is called once for each.
 
         Returns:
             of the shape of ``scores``, float32 (float64 for float64 scores); they sum to 1.
         """
         scores = at_least_float32(scores)
-        if way == "soft":
+        if selection == "soft":
             return scores.softmax(-1)
-        if way == "mode":
+        if selection == "mode":
             return one_hot_argmax(scores)
-        law = OneHotLaw(logits=scores)
-        if way == "sample":
-            return law.sample()
+        distribution = OneHotLaw(logits=scores)
+        if selection == "sample":
+            return distribution.sample()
         if estimator_of(self.name) is None:
-            # A criterion without a graph: the estimator gives the gradient by itself.
+            # A criterion without a graph: a relaxed sample has its gradient by itself.
             assert self.estimator is not None
-            return self.estimator.draw(law, update=self._update).value
-        return sample(self.name, law, estimator=self.estimator, mask=mask, step=step)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """In float32, or in float64 if it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _nothing(temperature: object) -> None:
-    """No estimator of the layer's own."""
+            return self.estimator.draw(distribution, update=self._update).value
+        return sample(self.name, distribution, estimator=self.estimator, mask=mask, step=step)

@@ -1,4 +1,4 @@
-"""Mixtures of distributions over the vocabulary, without keeping those that are mixed."""
+"""Log-probabilities of a mixture of softmax distributions, in the memory of one of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from fairseq_plugins.models.stochastic_attention.choice import at_least_float32
+from fairseq_plugins.models.extending import at_least_float32
 
 
 def mixture_log_probabilities(

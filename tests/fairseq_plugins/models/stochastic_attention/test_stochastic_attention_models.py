@@ -166,7 +166,7 @@ def step_of(arch, kind):
 @architectures
 @pytest.mark.parametrize("kind", ["hard", "gumbel", "gumbel_st", "greedy", "exact"])
 def test_no_kind_reads_more_back_from_the_device_than_soft_attention(arch, kind, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "criterions")
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "criterions")
     from host_reads import HostReads
 
     found = []

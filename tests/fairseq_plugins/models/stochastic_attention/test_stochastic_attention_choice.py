@@ -1,4 +1,4 @@
-"""How scores become weights: which way is taken when, and what the draws are."""
+"""How scores become weights: what is selected when, and what the draws are."""
 
 import pytest
 import torch
@@ -11,8 +11,7 @@ from criterions.stochastic_graph import (
     StochasticGraph,
     parse_schedule,
 )
-from fairseq_plugins.models.stochastic_attention.choice import PositionChoice
-from fairseq_plugins.models.stochastic_attention.flags import AttentionSettings
+from fairseq_plugins.models.stochastic_attention.choice import AttentionSettings, PositionChoice
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
 
 LOGITS = torch.tensor([1.0, 0.0, -0.5, -torch.inf])
@@ -30,7 +29,7 @@ def draws_of(made, rows=ROWS, update=0):
     """Weights ``[rows, 4]`` drawn in a graph."""
     torch.manual_seed(1)
     with StochasticGraph(update=update):
-        return made.weights(made.way(), LOGITS.expand(rows, -1))
+        return made.weights(made.selection(), LOGITS.expand(rows, -1))
 
 
 def within_error(frequencies):
@@ -49,33 +48,33 @@ IN_TRAINING = {
 }
 
 
-@pytest.mark.parametrize(("kind", "way"), IN_TRAINING.items())
+@pytest.mark.parametrize(("kind", "selection"), IN_TRAINING.items())
 @pytest.mark.parametrize("training", [True, False])
-def test_a_graph_decides_whatever_the_mode_of_the_modules(kind, way, training):
+def test_a_graph_decides_whatever_the_mode_of_the_modules(kind, selection, training):
     """The pass with gradient may be one without dropout, in evaluation mode."""
     made = choice(kind, "sample").train(training)
     with StochasticGraph():
-        assert made.way() == way
+        assert made.selection() == selection
     with StepwiseDraws():
-        assert made.way() == way
+        assert made.selection() == selection
 
 
 @pytest.mark.parametrize("kind", IN_TRAINING)
 @pytest.mark.parametrize("evaluation", ["mode", "soft", "sample", "exact"])
-def test_evaluation_and_decoding_take_the_way_of_evaluation(kind, evaluation):
+def test_evaluation_and_decoding_select_as_in_evaluation(kind, evaluation):
     made = choice(kind, evaluation)
-    assert made.eval().way() == evaluation
+    assert made.eval().selection() == evaluation
     with torch.no_grad():
-        assert made.train().way() == evaluation
+        assert made.train().selection() == evaluation
 
 
-@pytest.mark.parametrize(("kind", "way"), [*IN_TRAINING.items()])
-def test_training_without_a_graph_is_refused_for_hard_attention_alone(kind, way):
+@pytest.mark.parametrize(("kind", "selection"), [*IN_TRAINING.items()])
+def test_training_without_a_graph_is_refused_for_hard_attention_alone(kind, selection):
     if kind == "hard":
         with pytest.raises(ValueError, match=r"--attention hard.*--criterion stochastic_graph"):
-            choice(kind).way()
+            choice(kind).selection()
     else:
-        assert choice(kind).way() == way
+        assert choice(kind).selection() == selection
 
 
 def test_hard_attention_is_drawn_with_its_probabilities():
@@ -108,14 +107,14 @@ def test_the_temperature_follows_the_update_with_and_without_a_graph():
     for update, of_graph in ((0, draws_of(made)), (10, draws_of(made, update=10))):
         made.set_num_updates(update)
         torch.manual_seed(1)
-        assert made.weights(made.way(), LOGITS.expand(ROWS, -1)).equal(of_graph)
+        assert made.weights(made.selection(), LOGITS.expand(ROWS, -1)).equal(of_graph)
 
 
 def test_gumbel_attention_has_a_gradient_without_a_graph():
     for kind in ("gumbel", "gumbel_st"):
         scores = torch.zeros(2, 3, requires_grad=True)
         made = choice(kind)
-        (made.weights(made.way(), scores) * torch.arange(3)).sum().backward()
+        (made.weights(made.selection(), scores) * torch.arange(3)).sum().backward()
         assert scores.grad.abs().sum() > 0
 
 
@@ -145,7 +144,7 @@ def test_enumeration_is_refused_with_the_way_out(arch, where):
 def test_an_estimator_of_the_graph_wins_over_that_of_the_layer():
     made = choice("gumbel")
     with StochasticGraph(estimators={"attention": ScoreFunction()}) as graph:
-        drawn = made.weights(made.way(), LOGITS.expand(5, -1))
+        drawn = made.weights(made.selection(), LOGITS.expand(5, -1))
     assert drawn.max(1).values.eq(1).all()
     assert graph.nodes["attention", None].log_prob is not None
 
@@ -280,32 +279,6 @@ REFUSED = [
 def test_flags_that_cannot_work_are_refused(arch, options, message):
     with pytest.raises(ValueError, match=message):
         build(f"stochastic_attention_{arch}", **{"attention": "hard", **options})
-
-
-UNUSED = [
-    ("lstm", "soft", {"attention_temperature": "0.5"}, "--attention-temperature.*soft"),
-    ("transformer", "hard", {"attention_temperature": "linear:2:1:9"}, "--attention-temp.*hard"),
-    ("transformer", "soft", {"attention_in_layers": "0"}, "--attention-in-layers.*soft"),
-    ("transformer", "soft", {"attention_in_heads": "99"}, "--attention-in-heads.*soft"),
-]
-
-
-@pytest.mark.parametrize(("arch", "kind", "given", "message"), UNUSED, ids=[str(u) for u in UNUSED])
-def test_flags_without_effect_are_refused_when_training_begins(arch, kind, given, message):
-    """Not before: with ``--model-overrides`` a checkpoint may have come to have them."""
-    model = build_stochastic(arch, kind, **given).eval()
-    with torch.no_grad():
-        model(**sentences().net_input)
-    with pytest.raises(ValueError, match=message):
-        model.train()
-
-
-def test_flags_with_an_effect_and_defaults_train():
-    build_stochastic("lstm", "gumbel", attention_temperature="0.5").train()
-    build_stochastic("lstm", "hard", attention_temperature="1").train()
-    in_layer = {"attention_in_layers": "0", "attention_in_heads": None}
-    build_stochastic("transformer", "soft", attention_in_evaluation="mode", **in_layer).train()
-    build_stochastic("transformer", "soft", checkpoint_activations=True).train()
 
 
 @pytest.mark.parametrize("arch", ["lstm", "transformer"])

@@ -26,7 +26,7 @@ from stochastic_attention_models import (
 
 from criterions.stochastic_graph import OneHotLaw, StochasticGraph
 from fairseq_plugins import decoding
-from fairseq_plugins.models.stochastic_attention.flags import EVALUATIONS, KINDS
+from fairseq_plugins.models.stochastic_attention.choice import EVALUATIONS, KINDS
 from fairseq_plugins.stochastic_graph import batch as batches
 from fairseq_plugins.stochastic_graph import feeding
 

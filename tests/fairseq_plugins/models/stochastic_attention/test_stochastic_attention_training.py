@@ -10,7 +10,7 @@ from console_scripts import REPOSITORY
 from fairseq import options
 from fairseq_setup import logged_metrics, setup
 
-from fairseq_plugins.models.stochastic_attention.flags import KINDS
+from fairseq_plugins.models.stochastic_attention.choice import KINDS
 
 ARCHITECTURES = ("lstm", "transformer")
 LAST_HEAD = {"attention_in_layers": "0", "attention_in_heads": "1"}

@@ -13,7 +13,7 @@ from fairseq_setup import ARCHITECTURES, setup
 from training_flags import QUIET, adam
 from two_workers import two_workers
 
-from fairseq_plugins.models.stochastic_attention.flags import KINDS
+from fairseq_plugins.models.stochastic_attention.choice import KINDS
 
 NEEDED = "decoder.attention.input_proj.weight"
 """Moves if positions are trained, and not otherwise."""
