@@ -15,12 +15,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import evaluating, setup
 
 from criterions.stochastic_graph import StepwiseDraws, StochasticGraph, deterministic_value
-from fairseq_plugins.models.actor.network import NODE
-from fairseq_plugins.models.actor.options import (
-    ActorOptions,
-    add_actor_flags,
-    set_actor_defaults,
-)
+from fairseq_plugins.models.actor.actor import NODE, Actor, ActorFlags
 
 BASES = ("transformer", "lstm")
 GAUSSIAN, DETERMINISTIC = ("--actor", "gaussian"), ("--actor", "deterministic")
@@ -284,25 +279,23 @@ def test_the_law_is_not_in_half_precision(corpus, learnt, base, dtype):
         (("--actor-std", "0"), "--actor-std must be above 0; got 0"),
         (("--actor-std", "linear:1:-1:5"), "--actor-std must be above 0; got -1"),
         (("--actor-std", "wide"), "--actor-std: .*'wide'"),
-        ((*DETERMINISTIC, "--actor-std", "1"), "--actor-std does not go with --actor determ"),
-        ((*DETERMINISTIC, "--actor-learn-std"), "--actor-learn-std does not go with --actor det"),
         (
             ("--actor-learn-std", "--actor-std", "linear:1:0.5:10"),
             "--actor-learn-std does not go with --actor-std linear:1:0.5:10",
-        ),
-        (
-            ("--actor-train-all", "--actor-keep-dropout"),
-            "--actor-keep-dropout does not go with --actor-train-all",
         ),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags, message):
     parser = ArgumentParser(argument_default=SUPPRESS)
-    add_actor_flags(parser)
-    args = parser.parse_args(flags)
-    set_actor_defaults(args)
+    ActorFlags.add_to(parser)
+    given = ActorFlags.of(parser.parse_args(flags))
     with pytest.raises(ValueError, match=message):
-        ActorOptions.of(args)
+        Actor(2, 2, 2, given)
+
+
+def test_a_kind_that_model_overrides_name_is_checked():
+    with pytest.raises(ValueError, match="--actor must be one of deterministic, gaussian; got 'x'"):
+        ActorFlags.of(Namespace(actor="x"))
 
 
 @pytest.mark.parametrize("base", ["transformer", "transformer_iwslt_de_en", "lstm"])
@@ -319,15 +312,11 @@ PAGE = (REPOSITORY / "docs" / "actor.md").read_text(encoding="utf-8")
 
 
 def test_the_page_lists_the_flags_with_their_defaults():
-    parser = ArgumentParser(argument_default=SUPPRESS, add_help=False)
-    add_actor_flags(parser)
-    defaults = Namespace(actor_std="0.1")
-    set_actor_defaults(defaults)
-    shown = {False: "off", None: "0.1"}
+    defaults = Namespace()
+    ActorFlags.set_defaults(defaults)
     expected = {
-        action.option_strings[0]: shown.get(value, str(value))
-        for action in parser._actions
-        for value in [getattr(defaults, action.dest)]
+        "--" + name.replace("_", "-"): "off" if value is False else str(value)
+        for name, value in vars(defaults).items()
     }
     rows = re.findall(r"^\| `(--actor[\w-]*)` \| (\S+) \|", PAGE, re.MULTILINE)
     assert {name: value.strip("`") for name, value in rows} == expected

@@ -10,16 +10,14 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.lstm import LSTMDecoder, LSTMModel, base_architecture
 from torch import Tensor, nn
 
-from fairseq_plugins.models.actor.frozen import ActorModel
-from fairseq_plugins.models.actor.network import Actor
-from fairseq_plugins.models.actor.options import ActorOptions, set_actor_defaults
+from fairseq_plugins.models.actor.actor import Actor, ActorFlags, ActorModel
 
 
 class ActorLSTMDecoder(LSTMDecoder):
-    """An LSTM decoder whose input embeddings are perturbed.
+    """An LSTM decoder that adds the actor's output to its input embeddings.
 
-    At each step the actor reads all that the first cell does (the embedding, the attended state
-    that is fed back, the cell's own hidden state) and the mean of the encoder's output.
+    At each step the actor reads the first cell's inputs (the embedding, the attended state of the
+    step before, the cell's own hidden state) and the mean of the encoder's output.
     """
 
     actor: Actor
@@ -27,7 +25,7 @@ class ActorLSTMDecoder(LSTMDecoder):
     def extract_features(
         self, prev_output_tokens: Tensor, encoder_out: Any = None, incremental_state: Any = None
     ) -> Any:
-        """As the LSTM's; shapes of fairseq."""
+        """As the LSTM's."""
         if encoder_out is None:
             raise ValueError("the actor reads the source: the decoder needs encoder_out")
         source = self.actor.source(encoder_out[0].transpose(0, 1), encoder_out[3].t())
@@ -37,18 +35,17 @@ class ActorLSTMDecoder(LSTMDecoder):
         steps = count()
 
         def perturbed(cell: nn.Module, arguments: Any) -> Any:
-            read, (hidden, memory) = arguments
+            inputs, (hidden, memory) = arguments
             step = next(steps)
-            state = torch.cat([read, hidden], dim=1)
+            state = torch.cat([inputs, hidden], dim=1)
             added = self.actor(state, source, exists[:, step], step=step)
-            embedded, fed_back = read.split([added.size(1), read.size(1) - added.size(1)], dim=1)
-            return torch.cat([embedded + added, fed_back], dim=1), (hidden, memory)
+            embedded, attended = inputs.split(
+                [added.size(1), inputs.size(1) - added.size(1)], dim=1
+            )
+            return torch.cat([embedded + added, attended], dim=1), (hidden, memory)
 
-        handle = self.layers[0].register_forward_pre_hook(perturbed)
-        try:
+        with self.layers[0].register_forward_pre_hook(perturbed):
             return super().extract_features(prev_output_tokens, encoder_out, incremental_state)
-        finally:
-            handle.remove()
 
 
 @register_model("actor_lstm")
@@ -60,19 +57,19 @@ class ActorLSTMModel(ActorModel, LSTMModel):
         decoder.__class__ = ActorLSTMDecoder
         super().__init__(encoder, decoder)
 
-    def actor_for(self, options: ActorOptions) -> Actor:
+    def actor_for(self, flags: ActorFlags) -> Actor:
         decoder = self.decoder
         cell = decoder.layers[0]
         return Actor(
             cell.input_size + cell.hidden_size,
             decoder.encoder_output_units,
             decoder.embed_tokens.embedding_dim,
-            options,
+            flags,
         )
 
 
 @register_model_architecture("actor_lstm", "actor_lstm")
 def actor_lstm(args: Any) -> None:
     """Sizes of ``--arch lstm``."""
-    set_actor_defaults(args)
+    ActorFlags.set_defaults(args)
     base_architecture(args)

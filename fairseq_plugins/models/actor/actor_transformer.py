@@ -13,15 +13,13 @@ from fairseq.models.transformer import (
 )
 from torch import Tensor, nn
 
-from fairseq_plugins.models.actor.frozen import ActorModel
-from fairseq_plugins.models.actor.network import Actor
-from fairseq_plugins.models.actor.options import ActorOptions, set_actor_defaults
+from fairseq_plugins.models.actor.actor import Actor, ActorFlags, ActorModel
 
 
 class ActorTransformerDecoder(TransformerDecoder):
-    """A transformer decoder whose input embeddings are perturbed.
+    """A transformer decoder that adds the actor's output to its input embeddings.
 
-    The actor reads the embedding of the step, position included, and the mean of the encoder's
+    The actor reads the embedding of a step, with its position, and the mean of the encoder's
     output: the perturbations of all steps are computed at once.
     """
 
@@ -34,7 +32,7 @@ class ActorTransformerDecoder(TransformerDecoder):
         *args: Any,
         **options: Any,
     ) -> Any:
-        """As the transformer's; shapes of fairseq."""
+        """As the transformer's."""
         if encoder_out is None:
             raise ValueError("the actor reads the source: the decoder needs encoder_out")
         padding = encoder_out["encoder_padding_mask"]
@@ -47,12 +45,9 @@ class ActorTransformerDecoder(TransformerDecoder):
             fed = prev_output_tokens[:, -embedded.size(1) :]
             return embedded + self.actor(embedded, source, fed.ne(self.padding_idx))
 
-        # The last that happens to the embeddings before the first layer.
-        handle = self.dropout_module.register_forward_hook(perturbed)
-        try:
+        # Dropout is the last operation on the embeddings before the first layer.
+        with self.dropout_module.register_forward_hook(perturbed):
             return super().extract_features(prev_output_tokens, encoder_out, *args, **options)
-        finally:
-            handle.remove()
 
 
 @register_model("actor_transformer")
@@ -65,21 +60,20 @@ class ActorTransformerModel(ActorModel, TransformerModel):
             args, tgt_dict, embed_tokens, no_encoder_attn=getattr(args, "no_cross_attention", False)
         )
 
-    def actor_for(self, options: ActorOptions) -> Actor:
-        config = self.cfg
-        dim = config.decoder.embed_dim
-        return Actor(dim, config.encoder.embed_dim, dim, options)
+    def actor_for(self, flags: ActorFlags) -> Actor:
+        dim = self.cfg.decoder.embed_dim
+        return Actor(dim, self.cfg.encoder.embed_dim, dim, flags)
 
 
 @register_model_architecture("actor_transformer", "actor_transformer")
 def actor_transformer(args: Any) -> None:
     """Sizes of ``--arch transformer``."""
-    set_actor_defaults(args)
+    ActorFlags.set_defaults(args)
     base_architecture(args)
 
 
 @register_model_architecture("actor_transformer", "actor_transformer_iwslt_de_en")
 def actor_transformer_iwslt_de_en(args: Any) -> None:
     """Sizes of ``--arch transformer_iwslt_de_en``."""
-    set_actor_defaults(args)
+    ActorFlags.set_defaults(args)
     transformer_iwslt_de_en(args)
