@@ -113,5 +113,6 @@ def mean_over_tokens(states: Tensor, padding: Tensor) -> Tensor:
     Summed in float32 at least; 0 for a sentence that is all padding.
     """
     exists = ~padding.unsqueeze(-1)
-    total = at_least_float32(states.masked_fill(~exists, 0)).sum(1)
+    wide = torch.promote_types(states.dtype, torch.float32)
+    total = states.masked_fill(~exists, 0).sum(1, dtype=wide)
     return (total / exists.sum(1).clamp(min=1)).type_as(states)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fairseq.models import register_model, register_model_architecture
@@ -10,42 +9,33 @@ from fairseq.models.nat import NATransformerModel
 from fairseq.models.nat.nonautoregressive_transformer import base_architecture
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-_LENGTHS = "decoder.embed_length."
-_NORMALISED_EMBEDDINGS = "decoder.layernorm_embedding."
+from fairseq_plugins.models.extending import adapt_state_dict
 
 
 @register_model("warm_started_nonautoregressive_transformer")
 class WarmStartedNATransformerModel(NATransformerModel):
-    """fairseq's ``nonautoregressive_transformer``, which also loads an autoregressive transformer.
+    """fairseq's ``nonautoregressive_transformer``, initialised from an autoregressive transformer.
 
-    Encoder, embeddings and decoder layers are those of a trained ``transformer`` of the same sizes
-    (``--finetune-from-model``); only the prediction of the length starts anew.  The layers have
-    to learn that their input no longer is the translation so far, and to look to both sides; what
-    the words mean, and how the source is read, they know.
+    ``--finetune-from-model`` loads encoder, embeddings and decoder layers of a trained
+    ``transformer`` of the same sizes; only the length predictor is initialised anew.
     """
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Give a checkpoint that predicts no length the parameters that do so, as they are.
+        """Add the length predictor's parameters to a checkpoint that has none.
 
         Raises:
-            ValueError: it is of a transformer with ``--layernorm-embedding``, whose layer would
-                load, but which fairseq's non-autoregressive decoder does not apply.
+            ValueError: the checkpoint is of a transformer with ``--layernorm-embedding``, which
+                fairseq's non-autoregressive decoder does not apply.
         """
         super().upgrade_state_dict_named(state_dict, name)
-        prefix = f"{name}." if name else ""
-        if any(key.startswith(prefix + _LENGTHS) for key in state_dict):
-            return
-        if any(key.startswith(prefix + _NORMALISED_EMBEDDINGS) for key in state_dict):
+        prefix = f"{name}.decoder." if name else "decoder."
+        autoregressive = f"{prefix}embed_length.weight" not in state_dict
+        if autoregressive and f"{prefix}layernorm_embedding.weight" in state_dict:
             raise ValueError(
                 "the checkpoint is of a transformer with --layernorm-embedding, which fairseq's "
                 "non-autoregressive decoders do not apply; take one that was trained without"
             )
-        logger.info("the checkpoint predicts no length: %s starts anew", _LENGTHS.rstrip("."))
-        for key, value in self.state_dict().items():
-            if key.startswith(_LENGTHS):
-                state_dict[prefix + key] = value.clone()
+        adapt_state_dict(self, state_dict, name, ("decoder.embed_length.",))
 
 
 @register_model_architecture(

@@ -1,5 +1,5 @@
-"""``--arch latent_transformer``: a transformer with a latent variable of the whole sentence."""
+"""``--arch latent_transformer``: a transformer with a latent variable for each sentence."""
 
-from fairseq_plugins.models.latent.transformer import LatentTransformerModel
+from fairseq_plugins.models.latent.latent_transformer import LatentTransformerModel
 
 __all__ = ["LatentTransformerModel"]

@@ -25,9 +25,8 @@ from latent_models import (
 from torch.distributions import kl_divergence
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.models.latent.kinds import KINDS, divergence
-from fairseq_plugins.models.latent.settings import LatentSettings
-from fairseq_plugins.models.latent.transformer import LatentTransformerDecoder
+from fairseq_plugins.models.latent.latent_distributions import KINDS, divergence
+from fairseq_plugins.models.latent.latent_transformer import LatentTransformerDecoder
 
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
@@ -263,7 +262,7 @@ def test_divergence_of_parts_is_exact_or_the_difference_of_logarithms(kind, prio
     torch.manual_seed(4)
     parameters = torch.randn(5, made.parameters, dtype=torch.float64)
     other = torch.randn(5, made.parameters, dtype=torch.float64)
-    posterior = made.law(parameters)
+    posterior = made.distribution(parameters)
     against = made.prior(parameters, [other] if prior == "conditional" else [])
     value = posterior.rsample()
     assert value.flatten(1).shape == (5, made.features)
@@ -315,7 +314,7 @@ def test_autocast_leaves_laws_and_divergences_as_they_are(kind, prior):
         torch.manual_seed(2)
         leaf = narrow.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            posterior = made.law(leaf)
+            posterior = made.distribution(leaf)
             against = made.prior(leaf.detach(), [parameters] if prior == "conditional" else [])
             value = posterior.rsample()
             parts, _ = divergence(posterior, against, value)
@@ -330,7 +329,7 @@ def test_autocast_leaves_laws_and_divergences_as_they_are(kind, prior):
 @pytest.mark.parametrize("source", ["posterior", "prior"])
 def test_the_latent_never_waits_for_the_device(kind, source, monkeypatch):
     """A step reads nothing that a step of the plain transformer does not."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "criterions")
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "criterions")
     from host_reads import HostReads
 
     flags = {"free_bits": 0.1, "kl_weight": "linear:0:1:9", "word_dropout": 0.5}
@@ -486,7 +485,7 @@ def _first_channel_is_1(module, arguments, output):
 )
 def test_bad_flags_are_named(given, message):
     with pytest.raises(ValueError, match=message):
-        LatentSettings.of(Namespace(**given))
+        tiny(given)
 
 
 @pytest.mark.parametrize("base", ["transformer", "transformer_iwslt_de_en"])

@@ -11,10 +11,10 @@ import pytest
 from fairseq import options
 
 from criterions.manifolds import TURNS
-from fairseq_plugins.models.latent.kinds import KINDS, ManifoldKind
-from fairseq_plugins.models.latent.settings import LatentSettings, add_latent_flags
+from fairseq_plugins.models.latent.latent_distributions import KINDS, ManifoldKind
+from fairseq_plugins.models.latent.latent_transformer import LatentFlags
 
-PAGE = (Path(__file__).parents[2] / "docs" / "latent_variables.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs" / "latent_variables.md").read_text(encoding="utf-8")
 ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in PAGE.splitlines()
@@ -31,7 +31,7 @@ def commands():
 
 def test_every_flag_has_a_row():
     parser = ArgumentParser(add_help=False)
-    add_latent_flags(parser)
+    LatentFlags.add_to(parser)
     flags = {action.option_strings[0]: action for action in parser._actions}
     assert set(ROWS) == set(flags)
     for name, action in flags.items():
@@ -41,21 +41,11 @@ def test_every_flag_has_a_row():
 
 def test_defaults_are_those_of_the_page():
     defaults = {name: row[0].strip("`") for name, row in ROWS.items()}
-    default = LatentSettings.of(object())
-    assert defaults == {
-        "--latent": default.kind,
-        "--latent-dim": str(default.dim),
-        "--latent-prior": "by `--latent",
-        "--latent-from": default.source,
-        "--latent-in-evaluation": "deterministic",
-        "--kl-weight": "1",
-        "--free-bits": "0",
-        "--word-dropout": "0",
-    }
-    assert not default.samples_in_evaluation
-    assert default.kl_weight(0) == 1
-    assert default.free_bits == 0
-    assert default.word_dropout == 0
+    given = vars(LatentFlags())
+    shown = {"--" + name.replace("_", "-"): str(value) for name, value in given.items()}
+    shown = {name: value.removesuffix(".0") for name, value in shown.items()}
+    assert defaults == {name: shown[name] for name in ROWS} | {"--latent-prior": "by `--latent"}
+    assert shown["--latent-prior"] == "None"
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -64,7 +54,7 @@ def test_commands_are_understood(number):
     if program == "fairseq-train":
         parser = options.get_training_parser()
         parsed = options.parse_args_and_arch(parser, arguments)
-        assert LatentSettings.of(parsed).kind == "gaussian"
+        assert LatentFlags.of(parsed).latent == "gaussian"
         assert parsed.criterion == "stochastic_graph"
     else:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), arguments)
@@ -73,7 +63,8 @@ def test_commands_are_understood(number):
 
 def test_laws_are_narrow_enough_for_the_turns_that_are_summed():
     """The probability that the page gives for what is missed: twice a Gaussian's tail."""
-    widest = max(kind.widest for kind in KINDS.values() if issubclass(kind, ManifoldKind))
+    kinds = [make(1) for make in KINDS.values()]
+    widest = max(kind.widest for kind in kinds if isinstance(kind, ManifoldKind))
     reach = (2 * TURNS + 1) * math.pi / widest
     assert widest == math.pi
     # Two angles, or a bound of a chi distribution's tail that is a thousand times too large.
