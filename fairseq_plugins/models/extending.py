@@ -92,12 +92,12 @@ def adapt_state_dict(
         mine = [key for key in own if key.startswith(part)]
         given = [key for key in state_dict if key.startswith(prefix + part)]
         if mine and not given:
-            logger.info("the checkpoint has no %s: it is initialised anew", prefix + part)
+            logger.info("the checkpoint has no %s: it starts anew", part.rstrip("."))
             for key in mine:
                 new = torch.zeros_like(own[key]) if part in zero else own[key].clone()
                 state_dict[prefix + key] = new
         elif given and not mine:
-            logger.info("%s of the checkpoint is not used", prefix + part)
+            logger.info("%s of the checkpoint is not used", part.rstrip("."))
             for key in given:
                 del state_dict[key]
 

@@ -20,7 +20,7 @@ from criterions.stochastic_graph import (
     sample,
 )
 from fairseq_plugins.flags import above, schedule_of
-from fairseq_plugins.models.extending import SCHEDULE, ModelFlags, at_least_float32, flag
+from fairseq_plugins.models.extending import SCHEDULE, Flags, ModelFlags, at_least_float32, flag
 
 KINDS = ("soft", "hard", "gumbel", "gumbel_st", "greedy", "exact")
 """How a model attends while it is trained."""
@@ -62,48 +62,38 @@ class AttentionFlags(ModelFlags):
         "gumbel_st and greedy, soft for soft and gumbel, exact for exact]",
     )
 
-
-@dataclass(frozen=True)
-class AttentionSettings:
-    """The checked flags.
-
-    ``kind``: of ``KINDS``, in training.
-    ``evaluation``: of ``EVALUATIONS``, in validation and generation.
-    ``temperature``: of ``gumbel`` and ``gumbel_st``, by update.
-    """
-
-    kind: str
-    evaluation: str
-    temperature: Schedule
-
     @classmethod
-    def of(cls, args: Any) -> "AttentionSettings":
-        """From a model's arguments.
+    def of(cls: type[Flags], args: Any) -> Flags:
+        """The flags' values, checked.
 
         Raises:
             ValueError: a value is none of the choices, or out of its range.
         """
-        flags = AttentionFlags.of(args)
-        return cls(
-            flags.attention,
-            flags.attention_in_evaluation or _DEFAULT_EVALUATIONS[flags.attention],
-            schedule_of("--attention-temperature", flags.attention_temperature, above, 0),
-        )
+        flags = super().of(args)
+        if flags.attention_in_evaluation is None:
+            flags.attention_in_evaluation = _DEFAULT_EVALUATIONS[flags.attention]
+        flags.temperature()
+        return flags
+
+    def temperature(self) -> Schedule:
+        """Of ``gumbel`` and ``gumbel_st``, by update."""
+        return schedule_of("--attention-temperature", self.attention_temperature, above, 0)
 
     @property
     def is_soft(self) -> bool:
         """Whether the model is fairseq's own, in training and in evaluation."""
-        return self.kind == self.evaluation == "soft"
+        return self.attention == self.attention_in_evaluation == "soft"
 
     @property
     def marginalises(self) -> bool:
         """Whether the mixture over positions is asked for, in training or in evaluation."""
-        return "exact" in (self.kind, self.evaluation)
+        return "exact" in (self.attention, self.attention_in_evaluation)
 
     @property
     def without_state(self) -> str | None:
         """Why, in training, a step's output is not computed from one state; None where it is."""
-        return "--attention exact mixes those of all positions" if self.kind == "exact" else None
+        exact = self.attention == "exact"
+        return "--attention exact mixes those of all positions" if exact else None
 
 
 class PositionChoice(nn.Module):
@@ -113,16 +103,16 @@ class PositionChoice(nn.Module):
 
     Args:
         name: of the node in the stochastic graph, different for each attention of a model.
-        settings: from the flags.
+        flags: the model's.
     """
 
-    def __init__(self, name: str, settings: AttentionSettings) -> None:
+    def __init__(self, name: str, flags: AttentionFlags) -> None:
         super().__init__()
         self.name = name
-        self.settings = settings
+        self.kind, self.evaluation = flags.attention, flags.attention_in_evaluation
         self.estimator: Estimator | None = None
-        if settings.kind in _RELAXED:
-            self.estimator = _RELAXED[settings.kind](settings.temperature)
+        if self.kind in _RELAXED:
+            self.estimator = _RELAXED[self.kind](flags.temperature())
         self._update = 0
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -140,10 +130,10 @@ class PositionChoice(nn.Module):
         Raises:
             ValueError: ``hard`` in training without a graph, or with ``enumeration``.
         """
-        kind = self.settings.kind
+        kind = self.kind
         estimator = estimator_of(self.name, self.estimator)
         if estimator is None and not (self.training and torch.is_grad_enabled()):
-            return self.settings.evaluation
+            return self.evaluation
         if kind in ("hard", *_RELAXED) and isinstance(estimator, Enumeration):
             raise ValueError(
                 f"--layer-estimator enumeration does not go with --attention {kind}: use "

@@ -11,11 +11,7 @@ from fairseq.models.lstm import AttentionLayer, LSTMDecoder, LSTMModel, base_arc
 from torch import Tensor
 
 from fairseq_plugins.models.extending import at_least_float32
-from fairseq_plugins.models.stochastic_attention.choice import (
-    AttentionFlags,
-    AttentionSettings,
-    PositionChoice,
-)
+from fairseq_plugins.models.stochastic_attention.choice import AttentionFlags, PositionChoice
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
 
 NODE = "attention"
@@ -154,7 +150,7 @@ class StochasticAttentionLSTM(LSTMModel):
         Raises:
             ValueError: a flag is out of its range, or does not go with this attention.
         """
-        settings = AttentionSettings.of(args)
+        flags = AttentionFlags.of(args)
         model = super().build_model(args, task)
         decoder = model.decoder
         if decoder.attention is None:
@@ -162,16 +158,16 @@ class StochasticAttentionLSTM(LSTMModel):
                 f"--arch {args.arch} is about attention: leave --decoder-attention on, or use "
                 "--arch lstm"
             )
-        if settings.marginalises and decoder.adaptive_softmax is not None:
+        if flags.marginalises and decoder.adaptive_softmax is not None:
             raise ValueError(
                 "--attention exact mixes distributions over the whole vocabulary: train without "
                 "--criterion adaptive_loss"
             )
         # LSTMModel.build_model leaves no choice of the classes.
         decoder.__class__ = StochasticAttentionLSTMDecoder
-        decoder.without_state = settings.without_state
+        decoder.without_state = flags.without_state
         decoder.attention.__class__ = StochasticAttentionLayer
-        decoder.attention.choice = PositionChoice(NODE, settings)
+        decoder.attention.choice = PositionChoice(NODE, flags)
         return model
 
 

@@ -6,28 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.distributed import fsdp_wrap
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import (
-    TransformerConfig,
     TransformerDecoderBase,
     TransformerModel,
     base_architecture,
     transformer_iwslt_de_en,
 )
 from fairseq.modules import MultiheadAttention
-from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from fairseq_plugins.models.extending import at_least_float32, flag
-from fairseq_plugins.models.stochastic_attention.choice import (
-    AttentionFlags,
-    AttentionSettings,
-    PositionChoice,
-)
+from fairseq_plugins.models.stochastic_attention.choice import AttentionFlags, PositionChoice
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
 
 
@@ -48,12 +40,8 @@ class TransformerAttentionFlags(AttentionFlags):
 class StochasticCrossAttention(MultiheadAttention):
     """``MultiheadAttention``, some of whose heads have weights from a :class:`PositionChoice`.
 
-    It is fairseq's until :meth:`choose_with` is called.
+    fairseq's attention becomes one by :meth:`choose_with`, after its construction.
     """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.choice: PositionChoice | None = None
 
     def choose_with(self, choice: PositionChoice, heads: Sequence[int]) -> None:
         """Let heads choose where they look.
@@ -100,8 +88,7 @@ class StochasticCrossAttention(MultiheadAttention):
             ``[time * src_len, batch, channels]``, with the output of step t if the chosen head
             looks at position a at index ``t * src_len + a``.
         """
-        soft = self.choice is None or before_softmax
-        selection = "soft" if soft else self.choice.selection()
+        selection = "soft" if before_softmax else self.choice.selection()
         options.update(need_weights=need_weights, need_head_weights=need_head_weights)
         if selection == "soft":
             return super().forward(query, key, value, before_softmax=before_softmax, **options)
@@ -165,23 +152,7 @@ class StochasticCrossAttention(MultiheadAttention):
 
 
 class StochasticDecoderLayer(TransformerDecoderLayerBase):
-    """``TransformerDecoderLayerBase`` with :class:`StochasticCrossAttention`."""
-
-    def build_encoder_attention(
-        self, embed_dim: int, cfg: TransformerConfig
-    ) -> StochasticCrossAttention:
-        """As in the base class."""
-        return StochasticCrossAttention(
-            embed_dim,
-            cfg.decoder.attention_heads,
-            kdim=cfg.encoder.embed_dim,
-            vdim=cfg.encoder.embed_dim,
-            dropout=cfg.attention_dropout,
-            encoder_decoder_attention=True,
-            q_noise=self.quant_noise,
-            qn_block_size=self.quant_noise_block_size,
-            xformers_att_config=cfg.encoder.xformers_att_config,
-        )
+    """``TransformerDecoderLayerBase`` around a :class:`StochasticCrossAttention`."""
 
     def residual_connection(self, x: Tensor, residual: Tensor) -> Tensor:
         """The sum; under ``exact`` the outputs of all positions have their step's residual."""
@@ -191,20 +162,12 @@ class StochasticDecoderLayer(TransformerDecoderLayerBase):
 
 
 class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
-    """fairseq's decoder with :class:`StochasticDecoderLayer`."""
+    """fairseq's decoder, some of whose layers are :class:`StochasticDecoderLayer`."""
 
     without_state: str | None = None
     """Why a step's output is not computed from one state; None where it is."""
 
-    def build_decoder_layer(
-        self, cfg: TransformerConfig, no_encoder_attn: bool = False
-    ) -> nn.Module:
-        """As in the base class, which leaves no choice of the layer's class."""
-        layer = StochasticDecoderLayer(cfg, no_encoder_attn)
-        if cfg.checkpoint_activations:
-            layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
-        smallest = 0 if cfg.checkpoint_activations else cfg.min_params_to_wrap
-        return fsdp_wrap(layer, min_num_params=smallest)
+    choosing: Sequence[StochasticCrossAttention] = ()
 
     def extract_features(self, *arguments: Any, **options: Any) -> tuple[Tensor, Any]:
         """As in the base class; under ``exact`` the expected features."""
@@ -249,17 +212,12 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
         """
         new = prev_output_tokens if incremental_state is None else prev_output_tokens[:, -1:]
         exists = new.ne(self.padding_idx)
-        choosing = [
-            layer.encoder_attn
-            for layer in self.layers.children()
-            if getattr(getattr(layer, "encoder_attn", None), "choice", None) is not None
-        ]
-        for attention in choosing:
+        for attention in self.choosing:
             attention.start(exists)
         features, extra = super().extract_features(
             prev_output_tokens, encoder_out, incremental_state, *arguments, **options
         )
-        found = [attention.take_log_weights() for attention in choosing]
+        found = [attention.take_log_weights() for attention in self.choosing]
         log_weights = next((weights for weights in found if weights is not None), None)
         if log_weights is not None:
             features = features.reshape(*log_weights.shape, -1)
@@ -286,46 +244,42 @@ class StochasticAttentionTransformer(TransformerModel):
         Raises:
             ValueError: a flag is out of its range, or does not go with this attention.
         """
-        settings, flags = AttentionSettings.of(args), TransformerAttentionFlags.of(args)
-        _check_other_flags(args, settings)
+        flags = TransformerAttentionFlags.of(args)
+        _check_other_flags(args, flags)
         model = super().build_model(args, task)
-        if settings.is_soft:
+        if flags.is_soft:
             return model
         decoder = model.decoder
-        attentions = [getattr(layer, "encoder_attn", None) for layer in decoder.layers.children()]
-        if not all(isinstance(found, StochasticCrossAttention) for found in attentions):
+        layers = [
+            layer for layer in decoder.modules() if isinstance(layer, TransformerDecoderLayerBase)
+        ]
+        if len(layers) < len(decoder.layers) or any(layer.encoder_attn is None for layer in layers):
             raise ValueError(
                 "--attention is about the attention of every decoder layer to the source: train "
                 "without --no-cross-attention and --base-layers"
             )
-        last, head_count = len(attentions) - 1, attentions[0].num_heads
-        layers = _indices("--attention-in-layers", flags.attention_in_layers, last + 1)
+        last, head_count = len(layers) - 1, layers[0].encoder_attn.num_heads
+        chosen = _indices("--attention-in-layers", flags.attention_in_layers, last + 1)
         heads = _indices("--attention-in-heads", flags.attention_in_heads, head_count)
-        if settings.marginalises and decoder.adaptive_softmax is not None:
+        if flags.marginalises and decoder.adaptive_softmax is not None:
             raise ValueError(
                 "--attention exact mixes distributions over the whole vocabulary: train without "
                 "--adaptive-softmax-cutoff"
             )
-        if settings.marginalises and (layers != [last] or len(heads) > 1):
+        if flags.marginalises and (chosen != [last] or len(heads) > 1):
             raise ValueError(
                 "the sum over alignments (exact) is that of one head of the last layer: give "
                 f"--attention-in-layers {last} --attention-in-heads 0, or another head"
             )
-        decoder.without_state = settings.without_state
-        for layer in layers:
-            choice = PositionChoice(f"attention.layer{layer}", settings)
-            attentions[layer].choose_with(choice, heads)
+        # The modules are fairseq's, whatever wraps them; their classes add the choice.
+        decoder.__class__ = StochasticAttentionTransformerDecoder
+        decoder.without_state = flags.without_state
+        decoder.choosing = [layers[index].encoder_attn for index in chosen]
+        for index, attention in zip(chosen, decoder.choosing, strict=True):
+            layers[index].__class__ = StochasticDecoderLayer
+            attention.__class__ = StochasticCrossAttention
+            attention.choose_with(PositionChoice(f"attention.layer{index}", flags), heads)
         return model
-
-    @classmethod
-    def build_decoder(
-        cls, args: Any, tgt_dict: Dictionary, embed_tokens: nn.Embedding
-    ) -> StochasticAttentionTransformerDecoder:
-        """As in the base class, with the decoder of this module."""
-        cfg = TransformerConfig.from_namespace(args)
-        return StochasticAttentionTransformerDecoder(
-            cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention
-        )
 
 
 @register_model_architecture("stochastic_attention_transformer", "stochastic_attention_transformer")
@@ -344,9 +298,11 @@ def stochastic_attention_transformer_iwslt_de_en(args: Any) -> None:
     stochastic_attention_transformer(args)
 
 
-def _check_other_flags(args: Any, settings: AttentionSettings) -> None:
+def _check_other_flags(args: Any, flags: AttentionFlags) -> None:
     """Raise ``ValueError`` for flags of fairseq's with which results would be wrong."""
-    given = f"--attention {settings.kind} --attention-in-evaluation {settings.evaluation}"
+    given = (
+        f"--attention {flags.attention} --attention-in-evaluation {flags.attention_in_evaluation}"
+    )
     recomputed = (
         given,
         "layers that are computed a second time would choose otherwise, or lose what they chose",
@@ -356,9 +312,9 @@ def _check_other_flags(args: Any, settings: AttentionSettings) -> None:
         "checkpoint_activations": recomputed,
         "encoder_xformers_att_config": (given, "that attention does not give its scores"),
     }
-    if settings.is_soft:
+    if flags.is_soft:
         refused = {}
-    if settings.kind == "exact":
+    if flags.attention == "exact":
         exact = "--attention exact", "which computes with weights as they are"
         refused.update(quant_noise_pq=exact, quant_noise_scalar=exact)
     for name, (other, reason) in refused.items():

@@ -9,9 +9,8 @@ from criterions.stochastic_graph import (
     ScoreFunction,
     StepwiseDraws,
     StochasticGraph,
-    parse_schedule,
 )
-from fairseq_plugins.models.stochastic_attention.choice import AttentionSettings, PositionChoice
+from fairseq_plugins.models.stochastic_attention.choice import AttentionFlags, PositionChoice
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
 
 LOGITS = torch.tensor([1.0, 0.0, -0.5, -torch.inf])
@@ -20,9 +19,10 @@ ROWS = 20_000
 
 
 def choice(kind, evaluation="soft", temperature="1"):
-    return PositionChoice(
-        "attention", AttentionSettings(kind, evaluation, parse_schedule(temperature))
+    flags = AttentionFlags(
+        attention=kind, attention_in_evaluation=evaluation, attention_temperature=temperature
     )
+    return PositionChoice("attention", flags)
 
 
 def draws_of(made, rows=ROWS, update=0):
