@@ -32,13 +32,13 @@ class TokenReward(Reward):
 
     @abstractmethod
     def score(self, **arguments: Any) -> Tensor:
-        """``[batch * samples]``; arguments as of :func:`criterions.counted_statistics`."""
+        """``[batch * samples]``; arguments as of :func:`criterions.gleu`."""
 
     @abstractmethod
     def prefix_scores(self, **arguments: Any) -> Tensor:
         """``[batch * samples, length]``; arguments as of :meth:`score`."""
 
-    def _arguments(self, outputs: Outputs) -> dict[str, Tensor]:
+    def _arguments(self, outputs: Outputs) -> dict[str, Any]:
         hypotheses = outputs.tokens
         for symbol in self._special:
             hypotheses = hypotheses.masked_fill(
@@ -49,6 +49,7 @@ class TokenReward(Reward):
             "references": outputs.references.repeat_interleave(outputs.samples, dim=0),
             "lengths": outputs.lengths,
             "reference_lengths": outputs.reference_lengths.repeat_interleave(outputs.samples),
+            "max_order": self.options.max_order,
         }
 
 
@@ -57,17 +58,10 @@ class TokenSentenceBleu(TokenReward):
     """Smoothed sentence BLEU."""
 
     def score(self, **arguments: Any) -> Tensor:
-        return bleu(
-            **arguments,
-            max_order=self.options.max_order,
-            level="sentence",
-            smoothing=self.options.smoothing,
-        )
+        return bleu(**arguments, level="sentence", smoothing=self.options.smoothing)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        return prefix_bleu(
-            **arguments, max_order=self.options.max_order, smoothing=self.options.smoothing
-        )
+        return prefix_bleu(**arguments, smoothing=self.options.smoothing)
 
 
 @REWARDS["tokens"].register("gleu")
@@ -75,10 +69,10 @@ class TokenGleu(TokenReward):
     """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
 
     def score(self, **arguments: Any) -> Tensor:
-        return gleu(**arguments, max_order=self.options.max_order)
+        return gleu(**arguments)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        return prefix_gleu(**arguments, max_order=self.options.max_order)
+        return prefix_gleu(**arguments)
 
 
 @REWARDS["tokens"].register("constant")
