@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -109,21 +108,22 @@ def _detokenizer(options: RewardOptions, source_lang: str | None, target_lang: s
 
 
 class TextReward(Reward):
-    """Converts ids to text, measures pairs (``--reward-workers`` processes), computes scores."""
+    """Converts ids to text, measures pairs (``--reward-workers`` processes), computes scores.
+
+    ``measure``: picklable function of hypothesis and reference that returns numbers.
+    """
+
+    measure: Measure
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
         self._texts = Texts(options)
-        self._pool = WorkerPool(self.measure(), options.workers, f"--reward {options.name}")
+        self._pool = WorkerPool(self.measure, options.workers, f"--reward {options.name}")
 
     def __call__(self, outputs: Outputs) -> Tensor:
         measured = self._pool(self._texts.hypotheses(outputs), self._texts.references(outputs))
         scores = self.scores(torch.tensor(measured, dtype=torch.float64))
         return scores.to(outputs.tokens.device, torch.float32)
-
-    @abstractmethod
-    def measure(self) -> Measure:
-        """A picklable function of hypothesis and reference that returns numbers."""
 
     def scores(self, measured: Tensor) -> Tensor:
         """``[batch * samples]`` from what was measured, ``[batch * samples, numbers]``."""
@@ -156,14 +156,10 @@ class NgramReward(TextReward):
                 f"--reward-sacrebleu-tokenizer must be one of {', '.join(BLEU.TOKENIZERS)}; "
                 f"got {options.sacrebleu_tokenizer!r}"
             )
-        super().__init__(options)
-
-    def measure(self) -> Measure:
-        return functools.partial(
-            bleu_statistics,
-            max_order=self.options.max_order,
-            tokenizer=self.options.sacrebleu_tokenizer,
+        self.measure = functools.partial(
+            bleu_statistics, max_order=options.max_order, tokenizer=options.sacrebleu_tokenizer
         )
+        super().__init__(options)
 
     def statistics(self, measured: Tensor) -> BleuStatistics:
         orders = self.options.max_order
@@ -206,13 +202,11 @@ def one_minus_ter(hypothesis: str, reference: str) -> Sequence[float]:
 class Chrf(TextReward):
     """sacrebleu's chrF2 / 100, of text."""
 
-    def measure(self) -> Measure:
-        return chrf
+    measure = staticmethod(chrf)
 
 
 @REWARDS["text"].register("ter")
 class OneMinusTer(TextReward):
     """1 - sacrebleu's TER / 100, of text."""
 
-    def measure(self) -> Measure:
-        return one_minus_ter
+    measure = staticmethod(one_minus_ter)

@@ -42,7 +42,7 @@ class TokenReward(Reward):
     def prefix_scores(self, **arguments: Any) -> Tensor:
         """``[batch * samples, length]``; arguments as of :meth:`score`."""
 
-    def _arguments(self, outputs: Outputs) -> dict[str, Tensor]:
+    def _arguments(self, outputs: Outputs) -> dict[str, Any]:
         end = self._counted_end(outputs.tokens, outputs.lengths)
         reference_end = self._counted_end(outputs.references, outputs.reference_lengths)
         special = torch.stack([outputs.tokens.eq(symbol) for symbol in self._special]).any(0)
@@ -52,6 +52,7 @@ class TokenReward(Reward):
             "references": outputs.references.repeat_interleave(outputs.samples, dim=0),
             "lengths": outputs.lengths + end.any(1),
             "reference_lengths": reference_lengths.repeat_interleave(outputs.samples),
+            "max_order": self.options.max_order,
         }
 
     def _counted_end(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -66,17 +67,10 @@ class TokenSentenceBleu(TokenReward):
     """Smoothed sentence BLEU."""
 
     def score(self, **arguments: Any) -> Tensor:
-        return bleu(
-            **arguments,
-            max_order=self.options.max_order,
-            level="sentence",
-            smoothing=self.options.smoothing,
-        )
+        return bleu(**arguments, level="sentence", smoothing=self.options.smoothing)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        return prefix_bleu(
-            **arguments, max_order=self.options.max_order, smoothing=self.options.smoothing
-        )
+        return prefix_bleu(**arguments, smoothing=self.options.smoothing)
 
 
 @REWARDS["tokens"].register("gleu")
@@ -84,10 +78,10 @@ class TokenGleu(TokenReward):
     """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
 
     def score(self, **arguments: Any) -> Tensor:
-        return gleu(**arguments, max_order=self.options.max_order)
+        return gleu(**arguments)
 
     def prefix_scores(self, **arguments: Any) -> Tensor:
-        return prefix_gleu(**arguments, max_order=self.options.max_order)
+        return prefix_gleu(**arguments)
 
 
 @REWARDS["tokens"].register("constant")

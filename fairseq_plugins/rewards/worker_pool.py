@@ -20,7 +20,6 @@ Measure = Callable[[str, str], Sequence[float]]
 """Numbers of a hypothesis and its reference; picklable."""
 
 _CHUNKS_PER_WORKER = 4  # so that one slow chunk does not keep all others waiting
-_SHOWN_CHARACTERS = 200
 
 
 class WorkerPool:
@@ -71,19 +70,17 @@ class WorkerPool:
     def _in_workers(self, pairs: list[Pair]) -> list[Sequence[float]]:
         size = max(1, math.ceil(len(pairs) / (self._workers * _CHUNKS_PER_WORKER)))
         chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        executor = self._started()
         futures: list[Future[list[Sequence[float]]]] = []
         try:
-            executor = self._started()
             for chunk in chunks:
                 futures.append(executor.submit(_measure_chunk, self._measure, self._name, chunk))
             return [measured for future in futures for measured in future.result()]
         except BrokenProcessPool as error:
             self.close()
+            done = {index for index, future in enumerate(futures) if _succeeded(future)}
             unfinished = [
-                pair
-                for index, chunk in enumerate(chunks)
-                if index >= len(futures) or not _succeeded(futures[index])
-                for pair in chunk
+                pair for index, chunk in enumerate(chunks) if index not in done for pair in chunk
             ]
             raise RuntimeError(
                 f"{self._name}: a worker process died (killed for want of memory?) at one of "
@@ -113,11 +110,10 @@ def _succeeded(future: Future[Any]) -> bool:
 
 
 def _shown(pair: Pair) -> str:
-    hypothesis, reference = (
-        repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
-        for text in pair
-    )
-    return f"hypothesis {hypothesis}, reference {reference}"
+    def cut(text: str) -> str:
+        return repr(text if len(text) <= 200 else text[:200] + "...")
+
+    return f"hypothesis {cut(pair[0])}, reference {cut(pair[1])}"
 
 
 def _measure_chunk(measure: Measure, name: str, pairs: list[Pair]) -> list[Sequence[float]]:

@@ -3,7 +3,3 @@
 A small network, the actor, perturbs the decoder's input of a trained model whose weights stay as
 they are (Gu, Cho, Li 2017, arXiv 1702.02429).  See docs/actor.md.
 """
-
-from fairseq_plugins.models.actor import actor_lstm, actor_transformer
-
-__all__ = ["actor_lstm", "actor_transformer"]

@@ -292,15 +292,13 @@ class LatentTransformerModel(TransformerModel):
         LatentFlags.add_to(parser)
 
     @classmethod
-    def build_encoder(cls, args: Any, src_dict: Any, embed_tokens: nn.Module) -> Any:
+    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: nn.Module) -> Any:
         """As fairseq's transformer."""
-        cfg = TransformerConfig.from_namespace(args)
         return LatentTransformerEncoder(cfg, src_dict, embed_tokens)
 
     @classmethod
-    def build_decoder(cls, args: Any, tgt_dict: Any, embed_tokens: nn.Module) -> Any:
+    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: nn.Module) -> Any:
         """As fairseq's transformer."""
-        cfg = TransformerConfig.from_namespace(args)
         return LatentTransformerDecoder(cfg, tgt_dict, embed_tokens)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:

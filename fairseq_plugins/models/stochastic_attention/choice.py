@@ -22,12 +22,6 @@ from criterions.stochastic_graph import (
 from fairseq_plugins.flags import above, schedule_of
 from fairseq_plugins.models.extending import SCHEDULE, Flags, ModelFlags, at_least_float32, flag
 
-KINDS = ("soft", "hard", "gumbel", "gumbel_st", "greedy", "exact")
-"""How a model attends while it is trained."""
-
-EVALUATIONS = ("mode", "soft", "sample", "exact")
-"""How it attends in validation and generation."""
-
 _DEFAULT_EVALUATIONS = {
     "soft": "soft",
     "hard": "mode",
@@ -36,6 +30,10 @@ _DEFAULT_EVALUATIONS = {
     "greedy": "mode",
     "exact": "exact",
 }
+KINDS = tuple(_DEFAULT_EVALUATIONS)
+"""How a model attends while it is trained."""
+EVALUATIONS = ("mode", "soft", "sample", "exact")
+"""How it attends in validation and generation."""
 _RELAXED: dict[str, Callable[[Schedule], Estimator]] = {
     "gumbel": GumbelSoftmax,
     "gumbel_st": StraightThroughGumbel,

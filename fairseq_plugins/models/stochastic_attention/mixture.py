@@ -15,10 +15,10 @@ from fairseq_plugins.models.extending import at_least_float32
 def mixture_log_probabilities(
     features: Tensor, log_weights: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """``log sum_a p(a) softmax(weight features_a + bias)``, one component at a time.
+    """Log-probabilities of a mixture: ``log sum_a p(a) softmax(weight features_a + bias)``.
 
-    The components' logits take ``components`` times the memory of a decoder's output.  Here they
-    are computed one component after the other, and again in the backward pass: kept are the
+    The logits of all components need ``components`` times the memory of a decoder's output.  They
+    are computed one component after the other, and again in the backward pass; saved are the
     result and one normaliser for each component.
 
     Args:
@@ -33,7 +33,7 @@ def mixture_log_probabilities(
     """
     flat = features.reshape(-1, *features.shape[-2:])
     # Autocast may have other types in the backward pass, or none: what it makes of a product is
-    # asked once, here, and the logits are the same in both passes.
+    # determined once, here, so that the logits are the same in both passes.
     computed_in = (flat[:0, 0] @ weight[:0].t().type_as(flat)).dtype
     flat, weight = flat.to(computed_in), weight.to(computed_in)
     bias = weight.new_zeros(weight.size(0)) if bias is None else bias.to(computed_in)

@@ -167,7 +167,7 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
     without_state: str | None = None
     """Why a step's output is not computed from one state; None where it is."""
 
-    choosing: Sequence[StochasticCrossAttention] = ()
+    choosing: list[StochasticCrossAttention]
 
     def extract_features(self, *arguments: Any, **options: Any) -> tuple[Tensor, Any]:
         """As in the base class; under ``exact`` the expected features."""
@@ -217,8 +217,7 @@ class StochasticAttentionTransformerDecoder(TransformerDecoderBase):
         features, extra = super().extract_features(
             prev_output_tokens, encoder_out, incremental_state, *arguments, **options
         )
-        found = [attention.take_log_weights() for attention in self.choosing]
-        log_weights = next((weights for weights in found if weights is not None), None)
+        log_weights = self.choosing[-1].take_log_weights()  # exact attention is in the last alone
         if log_weights is not None:
             features = features.reshape(*log_weights.shape, -1)
         return features, extra, log_weights

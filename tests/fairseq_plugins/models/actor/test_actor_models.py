@@ -262,7 +262,7 @@ def test_the_standard_deviation_follows_its_schedule(corpus, learnt):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @every_base
-def test_the_law_is_not_in_half_precision(corpus, learnt, base, dtype):
+def test_the_distribution_is_not_in_half_precision(corpus, learnt, base, dtype):
     built = steered(with_actor(corpus, base, "--actor-learn-std", weights=learnt(base)), 0.1)
     built.model.to(dtype)
     with StochasticGraph() as graph:

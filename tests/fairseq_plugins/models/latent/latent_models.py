@@ -14,7 +14,7 @@ from fairseq_setup import graph_criterion, sample_of
 from torch import Tensor
 
 from criterions.stochastic_graph import Baseline
-from fairseq_plugins.models.latent import LatentTransformerModel
+from fairseq_plugins.models.latent.latent_transformer import LatentTransformerModel
 
 BOS, PAD, EOS, UNK, WORD, OTHER = range(6)
 SIZES = {

@@ -97,7 +97,7 @@ MANIFOLDS = ("circle", "torus", "sphere", "so3")
 
 
 def narrowed(kind, **flags):
-    """A model with one part, and laws for which few nodes are enough, far from the manifold's end.
+    """A model with one part and narrow distributions, for which few nodes are enough.
 
     Rotations and means are away from 0.
     """
@@ -132,10 +132,12 @@ def product_nodes(size, number):
     )
 
 
-def points_of(law, nodes):
-    """``[nodes, features]`` of a law of one row and one part."""
-    normal = law.base.base_dist
-    return law.point((normal.loc + nodes.unsqueeze(1) * normal.scale).unsqueeze(1)).flatten(1)
+def points_of(distribution, nodes):
+    """``[nodes, features]`` of a distribution with one part, of one sentence."""
+    normal = distribution.base.base_dist
+    return distribution.point(
+        (normal.loc + nodes.unsqueeze(1) * normal.scale).unsqueeze(1)
+    ).flatten(1)
 
 
 NUMBER = {"circle": 16, "torus": 6, "sphere": 5, "so3": 3}
@@ -144,7 +146,7 @@ NUMBER = {"circle": 16, "torus": 6, "sphere": 5, "so3": 3}
 @pytest.mark.parametrize("prior", ["fixed", "conditional"])
 @pytest.mark.parametrize("kind", MANIFOLDS)
 def test_on_manifolds_cross_entropy_and_divergence_are_the_negative_elbo(at_node, kind, prior):
-    """Value and gradient: the divergence by quadrature of the laws' densities alone."""
+    """Value and gradient: the divergence by quadrature of the densities alone."""
     model, criterion = narrowed(kind, model={"latent_prior": prior})
     sample = batch(TARGET)
     nodes, weights = product_nodes(model.decoder.kind.embedding.coordinates, NUMBER[kind])

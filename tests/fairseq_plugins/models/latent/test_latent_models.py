@@ -303,7 +303,7 @@ def test_float16_gives_what_float32_gives(kind):
 
 @every_kind
 @pytest.mark.parametrize("prior", ["fixed", "conditional"])
-def test_autocast_leaves_laws_and_divergences_as_they_are(kind, prior):
+def test_autocast_leaves_distributions_and_divergences_as_they_are(kind, prior):
     made = KINDS[kind](6)
     parameters = torch.randn(4, made.parameters, generator=torch.Generator().manual_seed(1))
     narrow = parameters.unflatten(1, (6, -1)).clone()

@@ -61,7 +61,7 @@ def test_commands_are_understood(number):
         assert ast.literal_eval(parsed.model_overrides).keys() <= {"latent_in_evaluation"}
 
 
-def test_laws_are_narrow_enough_for_the_turns_that_are_summed():
+def test_distributions_are_narrow_enough_for_the_turns_that_are_summed():
     """The probability that the page gives for what is missed: twice a Gaussian's tail."""
     kinds = [make(1) for make in KINDS.values()]
     widest = max(kind.widest for kind in kinds if isinstance(kind, ManifoldKind))

@@ -1,4 +1,4 @@
-"""Decoding with stochastic attention: its law is that of the pass that scores, in 64 bits."""
+"""Outputs are decoded with the distribution that scores them, under stochastic attention."""
 
 import itertools
 from contextlib import nullcontext
@@ -111,7 +111,9 @@ WAYS += [
 
 @architectures
 @pytest.mark.parametrize(("kind", "options"), WAYS, ids=[str((k, *o.values())) for k, o in WAYS])
-def test_outputs_are_decoded_under_the_law_that_scores_them(arch, kind, options, monkeypatch):
+def test_outputs_are_decoded_with_the_distribution_that_scores_them(
+    arch, kind, options, monkeypatch
+):
     """Whatever attention does in evaluation; also with the positions that layers drew."""
     scored = options.get("layer_estimator") == "score_function"
     for evaluation in EVALUATIONS:
