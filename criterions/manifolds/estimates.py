@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from criterions.manifolds.laws import EmbeddedLaw
-from criterions.stochastic_graph.laws import deterministic_value
+from criterions.stochastic_graph.distributions import deterministic_value
 
 
 def divergence_estimate(law: EmbeddedLaw, other: Distribution, points: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from criterions.manifolds.embeddings import Embedding
-from criterions.stochastic_graph.laws import deterministic_value
+from criterions.stochastic_graph.distributions import deterministic_value
 
 
 class EmbeddedLaw(Distribution):

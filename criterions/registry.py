@@ -1,4 +1,4 @@
-"""Objects by name: what a command line or a configuration file can ask for."""
+"""Classes by name: what a command line or a configuration file can ask for."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         """The class registered as ``name``.
 
         Raises:
-            ValueError: there is none; the message lists those there are.
+            ValueError: there is none; the message lists all names.
         """
         if name not in self._classes:
             raise ValueError(f"{self.kind} must be one of {', '.join(self.names)}; got {name!r}")
