@@ -124,8 +124,8 @@ def encoder_draws_nothing(model: Any, graph: StochasticGraph, samples: int) -> I
 
     def refuse(request: SampleRequest) -> None:
         raise ValueError(
-            f"--samples {samples} does not go with node {request.name!r} in the encoder, whose output the "
-            "samples of a source share: use --samples 1"
+            f"--samples {samples} does not go with node {request.name!r} in the encoder, whose "
+            "output the samples of a source share: use --samples 1"
         )
 
     with ExitStack() as stack:
