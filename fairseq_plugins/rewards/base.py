@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from criterions.registry import Registry
+from criterions.stochastic_graph.registry import Registry
 from fairseq_plugins.rewards.outputs import Outputs
 
 LEVELS = ("tokens", "text")

@@ -1,9 +1,8 @@
 """One-hot laws without checks: those of ``torch.distributions``, but for what these wait for."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from host_reads import HostReads
 from torch.distributions import (
     Bernoulli,
     Independent,
@@ -100,10 +99,7 @@ def test_relaxed_samples_have_the_gradient_of_the_relaxation():
         *("gumbel_softmax", "straight_through_gumbel"),
     ],
 )
-def test_no_estimator_reads_a_value_back_or_minds_scores_that_are_not_finite(name, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from host_reads import HostReads
-
+def test_no_estimator_reads_a_value_back_or_minds_scores_that_are_not_finite(name):
     logits = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0]], requires_grad=True)
     with HostReads() as reads:
         law = UncheckedOneHotCategorical(logits=logits)
@@ -116,10 +112,7 @@ def test_no_estimator_reads_a_value_back_or_minds_scores_that_are_not_finite(nam
         assert draw.log_prob[1:].isnan().all()
 
 
-def test_gates_are_relaxed_without_a_wait(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from host_reads import HostReads
-
+def test_gates_are_relaxed_without_a_wait():
     gates = Independent(
         Bernoulli(logits=torch.tensor([[0.5, torch.nan]]), validate_args=False),
         1,
