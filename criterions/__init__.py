@@ -30,13 +30,16 @@ from criterions.candidate_losses import (
 )
 from criterions.edit_distance_sampling import sample_edits
 from criterions.reward_shaping import clip_rewards, normalize_rewards
-from criterions.token_law import TokenLaw
-from criterions.token_probabilities import reference_probabilities, token_log_probabilities
+from criterions.token_categorical import (
+    TokenCategorical,
+    reference_probabilities,
+    token_log_probabilities,
+)
 
 __all__ = [
     "CANDIDATE_LOSSES",
     "BleuStatistics",
-    "TokenLaw",
+    "TokenCategorical",
     "bleu",
     "bleu_from_statistics",
     "clip_rewards",

@@ -45,7 +45,7 @@ def first_occurrences(
         tokens: ``[batch, candidates, length]``, token ids.
         lengths: ``[batch, candidates]``, tokens that count in each candidate (default: all).
         mask: boolean ``[batch, candidates]``, True where the candidate exists (default: all);
-            others are False in the result and nobody's duplicate.
+            others are False in the result and duplicates of none.
 
     Returns:
         boolean ``[batch, candidates]``.
@@ -87,7 +87,7 @@ def unique_samples(
 
 
 def effective_sample_size(log_weights: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``1 / sum_i w_i^2`` of the normalised weights: of how many equal weights they are worth.
+    """Effective sample size of weights: ``1 / sum_i w_i^2`` after normalisation.
 
     Kish 1965; Kong 1992.  From 1 (one candidate has all the weight) to the number of candidates
     (equal weights); 0 where there is no candidate.
@@ -102,11 +102,8 @@ def effective_sample_size(log_weights: Tensor, mask: Tensor | None = None) -> Te
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    _check_candidates("log_weights", log_weights)
-    _check_mask(mask, log_weights.shape)
-    exists = _existing(log_weights, mask)
-    weights = _normalised(_masked(_widened(log_weights), exists), exists)
-    squares = weights.square().sum(1)
+    scores, _, exists = _prepared(log_weights, log_weights, mask, None, "log_weights")
+    squares = _normalised(scores, exists).square().sum(1)
     none = ~exists.any(1)
     return squares.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
 
@@ -143,7 +140,7 @@ def minimum_risk(
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0; got {alpha}")
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    return (_normalised(_masked(alpha * scores, exists), exists) * costs).sum(1)
+    return (_normalised(alpha * scores, exists) * costs).sum(1)
 
 
 def sequence_nll(
@@ -157,14 +154,7 @@ def sequence_nll(
 
     ``-s(u*) + log sum_u exp s(u)``: only the order of the costs matters.
 
-    Args:
-        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
-
-    Returns:
-        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
+    Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
     best = _pseudo_reference(costs, exists)
@@ -184,14 +174,7 @@ def max_margin(
     ``max(0, cost(u^) - cost(u*) + s(u^) - s(u*))`` with ``u^`` the first candidate of the highest
     score; 0 where that is ``u*`` itself.
 
-    Args:
-        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
-
-    Returns:
-        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
+    Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
     best = _pseudo_reference(costs, exists)
@@ -211,14 +194,7 @@ def multi_margin(
 
     ``sum_u max(0, cost(u) - cost(u*) + s(u) - s(u*))``; the term of ``u*`` itself is 0.
 
-    Args:
-        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
-
-    Returns:
-        ``[batch]``, at least 0, dtype as :func:`minimum_risk`.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
+    Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
     augmented = scores + costs
@@ -239,14 +215,7 @@ def softmax_margin(
     not; subtracting that constant gives the variant whose numerator is cost-augmented, too, with
     the same gradient.
 
-    Args:
-        log_probs, costs, mask, lengths: as in :func:`minimum_risk`.
-
-    Returns:
-        ``[batch]``, at least ``cost(u*)``, dtype as :func:`minimum_risk`.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
+    Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least ``cost(u*)``.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
     best = _pseudo_reference(costs, exists)
@@ -264,27 +233,34 @@ CANDIDATE_LOSSES: dict[str, Callable[..., Tensor]] = {
 """``name -> loss(log_probs, costs, *, mask=None, lengths=None)``; ``risk`` has ``alpha``, too."""
 
 
-def _check_candidates(name: str, tensor: Tensor) -> None:
-    if tensor.dim() != 2 or not tensor.is_floating_point():
-        raise ValueError(
-            f"{name} must be a floating tensor [batch, candidates]; "
-            f"got {tensor.dtype} of shape {list(tensor.shape)}"
-        )
-
-
 def _check_mask(mask: Tensor | None, shape: torch.Size) -> None:
     check_shape("mask", mask, shape)
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean, True where the candidate exists; got {mask.dtype}")
 
 
-def _existing(like: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    """At least float32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _prepared(
+    log_probs: Tensor,
+    costs: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    name: str = "log_probs",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, costs and existence ``[batch, candidates]``; 0 where there is no candidate."""
+    if log_probs.dim() != 2 or not log_probs.is_floating_point():
+        raise ValueError(
+            f"{name} must be a floating tensor [batch, candidates]; "
+            f"got {log_probs.dtype} of shape {list(log_probs.shape)}"
+        )
+    check_shape("costs", costs, log_probs.shape)
+    check_shape("lengths", lengths, log_probs.shape)
+    _check_mask(mask, log_probs.shape)
+    dtype = torch.promote_types(torch.promote_types(log_probs.dtype, costs.dtype), torch.float32)
+    exists = torch.ones_like(log_probs, dtype=torch.bool) if mask is None else mask
+    scores = log_probs.to(dtype).masked_fill(~exists, 0)
+    if lengths is not None:
+        scores = scores / lengths.to(dtype).masked_fill(~exists, 1)
+    return scores, costs.to(dtype).masked_fill(~exists, 0), exists
 
 
 def _masked(scores: Tensor, exists: Tensor) -> Tensor:
@@ -294,23 +270,7 @@ def _masked(scores: Tensor, exists: Tensor) -> Tensor:
 
 def _normalised(scores: Tensor, exists: Tensor) -> Tensor:
     """Softmax over the candidates that exist; all 0 where none does."""
-    return scores.softmax(1).masked_fill(~exists, 0)
-
-
-def _prepared(
-    log_probs: Tensor, costs: Tensor, mask: Tensor | None, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, costs and existence ``[batch, candidates]``; 0 where there is no candidate."""
-    _check_candidates("log_probs", log_probs)
-    check_shape("costs", costs, log_probs.shape)
-    check_shape("lengths", lengths, log_probs.shape)
-    _check_mask(mask, log_probs.shape)
-    dtype = torch.promote_types(torch.promote_types(log_probs.dtype, costs.dtype), torch.float32)
-    exists = _existing(log_probs, mask)
-    scores = log_probs.to(dtype).masked_fill(~exists, 0)
-    if lengths is not None:
-        scores = scores / lengths.to(dtype).masked_fill(~exists, 1)
-    return scores, costs.to(dtype).masked_fill(~exists, 0), exists
+    return _masked(scores, exists).softmax(1).masked_fill(~exists, 0)
 
 
 def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rewards brought to a common scale before they weigh the samples' log-probabilities."""
+"""Normalisation and clipping of rewards."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from criterions.checks import check_choice, check_shape
+from criterions.checks import check_choice
 
 NORMALIZATIONS = ("none", "batch", "group")
 """Over which samples rewards are standardised: none, all of the batch, or those of a source."""
 
 
-def _own(sums: Tensor) -> Tensor:
-    """The sums of a batch that is not spread over workers."""
-    return sums
-
-
 def normalize_rewards(
     rewards: Tensor,
     mode: str,
-    mask: Tensor | None = None,
-    sum_over_workers: Callable[[Tensor], Tensor] = _own,
+    sum_over_workers: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Tensor:
     """``(reward - mean) / standard deviation``, over the batch or over each source's samples.
 
     The standard deviation is the population's (sum of squares divided by the count).  Where it
-    is zero, to the resolution of float32, all rewards say the same and the result is 0.
+    is zero, to the resolution of float32, all rewards are equal and the result is 0.
 
     The result is **not** an unbiased advantage.  The mean contains the sample's own reward, which
     shrinks the expected gradient by ``(count - 1) / count``; and dividing by a standard deviation
@@ -38,7 +32,6 @@ def normalize_rewards(
         rewards: ``[batch, samples]``.
         mode: ``none``, ``batch``, or ``group`` (the samples of one source: the advantage of
             group-relative policy optimisation, arXiv 2402.03300).
-        mask: ``[batch, samples]`` boolean, False for samples that do not count; they get 0.
         sum_over_workers: with ``batch``, gets a float64 tensor of count, sum and sum of squares
             of this worker's rewards, ``[3]``, and returns their sums over all data-parallel
             workers.  It is called once, and in no other mode.
@@ -47,7 +40,7 @@ def normalize_rewards(
         ``[batch, samples]`` in the rewards' dtype.
 
     Raises:
-        ValueError: unknown mode, or the tensors are not floating or boolean of one shape.
+        ValueError: unknown mode, or the rewards are not floating ``[batch, samples]``.
     """
     check_choice("mode", mode, NORMALIZATIONS)
     if rewards.dim() != 2 or not rewards.is_floating_point():
@@ -55,26 +48,19 @@ def normalize_rewards(
             "rewards must be a floating tensor [batch, samples]; "
             f"got {rewards.dtype} of shape {list(rewards.shape)}"
         )
-    check_shape("mask", mask, rewards.shape)
-    if mask is None:
-        mask = torch.ones_like(rewards, dtype=torch.bool)
-    elif mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean; got dtype {mask.dtype}")
-    kept = rewards.masked_fill(~mask, 0)
     if mode == "none":
-        return kept
+        return rewards
 
-    wide = kept.double()
-    terms = torch.stack([mask.double(), wide, wide.square()])
+    wide = rewards.double()
+    terms = torch.stack([torch.ones_like(wide), wide, wide.square()])
     sums = sum_over_workers(terms.sum((1, 2))) if mode == "batch" else terms.sum(2, keepdim=True)
     count, total, squares = sums.unbind()
-    count = count.clamp(min=1)
     mean, square = total / count, squares / count
     variance = square - mean.square()
     # Differences that float32 cannot hold are rounding errors.
     constant = variance <= square * torch.finfo(torch.float32).eps ** 2
     scale = variance.masked_fill(constant, 1).sqrt()
-    normalized = ((wide - mean) / scale).masked_fill(constant | ~mask, 0)
+    normalized = ((wide - mean) / scale).masked_fill(constant, 0)
     return normalized.to(rewards.dtype)
 
 

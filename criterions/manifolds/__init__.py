@@ -4,9 +4,9 @@ A variable on ``R^d`` that can be reparameterized is mapped onto a manifold in `
 there is that on ``R^d`` over the change of volume, ``sqrt(det(J^T J))``::
 
     base = Independent(Normal(mean, deviation), 1)  # of angles, event shape [1]
-    law = EmbeddedLaw(base, Circle())
-    point = law.rsample()  # [..., 2], with gradient
-    kl = kl_divergence(law, UniformLaw(Circle(), like=mean[..., 0]))
+    q = EmbeddedDistribution(base, Circle())
+    point = q.rsample()  # [..., 2], with gradient
+    kl = kl_divergence(q, UniformOnManifold(Circle(), like=mean[..., 0]))
 
 On sphere and SO(3), where there is no formula, :func:`divergence_estimate` takes a draw.
 
@@ -17,7 +17,8 @@ Sources:
     rotation, translation by a group element).
 """
 
-from criterions.manifolds.divergences import wrapped_normal_entropy
+from criterions.manifolds.distributions import EmbeddedDistribution, UniformOnManifold
+from criterions.manifolds.divergences import divergence_estimate, wrapped_normal_entropy
 from criterions.manifolds.embeddings import (
     TURNS,
     Circle,
@@ -27,20 +28,22 @@ from criterions.manifolds.embeddings import (
     Sphere,
     Torus,
 )
-from criterions.manifolds.estimates import divergence_estimate
-from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
 from criterions.manifolds.rotations import rotation_from_numbers
+
+# Former names.
+EmbeddedLaw = EmbeddedDistribution
+UniformLaw = UniformOnManifold
 
 __all__ = [
     "TURNS",
     "Circle",
-    "EmbeddedLaw",
+    "EmbeddedDistribution",
     "Embedding",
     "FlatTorus",
     "Rotations",
     "Sphere",
     "Torus",
-    "UniformLaw",
+    "UniformOnManifold",
     "divergence_estimate",
     "rotation_from_numbers",
     "wrapped_normal_entropy",

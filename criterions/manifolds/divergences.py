@@ -1,6 +1,7 @@
-"""``KL(EmbeddedLaw || UniformLaw)`` where there is a formula: wrapped Gaussians.
+"""Kullback-Leibler divergences of distributions on manifolds.
 
-The divergence from the uniform law is the logarithm of the volume minus the entropy.
+Exact from the uniform distribution where there is a formula (wrapped Gaussians: the logarithm of
+the volume minus the entropy), elsewhere estimated from a draw.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, register_kl
+from torch.distributions import Distribution, Independent, Normal, register_kl
 
+from criterions.manifolds.distributions import EmbeddedDistribution, UniformOnManifold
 from criterions.manifolds.embeddings import Circle, FlatTorus, Torus
-from criterions.manifolds.laws import EmbeddedLaw, UniformLaw
+from criterions.stochastic_graph.distributions import deterministic_value
 
 _NARROW = 0.4
 """Standard deviation below which a wrapped Gaussian's tails do not meet, in float64."""
@@ -79,14 +81,14 @@ def mean_log_radius(torus: Torus, mean: Tensor, deviation: Tensor) -> Tensor:
     return total
 
 
-@register_kl(EmbeddedLaw, UniformLaw)  # type: ignore[untyped-decorator]
-def _kl_embedded_uniform(law: EmbeddedLaw, uniform: UniformLaw) -> Tensor:
+@register_kl(EmbeddedDistribution, UniformOnManifold)  # type: ignore[untyped-decorator]
+def _kl_embedded_uniform(distribution: EmbeddedDistribution, uniform: UniformOnManifold) -> Tensor:
     """Exact on circle and torus for Gaussian angles that are independent.
 
     Raises:
         NotImplementedError: there is no formula, or these are two manifolds.
     """
-    base, embedding = law.base, law.embedding
+    base, embedding = distribution.base, distribution.embedding
     normal = base.base_dist if isinstance(base, Independent) else None
     same = type(embedding) is type(uniform.embedding) and (
         embedding.log_volume == uniform.embedding.log_volume
@@ -94,7 +96,7 @@ def _kl_embedded_uniform(law: EmbeddedLaw, uniform: UniformLaw) -> Tensor:
     flat = isinstance(embedding, (Circle, FlatTorus, Torus))
     if not (isinstance(normal, Normal) and flat and same):
         raise NotImplementedError(
-            f"no formula for the divergence on {type(embedding).__name__} with the base law "
+            f"no formula for the divergence on {type(embedding).__name__} with the base "
             f"{base}: average log_prob differences of samples"
         )
     entropy = wrapped_normal_entropy(normal.scale).sum(-1)
@@ -102,3 +104,57 @@ def _kl_embedded_uniform(law: EmbeddedLaw, uniform: UniformLaw) -> Tensor:
         tube = mean_log_radius(embedding, normal.loc[..., 1], normal.scale[..., 1])
         entropy = entropy + math.log(embedding.tube) + tube
     return embedding.log_volume - entropy
+
+
+def divergence_estimate(
+    distribution: EmbeddedDistribution, other: Distribution, points: Tensor
+) -> Tensor:
+    """Estimate ``KL(q || p)`` from a draw, with a score-function gradient of finite variance.
+
+    The value is ``log q(z) - log p(z)``.  Its reparameterized gradient has infinite variance:
+    ``log q(z)`` contains ``-log |sin r|`` at the distance ``r`` of the coordinates from 0 (on
+    SO(3) ``-2 log |sin(r / 2)|``), whose slope is that of ``1 / x`` where geodesics meet, and a
+    wide distribution has a density there.  So z is held fixed.  With the base's density ``b(c)``
+    and entropy ``H``, the score function of the coordinates gives the gradient in the base's
+    parameters::
+
+        d KL = E[(log q(z) - log p(z) - l (log b(c) - k)) d log b(c)] - l dH
+
+    for any ``k``, as scores have the mean 0, and any ``l``, as ``E[log b(c) d log b(c)] = -dH``.
+    Here ``k`` makes the factor vanish at the centre of q (up to turns), and ``l`` is 1 for a ``q``
+    narrower than ``p``, where the factor then is close to 0 everywhere, and 0 for one that is as
+    wide.  Given ``z``, the mean over its coordinates ``c`` is taken exactly.
+
+    The parameters of ``p`` and the rotation of ``q`` have the gradient of ``-log p(z)``, where z
+    turns with the rotation: nothing, where ``p`` is uniform.
+
+    Args:
+        distribution: ``q``; its base must have an entropy.
+        other: ``p``, of the same batch shape.
+        points: ``z`` ``[..., n]``, drawn from ``q``; the gradient does not go through it.
+
+    Returns:
+        ``[...]``.
+    """
+    base, embedding, rotation = distribution.base, distribution.embedding, distribution.rotation
+    entropy = base.entropy()
+    with torch.no_grad():
+        own = points
+        if rotation is not None:
+            own = embedding.rotated(points, rotation.transpose(-1, -2))
+        centre = deterministic_value(base)
+        coordinates = embedding.preimages(own, centre)
+        volumes = embedding.log_volume_element(coordinates)
+    log_base = base.log_prob(coordinates)  # [turns, ...]
+    turning = own if rotation is None else embedding.rotated(own, rotation)
+    log_other = other.log_prob(turning)
+    with torch.no_grad():
+        log_density = (log_base - volumes).logsumexp(0)
+        weights = (log_base - volumes - log_density).exp()
+        at_centre = other.log_prob(deterministic_value(distribution))
+        at_centre = at_centre + embedding.log_volume_element(centre)
+        narrow = (-at_centre - entropy).clamp(min=0, max=1)
+        value = log_density - log_other
+        factors = weights * (value - narrow * (log_base - at_centre))
+    replaced = (factors * log_base).sum(0) - narrow * entropy - log_other
+    return value + (replaced - replaced.detach())

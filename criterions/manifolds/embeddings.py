@@ -12,18 +12,13 @@ from torch.nn.functional import normalize
 
 from criterions.manifolds.rotations import (
     axis_and_angle,
-    cross_product_matrix,
+    direction_and_length,
     exponential,
     from_quaternion,
-    product,
-)
-from criterions.manifolds.series import (
-    direction_and_length,
     log_magnitude,
+    product,
     sinc,
-    sinc_slope,
     versine,
-    versine_slope,
 )
 
 TURNS = 3
@@ -54,10 +49,6 @@ class Embedding(ABC):
     @abstractmethod
     def __call__(self, coordinates: Tensor) -> Tensor:
         """``f``: points ``[..., n]`` of coordinates ``[..., d]``."""
-
-    @abstractmethod
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        """``J``, ``[..., n, d]``."""
 
     @abstractmethod
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
@@ -107,9 +98,6 @@ class Circle(Embedding):
     def __call__(self, coordinates: Tensor) -> Tensor:
         return torch.cat([coordinates.cos(), coordinates.sin()], dim=-1)
 
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        return torch.stack([-coordinates.sin(), coordinates.cos()], dim=-2)
-
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
         return torch.zeros_like(coordinates[..., 0])
 
@@ -131,13 +119,6 @@ class FlatTorus(Embedding):
 
     def __call__(self, coordinates: Tensor) -> Tensor:
         return torch.stack([coordinates.cos(), coordinates.sin()], dim=-1).flatten(-2)
-
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        first, second = torch.stack([-coordinates.sin(), coordinates.cos()], dim=-1).unbind(-2)
-        zeros = torch.zeros_like(first)
-        return torch.stack(
-            [torch.cat([first, zeros], dim=-1), torch.cat([zeros, second], dim=-1)], dim=-1
-        )
 
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
         return torch.zeros_like(coordinates[..., 0])
@@ -174,13 +155,6 @@ class Torus(Embedding):
         radius = self._radius(tube)
         points = [radius * around.cos(), radius * around.sin(), self.tube * tube.sin()]
         return torch.stack(points, dim=-1)
-
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        around, tube = coordinates.unbind(-1)
-        radius, slope = self._radius(tube), -self.tube * tube.sin()
-        first = [-radius * around.sin(), radius * around.cos(), torch.zeros_like(around)]
-        second = [slope * around.cos(), slope * around.sin(), self.tube * tube.cos()]
-        return torch.stack([torch.stack(first, dim=-1), torch.stack(second, dim=-1)], dim=-1)
 
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
         return math.log(self.tube) + self._radius(coordinates[..., 1]).log()
@@ -222,13 +196,6 @@ class Sphere(Embedding):
         height = 1 - square * versine(square)
         return torch.cat([sinc(square) * coordinates, height], dim=-1)
 
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        square = coordinates.square().sum(-1)[..., None, None]
-        column, row = coordinates.unsqueeze(-1), coordinates.unsqueeze(-2)
-        identity = torch.eye(2, dtype=square.dtype, device=square.device)
-        flat = sinc(square) * identity + sinc_slope(square) * (column * row)
-        return torch.cat([flat, -sinc(square) * row], dim=-2)
-
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
         return log_magnitude(sinc(coordinates.square().sum(-1)))
 
@@ -261,19 +228,6 @@ class Rotations(Embedding):
 
     def __call__(self, coordinates: Tensor) -> Tensor:
         return exponential(coordinates).flatten(-2)
-
-    def jacobian(self, coordinates: Tensor) -> Tensor:
-        square = coordinates.square().sum(-1)[..., None, None, None]
-        along = coordinates[..., None, None]  # [..., d, 1, 1]
-        turn = cross_product_matrix(coordinates).unsqueeze(-3)
-        units = cross_product_matrix(torch.eye(3, dtype=square.dtype, device=square.device))
-        slopes = (
-            sinc(square) * units
-            + sinc_slope(square) * along * turn
-            + versine(square) * (product(units, turn) + product(turn, units))
-            + versine_slope(square) * along * product(turn, turn)
-        )
-        return slopes.flatten(-2).transpose(-1, -2)
 
     def log_volume_element(self, coordinates: Tensor) -> Tensor:
         haar = 2 * versine(coordinates.square().sum(-1))

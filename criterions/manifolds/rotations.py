@@ -1,4 +1,8 @@
-"""Rotations of space as matrices, axis times angle, and unit quaternions."""
+"""Rotations of space as matrices, axis times angle, and unit quaternions.
+
+Functions of an angle ``r`` are functions of ``r ** 2`` here: a vector's norm has no derivative at
+0, but these are polynomials in its square there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,50 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from criterions.manifolds.series import direction_and_length, sinc, versine
+_SERIES_BELOW = 1e-2
+"""Of ``r ** 2``: the first term left out is below the rounding error of float64."""
+_SINC_SERIES = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
+
+
+def sinc(square: Tensor) -> Tensor:
+    """``sin(r) / r``, also at 0.
+
+    Args:
+        square: ``r ** 2``, any shape.
+    """
+    small = square < _SERIES_BELOW
+    # Neither branch sees numbers that would make its gradient, and so the other's, NaN.
+    away = square.masked_fill(small, 1).sqrt()
+    near = square.masked_fill(~small, 0)
+    polynomial = torch.full_like(near, _SINC_SERIES[-1])
+    for coefficient in reversed(_SINC_SERIES[:-1]):
+        polynomial = polynomial * near + coefficient
+    return torch.where(small, polynomial, away.sin() / away)
+
+
+def versine(square: Tensor) -> Tensor:
+    """``(1 - cos(r)) / r ** 2``, also at 0; argument as of :func:`sinc`."""
+    # Half the square of sinc(r / 2): no difference of nearly equal numbers.
+    return sinc(square / 4).square() / 2
+
+
+def log_magnitude(values: Tensor) -> Tensor:
+    """``log |values|``; the smallest number's logarithm, without gradient, at 0."""
+    return values.abs().clamp(min=torch.finfo(values.dtype).tiny).log()
+
+
+def direction_and_length(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors ``[..., d]`` and lengths ``[...]`` of ``[..., d]``.
+
+    The zero vector gets the first axis for its direction, a tiny length, and no gradient.
+    """
+    square = vectors.square().sum(-1)
+    tiny = torch.finfo(vectors.dtype).tiny
+    length = square.clamp(min=tiny).sqrt()
+    first = torch.zeros_like(vectors[..., :1]) + 1
+    axis = torch.cat([first, torch.zeros_like(vectors[..., 1:])], dim=-1)
+    zero = (square < tiny).unsqueeze(-1)
+    return torch.where(zero, axis, vectors / length.unsqueeze(-1)), length
 
 
 def cross_product_matrix(vectors: Tensor) -> Tensor:

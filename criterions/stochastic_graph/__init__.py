@@ -6,7 +6,7 @@ loss whose gradient estimates that of the expected cost (Schulman et al. 2015)::
     class HardAttention(nn.Module):
         def forward(self, query, memory):  # [batch, time, dim], [batch, src_len, dim]
             scores = query @ memory.transpose(1, 2)
-            weights = sample("attention", OneHotLaw(logits=scores))
+            weights = sample("attention", UncheckedOneHotCategorical(logits=scores))
             return weights @ memory  # outside a graph: the likeliest position
 
     with StochasticGraph(estimators={"attention": ScoreFunction(MovingAverage())}) as graph:
@@ -24,23 +24,21 @@ Sources:
     (leave-one-out).
 """
 
-from criterions.stochastic_graph.active import active_draws, active_graph, estimator_of, sample
 from criterions.stochastic_graph.baselines import (
     BASELINES,
     Baseline,
-    Downstream,
+    CostToGo,
     GreedyDecode,
     LearnedBaseline,
     LeaveOneOut,
     MovingAverage,
     NoBaseline,
 )
-from criterions.stochastic_graph.drawing import (
-    NotReplayableError,
-    ReplayingGraph,
-    SharedDrawError,
-    StepwiseDraws,
-    UnexpectedDrawError,
+from criterions.stochastic_graph.context import RECORDER, SampleRequest, estimator_of, sample
+from criterions.stochastic_graph.distributions import (
+    UncheckedOneHotCategorical,
+    deterministic_value,
+    one_hot_argmax,
 )
 from criterions.stochastic_graph.estimators import (
     ESTIMATORS,
@@ -56,11 +54,16 @@ from criterions.stochastic_graph.estimators import (
     StraightThrough,
     StraightThroughGumbel,
 )
-from criterions.stochastic_graph.graph import StochasticGraph
-from criterions.stochastic_graph.laws import deterministic_value
+from criterions.stochastic_graph.graph import StochasticGraph, active_graph
 from criterions.stochastic_graph.nodes import CostNode, StochasticNode
-from criterions.stochastic_graph.one_hot import OneHotLaw, one_hot_argmax
-from criterions.stochastic_graph.samples import SampleLayout
+from criterions.stochastic_graph.replay import (
+    NotReplayableError,
+    ReplayingGraph,
+    SharedDrawError,
+    StepwiseDraws,
+    UnexpectedDrawError,
+    active_draws,
+)
 from criterions.stochastic_graph.schedules import (
     SCHEDULES,
     Constant,
@@ -70,13 +73,19 @@ from criterions.stochastic_graph.schedules import (
     parse_schedule,
 )
 
+# Former names.
+OneHotLaw = UncheckedOneHotCategorical
+Downstream = CostToGo
+
 __all__ = [
     "BASELINES",
     "ESTIMATORS",
+    "RECORDER",
     "SCHEDULES",
     "Baseline",
     "Constant",
     "CostNode",
+    "CostToGo",
     "Downstream",
     "Draw",
     "Enumeration",
@@ -96,7 +105,7 @@ __all__ = [
     "OneHotLaw",
     "Reparameterized",
     "ReplayingGraph",
-    "SampleLayout",
+    "SampleRequest",
     "Schedule",
     "ScoreFunction",
     "SharedDrawError",
@@ -105,6 +114,7 @@ __all__ = [
     "StochasticNode",
     "StraightThrough",
     "StraightThroughGumbel",
+    "UncheckedOneHotCategorical",
     "UnexpectedDrawError",
     "active_draws",
     "active_graph",

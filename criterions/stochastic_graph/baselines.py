@@ -1,4 +1,4 @@
-"""What is subtracted from the downstream cost of a node: ``Q_z - b_z`` in place of ``Q_z``.
+"""Baselines of the score-function estimator: ``Q_z - b_z`` in place of the cost-to-go ``Q_z``.
 
 A baseline leaves the estimate unbiased as long as it does not depend on the sample ``z``, since
 ``E[grad log p(z) * b] = b * grad sum_z p(z) = 0`` (Williams 1992; Schulman et al. 2015).
@@ -14,22 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criterions.stochastic_graph.registry import Registry
-from criterions.stochastic_graph.samples import SampleLayout
+from criterions.registry import Registry
 
 
 @dataclass(frozen=True)
-class Downstream:
-    """What is known of a stochastic node when its baseline is asked for.
+class CostToGo:
+    """The costs downstream of a stochastic node, as a baseline sees them.
 
-    ``rows`` is the batch with its samples, flattened; axes of enumerated nodes come first.
+    ``batch`` includes the samples of each source, side by side; axes of enumerated nodes come
+    first.
     """
 
     node: str
     """``node 'attention' at step 3``, for error messages."""
 
     cost: Tensor
-    """``[*enumerated, rows]`` or ``[*enumerated, rows, time]``: ``Q_z``, without gradient."""
+    """``[*enumerated, batch]`` or ``[*enumerated, batch, time]``: ``Q_z``, without gradient."""
 
     weight: Tensor
     """Broadcasts with ``cost``: 0 past the end, else the probability of the enumerated values."""
@@ -37,14 +37,14 @@ class Downstream:
     has_time: bool
     """Whether the last axis is time."""
 
-    layout: SampleLayout
-    """Where the samples of a source lie among the rows."""
+    samples: int
+    """How many samples each source has."""
 
     input: Tensor | None
-    """What the user gave for the baseline, as given."""
+    """The node's ``baseline_input``, as given."""
 
-    def rows_of_input(self, expected: str) -> Tensor:
-        """The given input with one row for each row of ``cost``.
+    def expanded_input(self, expected: str) -> Tensor:
+        """``baseline_input`` ``[batch, ...]``, repeated where it has one value per source.
 
         Args:
             expected: what the input must be, for the error message.
@@ -57,21 +57,28 @@ class Downstream:
                 f"the baseline of {self.node} needs {expected}: give it as baseline_input "
                 "of sample() or with graph.set_baseline_input()"
             )
-        rows = self.cost.size(-2 if self.has_time else -1)
-        return self.layout.expand(f"baseline_input of {self.node}", self.input, rows)
+        batch = self.cost.size(-2 if self.has_time else -1)
+        sizes = dict.fromkeys((batch, batch // self.samples))
+        if self.input.shape[:1] not in [(size,) for size in sizes]:
+            wanted = " or ".join(f"[{size}, ...]" for size in sizes)
+            raise ValueError(
+                f"baseline_input of {self.node} must have shape {wanted}; "
+                f"got {list(self.input.shape)}"
+            )
+        return self.input.repeat_interleave(batch // self.input.size(0), dim=0)
 
 
 class Baseline(nn.Module):
     """``b_z`` of a score-function node."""
 
     @abstractmethod
-    def forward(self, node: Downstream) -> Tensor:
+    def forward(self, node: CostToGo) -> Tensor:
         """The baseline, broadcastable to ``node.cost``; gradient only into own parameters."""
 
-    def update(self, node: Downstream) -> None:
+    def update(self, node: CostToGo) -> None:
         """Learn from the node's costs.  Called in training, after every baseline was used."""
 
-    def loss(self, baseline: Tensor, node: Downstream) -> Tensor | None:
+    def loss(self, baseline: Tensor, node: CostToGo) -> Tensor | None:
         """Loss of the baseline's own parameters, or None.
 
         Args:
@@ -91,13 +98,13 @@ BASELINES: Registry[Baseline] = Registry("baseline", Baseline)  # type: ignore[t
 class NoBaseline(Baseline):
     """``b = 0``."""
 
-    def forward(self, node: Downstream) -> Tensor:
+    def forward(self, node: CostToGo) -> Tensor:
         return torch.zeros_like(node.cost)
 
 
 @BASELINES.register("moving_average")
 class MovingAverage(Baseline):
-    """Exponential moving average of the downstream costs of earlier updates (Williams 1992).
+    """Exponential moving average of the costs-to-go of earlier updates (Williams 1992).
 
     ``b = m / w`` where, after each update, ``m <- decay m + (1 - decay) mean(Q)`` and
     ``w <- decay w + (1 - decay)``: an average of past costs from the first update on, not one
@@ -120,12 +127,12 @@ class MovingAverage(Baseline):
         self.register_buffer("total", torch.zeros((), dtype=torch.float32))
         self.register_buffer("weight", torch.zeros((), dtype=torch.float32))
 
-    def forward(self, node: Downstream) -> Tensor:
+    def forward(self, node: CostToGo) -> Tensor:
         average = self.total / self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
         return average.to(node.cost.dtype)
 
     @torch.no_grad()
-    def update(self, node: Downstream) -> None:
+    def update(self, node: CostToGo) -> None:
         weight = node.weight.expand_as(node.cost)
         self.take_in((weight * node.cost).sum(), weight.sum())
 
@@ -138,15 +145,15 @@ class MovingAverage(Baseline):
             exists: scalar, how many costs that were; with none, nothing changes.
         """
         mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
-        share = (1 - self.decay) * (exists > 0)
-        self.total.mul_(1 - share).add_(share * mean)
-        self.weight.mul_(1 - share).add_(share)
+        rate = (1 - self.decay) * (exists > 0)
+        self.total.mul_(1 - rate).add_(rate * mean)
+        self.weight.mul_(1 - rate).add_(rate)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> MovingAverage:
-        # module.half() would leave three digits, and averages that small steps no longer move.
-        kept = {name: getattr(self, name) for name in ("total", "weight")}
+        # module.half() would leave three digits, too few for an average's small steps.
+        before = {name: getattr(self, name) for name in ("total", "weight")}
         super()._apply(fn, *args, **kwargs)
-        for name, buffer in kept.items():
+        for name, buffer in before.items():
             moved = getattr(self, name)
             if torch.finfo(moved.dtype).bits < 32:
                 setattr(self, name, buffer.to(moved.device))
@@ -157,12 +164,12 @@ class MovingAverage(Baseline):
 class GreedyDecode(Baseline):
     """The cost of the model's own greedy output: self-critical training (Rennie et al. 2017).
 
-    The cost is given from outside as the node's ``baseline_input``: ``[batch]`` (or one value for
-    each sample), or with a time axis where the node has one.
+    The cost is the node's ``baseline_input``: ``[batch]`` (or one value for each sample), or with
+    a time axis where the node has one.
     """
 
-    def forward(self, node: Downstream) -> Tensor:
-        baseline = node.rows_of_input("the cost of the greedy output, [batch]")
+    def forward(self, node: CostToGo) -> Tensor:
+        baseline = node.expanded_input("the cost of the greedy output, [batch]")
         if node.has_time and baseline.dim() == 1:
             baseline = baseline.unsqueeze(-1)
         if baseline.dim() != 1 + node.has_time:
@@ -182,54 +189,47 @@ class LeaveOneOut(Baseline):
     ``Q_j`` has no costs to go and counts as such.
     """
 
-    def forward(self, node: Downstream) -> Tensor:
-        samples = node.layout.samples
-        if samples < 2:
+    def forward(self, node: CostToGo) -> Tensor:
+        if node.samples < 2:
             raise ValueError(
                 f"the leave_one_out baseline of {node.node} needs samples >= 2: "
                 "open the graph with samples=k"
             )
-        cost, dim = node.layout.split(node.cost, -2 if node.has_time else -1)
-        others = cost.sum(dim, keepdim=True) - cost
-        return (others / (samples - 1)).reshape(node.cost.shape)
+        axis = node.cost.dim() - (2 if node.has_time else 1)
+        cost = node.cost.unflatten(axis, (-1, node.samples))
+        others = cost.sum(axis + 1, keepdim=True) - cost
+        baseline: Tensor = others / (node.samples - 1)
+        return baseline.reshape(node.cost.shape)
 
 
 @BASELINES.register("learned")
 class LearnedBaseline(Baseline):
-    """A small regression head on a state: ``b = head(state)``, with loss ``(b - Q)^2``.
+    """A linear regression on a state: ``b = head(state)``, with loss ``(b - Q)^2``.
 
     The state is the node's ``baseline_input``, ``[batch, features]``, or
-    ``[batch, time, features]`` where the node has a time axis.  It must not depend on the node's
-    own sample: at step t, a state from before ``z_t`` was drawn.
+    ``[batch, time, features]`` where the node has a time axis; the loss does not train what
+    computed it.  It must not depend on the node's own sample: at step t, a state from before
+    ``z_t`` was drawn.
 
     Args:
         features: size of the state's last axis.
-        hidden: size of a hidden layer (default: none, a linear head).
-        through_state: let the loss train what computed the state, too.
     """
 
-    def __init__(
-        self, features: int, hidden: int | None = None, through_state: bool = False
-    ) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
-        self.through_state = through_state
-        self.head: nn.Module
-        if hidden is None:
-            self.head = nn.Linear(features, 1)
-        else:
-            self.head = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        self.head = nn.Linear(features, 1)
 
-    def forward(self, node: Downstream) -> Tensor:
-        state = node.rows_of_input("a state [batch, features]")
+    def forward(self, node: CostToGo) -> Tensor:
+        state = node.expanded_input("a state [batch, features]")
         if state.dim() != 2 + node.has_time or state.size(-1) != self.features:
             axes = "batch, time" if node.has_time else "batch"
             raise ValueError(
                 f"baseline_input of {node.node} must be a state "
                 f"[{axes}, {self.features}]; got shape {list(state.shape)}"
             )
-        baseline: Tensor = self.head(state if self.through_state else state.detach())
+        baseline: Tensor = self.head(state.detach())
         return baseline.squeeze(-1)
 
-    def loss(self, baseline: Tensor, node: Downstream) -> Tensor | None:
+    def loss(self, baseline: Tensor, node: CostToGo) -> Tensor | None:
         return (baseline - node.cost).square()

@@ -1,4 +1,4 @@
-"""What stands in for the gradient through a stochastic node: one small class each.
+"""Gradient estimators of a stochastic node: one small class each.
 
 =========================  =============================  ==========  ===========================
 name                       value in the forward pass      unbiased    gradient
@@ -10,12 +10,12 @@ name                       value in the forward pass      unbiased    gradient
 ``straight_through_gumbel``  sample (one-hot)             no          as ``gumbel_softmax``
 ``straight_through``       sample (one-hot)               no          as if the value were ``p``
 ``enumeration``            every value, on an axis        yes         of ``sum_k p(k) c(k)``
-``expectation``            mean of the law (soft)         no          through the mean
+``expectation``            mean (soft attention)          no          through the mean
 ``mode``                   deterministic value (greedy)   no          that of the mean, if any
 =========================  =============================  ==========  ===========================
 
-Where a gradient flows through the value itself, the law must be ``OneHotCategorical`` (or
-``Bernoulli``), not ``Categorical``: indices carry no gradient.  A layer that uses
+Where a gradient flows through the value itself, the distribution must be ``OneHotCategorical``
+(or ``Bernoulli``), not ``Categorical``: indices carry no gradient.  A layer that uses
 ``OneHotCategorical`` works with every estimator, unchanged.
 """
 
@@ -28,21 +28,26 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from criterions.registry import Registry
 from criterions.stochastic_graph.baselines import Baseline, NoBaseline
-from criterions.stochastic_graph.laws import deterministic_value, nearest_outcome, relaxed_law
-from criterions.stochastic_graph.registry import Registry
+from criterions.stochastic_graph.distributions import (
+    deterministic_value,
+    nearest_outcome,
+    relaxable,
+    relaxed_sample,
+)
 from criterions.stochastic_graph.schedules import Schedule, value_at
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What an estimator makes of a law."""
+    """An estimator's value for a node, and what its gradient needs."""
 
     value: Tensor
-    """What the layer goes on with: the shape of one sample, or with one more axis in front."""
+    """What the layer continues with: the shape of one sample, or one more axis in front."""
 
     log_prob: Tensor | None = None
-    """``log p(value)``, the law's batch shape: the node has a score term."""
+    """``log p(value)``, the distribution's batch shape: the node has a score term."""
 
     weights: Tensor | None = None
     """``p(k)``, ``[values, *batch_shape]``: the node is summed over, not sampled."""
@@ -54,12 +59,12 @@ class Draw:
 class Estimator(nn.Module):
     """A gradient estimator of one stochastic node.
 
-    A module only because a baseline may hold parameters or buffers: register it in the criterion,
-    so that they are trained, moved and checkpointed with it.
+    A module because a baseline may hold parameters or buffers: register it in the criterion, so
+    that they are trained, moved and checkpointed with it.
     """
 
     replays: ClassVar[bool] = False
-    """Whether an outcome can be given from outside instead of being drawn."""
+    """Whether an outcome can be given instead of being drawn."""
 
     baseline: Baseline | None
     """``b_z`` of an estimator with a score term; None of the others."""
@@ -68,42 +73,50 @@ class Estimator(nn.Module):
         super().__init__()
         self.baseline = None
 
-    def draw(self, law: Distribution, *, value: Tensor | None = None, update: int = 0) -> Draw:
-        """Draw from ``law``.
+    def draw(
+        self, distribution: Distribution, *, value: Tensor | None = None, update: int = 0
+    ) -> Draw:
+        """Draw from a distribution.
 
         Args:
-            law: of any batch shape.
+            distribution: of any batch shape.
             value: outcome to take instead of a random one.
             update: number of the update, for schedules.
 
         Raises:
-            ValueError: the law does not fit the estimator, ``value`` is given to an estimator
-                whose value is not an outcome of the law, or has another shape than one.
+            ValueError: the distribution does not fit the estimator, ``value`` is given to an
+                estimator whose value is not an outcome, or has another shape than one.
         """
         if value is not None and not self.replays:
             raise ValueError(
                 f"{type(self).__name__} cannot take a given value: only a sampled outcome can be "
                 "replayed (score_function, straight_through, none)"
             )
-        shape = law.batch_shape + law.event_shape
+        shape = distribution.batch_shape + distribution.event_shape
         if value is not None and value.shape != shape:
-            # log_prob would broadcast, and so compute something else without a word.
+            # log_prob would broadcast, and silently compute something else.
             raise ValueError(
                 f"the given value has shape {list(value.shape)}, but an outcome of "
-                f"{type(law).__name__} has {list(shape)}: give one for each of its elements"
+                f"{type(distribution).__name__} has {list(shape)}: give one for each of its "
+                "elements"
             )
-        return self._draw(law, value, update)
+        return self._draw(distribution, value, update)
 
     @abstractmethod
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw: ...
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw: ...
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator", Estimator)  # type: ignore[type-abstract]
 
 
-def _outcome(law: Distribution, value: Tensor | None) -> Tensor:
+def _outcome(distribution: Distribution, value: Tensor | None) -> Tensor:
     """A constant: the given outcome or a random one."""
-    return law.sample() if value is None else value.detach()
+    return distribution.sample() if value is None else value.detach()
+
+
+def _straight_through(outcome: Tensor, surrogate: Tensor) -> Tensor:
+    """The value of ``outcome``, to the last bit, with the gradient of ``surrogate``."""
+    return outcome + (surrogate - surrogate.detach())
 
 
 @ESTIMATORS.register("none")
@@ -116,13 +129,13 @@ class NoScore(Estimator):
 
     replays = True
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        return Draw(_outcome(law, value))
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        return Draw(_outcome(distribution, value))
 
 
 @ESTIMATORS.register("score_function")
 class ScoreFunction(Estimator):
-    """``grad log p(z) * (Q_z - b_z)``: REINFORCE (Williams 1992), unbiased for every law.
+    """``grad log p(z) * (Q_z - b_z)``: REINFORCE (Williams 1992), unbiased.
 
     Args:
         baseline: ``b_z`` (default: none).
@@ -134,31 +147,31 @@ class ScoreFunction(Estimator):
         super().__init__()
         self.baseline = NoBaseline() if baseline is None else baseline
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        outcome = _outcome(law, value)
-        return Draw(outcome, log_prob=law.log_prob(outcome))
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        outcome = _outcome(distribution, value)
+        return Draw(outcome, log_prob=distribution.log_prob(outcome))
 
 
 @ESTIMATORS.register("reparameterized")
 class Reparameterized(Estimator):
-    """``z = g(noise; parameters)``, gradient through ``g``: unbiased, for laws with ``rsample``."""
+    """``z = g(noise; parameters)``, gradient through ``g`` (``rsample``): unbiased."""
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        if not law.has_rsample:
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        if not distribution.has_rsample:
             raise ValueError(
-                f"{type(law).__name__} has no rsample to reparameterize: use score_function, "
-                "or for a discrete law gumbel_softmax or straight_through"
+                f"{type(distribution).__name__} has no rsample to reparameterize: use "
+                "score_function, or for a discrete one gumbel_softmax or straight_through"
             )
-        return Draw(law.rsample())
+        return Draw(distribution.rsample())
 
 
 @ESTIMATORS.register("gumbel_softmax")
 class GumbelSoftmax(Estimator):
     """``softmax((log p + g) / temperature)`` with ``g`` from Gumbel(0, 1).
 
-    Jang et al. 2017 and, as the concrete law, Maddison et al. 2017.  Unbiased for the cost of the
-    relaxed value, biased for the cost of the sample; the bias vanishes and the variance grows as
-    the temperature goes to 0.
+    Jang et al. 2017 and, as the concrete distribution, Maddison et al. 2017.  Unbiased for the
+    cost of the relaxed value, biased for the cost of the sample; the bias vanishes and the
+    variance grows as the temperature goes to 0.
 
     Args:
         temperature: above 0; a number or a schedule.
@@ -168,36 +181,26 @@ class GumbelSoftmax(Estimator):
         super().__init__()
         self.temperature = temperature
 
-    def relaxed(self, law: Distribution, update: int) -> Tensor:
-        """A relaxed sample, the shape of one sample of ``law``."""
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
         temperature = value_at(self.temperature, update)
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0; got {temperature} at update {update}")
-        relaxed: Tensor = relaxed_law(law, temperature).rsample()
-        return relaxed
-
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        return Draw(self.relaxed(law, update))
-
-
-def _straight_through(outcome: Tensor, surrogate: Tensor) -> Tensor:
-    """The value of ``outcome``, to the last bit, with the gradient of ``surrogate``."""
-    return outcome + (surrogate - surrogate.detach())
+        return Draw(relaxed_sample(distribution, temperature))
 
 
 @ESTIMATORS.register("straight_through_gumbel")
 class StraightThroughGumbel(GumbelSoftmax):
     """One-hot ``argmax(log p + g)`` forward, the gradient of Gumbel-softmax backward.
 
-    Jang et al. 2017, section 2.2: the value is an exact sample of the law.  Biased.
+    Jang et al. 2017, section 2.2: the value is an exact sample of the distribution.  Biased.
 
     Args:
         temperature: above 0; a number or a schedule.
     """
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        relaxed = self.relaxed(law, update)
-        return Draw(_straight_through(nearest_outcome(law, relaxed), relaxed))
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        relaxed = super()._draw(distribution, value, update).value
+        return Draw(_straight_through(nearest_outcome(distribution, relaxed), relaxed))
 
 
 @ESTIMATORS.register("straight_through")
@@ -212,9 +215,9 @@ class StraightThrough(Estimator):
 
     replays = True
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        relaxed_law(law, 1.0)  # refuses laws whose mean is not a vector of probabilities
-        return Draw(_straight_through(_outcome(law, value), law.mean))
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        probabilities = relaxable(distribution).probs
+        return Draw(_straight_through(_outcome(distribution, value), probabilities))
 
 
 @ESTIMATORS.register("enumeration")
@@ -226,45 +229,46 @@ class Enumeration(Estimator):
     enumerated node adds its axis in front of the first.
 
     Args:
-        independent_steps: allow a law of batch shape ``[batch, time]``.  All its steps take value
-            ``k`` together, so step t's cost must depend on the node at step t alone (attention
-            without input feeding, say); a recurrent model needs one node for each step.
+        independent_steps: allow a distribution of batch shape ``[batch, time]``.  All its steps
+            take value ``k`` together, so step t's cost must depend on the node at step t alone
+            (attention without input feeding, for example); a recurrent model needs one node for
+            each step.
     """
 
     def __init__(self, independent_steps: bool = False) -> None:
         super().__init__()
         self.independent_steps = independent_steps
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        if not law.has_enumerate_support:
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        if not distribution.has_enumerate_support:
             raise ValueError(
-                f"{type(law).__name__} cannot be enumerated: use a Categorical, OneHotCategorical "
-                "or Bernoulli law, or another estimator"
+                f"{type(distribution).__name__} cannot be enumerated: use a Categorical, "
+                "OneHotCategorical or Bernoulli distribution, or another estimator"
             )
-        values = law.enumerate_support()
-        weights = law.log_prob(values).exp()
+        values = distribution.enumerate_support()
+        weights = distribution.log_prob(values).exp()
         return Draw(values, weights=weights, independent_steps=self.independent_steps)
 
 
 @ESTIMATORS.register("expectation")
 class Expectation(Estimator):
-    """The law's mean in place of a sample (soft attention, expected embeddings).
+    """The mean in place of a sample (soft attention, expected embeddings).
 
     It minimises ``c(E[z])``, which is the expected cost only where the cost is linear.
     """
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
         try:
-            return Draw(law.mean)
+            return Draw(distribution.mean)
         except NotImplementedError:
             raise ValueError(
-                f"{type(law).__name__} has no mean: use score_function or reparameterized"
+                f"{type(distribution).__name__} has no mean: use score_function or reparameterized"
             ) from None
 
 
 @ESTIMATORS.register("mode")
 class Mode(Estimator):
-    """The deterministic value in place of a sample (greedy); what a layer takes outside a graph."""
+    """The deterministic value in place of a sample (greedy), as where nothing is recorded."""
 
-    def _draw(self, law: Distribution, value: Tensor | None, update: int) -> Draw:
-        return Draw(deterministic_value(law))
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        return Draw(deterministic_value(distribution))

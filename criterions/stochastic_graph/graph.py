@@ -1,41 +1,35 @@
-"""The stochastic computation graph: records nodes, gives the surrogate loss."""
+"""The stochastic computation graph: records stochastic nodes and costs, gives a surrogate loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextvars import Token
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from criterions.checks import check_choice
-from criterions.stochastic_graph.active import ACTIVE
-from criterions.stochastic_graph.credit import check_steps
-from criterions.stochastic_graph.enumeration import EnumeratedAxes
+from criterions.stochastic_graph.context import (
+    CHECKPOINTING_REMEDY,
+    RECORDER,
+    Recorder,
+    SampleRequest,
+)
 from criterions.stochastic_graph.estimators import Estimator, ScoreFunction
 from criterions.stochastic_graph.nodes import (
     CostNode,
     NodeKey,
     StochasticNode,
+    cost_node,
     describe,
+    stochastic_node,
 )
-from criterions.stochastic_graph.recomputation import check_keeps_gradient
-from criterions.stochastic_graph.recording import cost_node, enumerated_axis, score_node
-from criterions.stochastic_graph.samples import SampleLayout
-from criterions.stochastic_graph.statistics import score_statistics
-from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate
-
-REDUCTIONS = ("sum", "mean", "none")
+from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate, score_statistics
 
 
 class StochasticGraph:
     """Records stochastic nodes and costs; its surrogate's gradient estimates ``grad E[sum_c c]``.
-
-    ``surrogate = sum_c c + sum_z log p(z | parents) * stop_gradient(Q_z - b_z)`` with ``Q_z`` the
-    sum of the costs downstream of ``z`` (Schulman et al. 2015, theorem 1 and its surrogate loss).
 
     Within ``with graph:`` every call of :func:`criterions.stochastic_graph.sample` in the model is
     recorded.  **Which costs are downstream of a node** follows from the order of recording: a node
@@ -44,12 +38,10 @@ class StochasticGraph:
     of earlier steps are not downstream (see :meth:`cost`).
 
     Args:
-        estimators: estimator of a node by the node's name; it wins over what the layer asks for.
+        estimators: estimator of a node by the node's name; takes precedence over the layer's.
         default_estimator: for nodes that neither names (default: score function, no baseline).
-        samples: how many samples each source has in the batch.
-        leading_samples: where they lie, see :class:`SampleLayout`.  False:
-            ``[batch * samples, ...]``, the samples of a source side by side.  True:
-            ``[samples, batch, ...]``.
+        samples: how many samples each source has in the batch, ``[sources * samples, ...]``, those
+            of a source side by side (``torch.repeat_interleave``).
         update: number of the update, for schedules.
         values: outcomes to replay instead of drawing, by the node's name (or ``(name, step)``):
             forced outcomes in a test, or the tokens of a sampling pass in the pass that computes
@@ -62,12 +54,13 @@ class StochasticGraph:
         estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
         default_estimator: Estimator | None = None,
         samples: int = 1,
-        leading_samples: bool = False,
         update: int = 0,
         values: Mapping[str | NodeKey, Tensor] | None = None,
     ) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1; got {samples}")
+        self.samples = samples
         self.update = update
-        self.layout = SampleLayout(samples, leading_samples)
         self._estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
         self._default = ScoreFunction() if default_estimator is None else default_estimator
         self._values = dict(values or {})
@@ -75,24 +68,18 @@ class StochasticGraph:
         self._costs: dict[NodeKey, CostNode] = {}
         self._baseline_inputs: dict[NodeKey, Tensor] = {}
         self._observed: dict[str, Tensor] = {}
-        self._enumerated = EnumeratedAxes()
-        self._rows: int | None = None
+        self._batch: int | None = None
         self._result: Surrogate | None = None
-        self._entered: list[Token[StochasticGraph | None]] = []
+        self._entered: list[Token[Recorder | None]] = []
         self._with_gradient = torch.is_grad_enabled()
 
     def __enter__(self) -> StochasticGraph:
-        self._entered.append(ACTIVE.set(self))
+        self._entered.append(RECORDER.set(self))
         self._with_gradient = torch.is_grad_enabled()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        ACTIVE.reset(self._entered.pop())
+    def __exit__(self, *_: object) -> None:
+        RECORDER.reset(self._entered.pop())
 
     @property
     def nodes(self) -> Mapping[NodeKey, StochasticNode]:
@@ -109,86 +96,43 @@ class StochasticGraph:
         chosen: Estimator = self._estimators.get(name, self._default if asked is None else asked)
         return chosen
 
-    def downstream(self, name: str, step: int | None = None) -> list[CostNode]:
-        """The costs downstream of a node (of which reward-to-go may take a part only)."""
-        key = (name, step)
-        if key not in self._nodes:
-            raise ValueError(f"no {describe('node', *key)}; {self._recorded()}")
-        position = list(self._nodes).index(key)
-        return [cost for cost in self._costs.values() if position in cost.ancestors]
+    def sample(self, name: str, distribution: Distribution, **options: Any) -> Tensor:
+        """As :func:`criterions.stochastic_graph.sample`, whose options it takes, in this graph."""
+        return self.record(SampleRequest(name, distribution, **options))
 
-    def sample(
-        self,
-        name: str,
-        law: Distribution,
-        *,
-        estimator: Estimator | None = None,
-        mask: Tensor | None = None,
-        parents: Iterable[str] | None = None,
-        step: int | None = None,
-        causal: bool = True,
-        value: Tensor | None = None,
-        baseline_input: Tensor | None = None,
-    ) -> Tensor:
-        """Record a stochastic node and return its value.
-
-        Args:
-            name: of the node; used once, or once for each ``step``.
-            law: of batch shape ``[batch]`` or ``[batch, time]`` (``batch`` with its samples, see
-                ``samples``), after axes of enumerated ancestors.  Further axes hold independent
-                parts of one outcome.  A latent vector is ``Independent(Normal(m, s), 1)``.
-            estimator: what the layer asks for; the graph's ``estimators`` wins.
-            mask: boolean, of the batch shape, True where the node exists.  Other positions have no
-                score term.
-            parents: names of the stochastic nodes that it may depend on (default: all so far).
-            step: decoder step, if the model records the node step by step with laws ``[batch]``.
-            causal: whether the axis after the batch is the costs' time, so that position t answers
-                for costs from step t on only.  False: every position answers for all costs
-                (positions of a source sentence, say).
-            value: outcome to take instead of drawing one.
-            baseline_input: what the baseline is computed from, see its class.
-
-        Returns:
-            the shape of one sample of ``law``; an enumerated node: ``[values, *that]``.
-
-        Raises:
-            ValueError: the name was used, a parent is unknown, or law, estimator and shapes do
-                not fit.
-            RuntimeError: the surrogate was already asked for, or activation checkpointing runs
-                the layer without gradient.
-        """
-        key = (name, step)
+    def record(self, request: SampleRequest) -> Tensor:
+        """Record a stochastic node and return its value; see :func:`sample`."""
+        key = (request.name, request.step)
         what = describe("node", *key)
         self._check_open(what)
-        check_keeps_gradient(what, self._with_gradient)
+        if self._with_gradient and not torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{what} is recorded where gradients are off, though they are on around the "
+                f"graph: {CHECKPOINTING_REMEDY}; under torch.no_grad its log-probability would "
+                "have no gradient"
+            )
         if key in self._nodes:
             raise ValueError(
                 f"{what} was recorded before: give each stochastic layer its own name, "
                 "or number the steps of one with step="
             )
-        ancestors = self._ancestors(what, parents)
-        chosen = self.estimator_of(name, estimator)
-        replayed = self._values.get(key, self._values.get(name, value))
+        ancestors = self._ancestors(what, request.parents)
+        estimator = self.estimator_of(request.name, request.estimator)
+        value = self._values.get(key, self._values.get(request.name, request.value))
         try:
-            draw = chosen.draw(law, value=replayed, update=self.update)
+            draw = estimator.draw(request.distribution, value=value, update=self.update)
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from error
 
-        depth = self._enumerated.depth(ancestors)
-        node = StochasticNode(name, step, law, chosen, draw.value, ancestors, depth)
-        if draw.log_prob is not None:
-            node = score_node(node, draw.log_prob, mask, causal, self._enumerated, self.layout)
-            self._check_rows(what, node.log_prob, depth)
-        elif draw.weights is not None:
-            axis = enumerated_axis(
-                node, draw, len(self._nodes), causal, self._enumerated, self.layout
-            )
-            self._check_rows(what, axis.weights, len(self._enumerated) + 1)
-            self._enumerated.append(axis)
-            node = axis.node
+        enumerated = [node for node in self._nodes.values() if node.weights is not None]
+        node = stochastic_node(request, estimator, draw, len(self._nodes), ancestors, enumerated)
+        if node.log_prob is not None:
+            self._check_batch(what, node.log_prob, node.depth)
+        elif node.weights is not None:
+            self._check_batch(what, node.weights, len(enumerated) + 1)
         self._nodes[key] = node
-        if baseline_input is not None:
-            self._baseline_inputs[key] = baseline_input
+        if request.baseline_input is not None:
+            self._baseline_inputs[key] = request.baseline_input
         return node.value
 
     def cost(
@@ -203,8 +147,8 @@ class StochasticGraph:
     ) -> None:
         """Record a cost; what is minimised is the expected sum of all costs.
 
-        **Time.**  Step t of a node ``[batch, time]`` answers for ``sum_{s >= t} c_s`` of a cost
-        ``[batch, time]``: *the same step's cost counts* (``z_t`` is emitted at step t, ``c_t``
+        **Time.**  Step t of a node ``[batch, time]`` is credited with ``sum_{s >= t} c_s`` of a
+        cost ``[batch, time]``: *the same step's cost counts* (``z_t`` is emitted at step t, ``c_t``
         judges it).  Where every step's cost is settled before the step's node is drawn (``z_t`` is
         fed to step t + 1), name the node in ``before``; then ``sum_{s > t} c_s``.  Leaving it out
         costs variance, not bias; naming a node that does influence its own step's cost is biased.
@@ -230,16 +174,13 @@ class StochasticGraph:
         if key in self._costs:
             raise ValueError(f"{what} was recorded before: give each cost its own name or step=")
         ancestors = self._ancestors(what, parents)
-        names = frozenset(self._known(what, "before", before))
-        cost = cost_node(name, step, value, mask, ancestors, names, self._enumerated, self.layout)
-        self._check_rows(what, cost.value, self._enumerated.depth(ancestors))
-        for position, node in enumerate(self._nodes.values()):
-            if position in ancestors:
-                check_steps(node, cost)
+        later = frozenset(self._known(what, "before", before))
+        cost = cost_node(name, value, mask, step, ancestors, later, list(self._nodes.values()))
+        self._check_batch(what, value, value.dim() - 1 - cost.has_time)
         self._costs[key] = cost
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Let ``statistics()`` tell the mean of something that is no part of the loss.
+        """Let ``statistics()`` report the mean of a quantity that is not part of the loss.
 
         Args:
             name: of the quantity; used once.
@@ -256,7 +197,7 @@ class StochasticGraph:
         self._observed[name] = value.detach()
 
     def set_baseline_input(self, name: str, value: Tensor, step: int | None = None) -> None:
-        """Give what a node's baseline is computed from, where the layer could not.
+        """Set what a node's baseline is computed from, where the layer could not.
 
         Args:
             name: of a recorded node.
@@ -269,41 +210,43 @@ class StochasticGraph:
         self._check_open(f"baseline_input of {describe('node', *key)}")
         self._baseline_inputs[key] = value
 
-    def surrogate(self, reduction: str = "sum") -> Tensor:
+    def surrogate(self) -> Tensor:
         """The loss whose gradient is the estimate; its value means nothing, log ``statistics()``.
 
         The first call ends the recording and, for baselines in training mode, updates them after
         all were used.  Later calls return the same numbers.
 
-        Args:
-            reduction: over sources, each the mean of its samples: ``sum``, ``mean`` or ``none``.
-
         Returns:
-            a scalar, or ``[batch]``.
+            a scalar: the sum of :meth:`surrogate_per_source`.
 
         Raises:
             ValueError: there is no cost, or an estimator, value or baseline does not fit.
         """
-        return self._reduce(self._finish().rows, reduction)
+        return self.surrogate_per_source().sum()
 
-    def baseline_loss(self, reduction: str = "sum") -> Tensor:
+    def surrogate_per_source(self) -> Tensor:
+        """As :meth:`surrogate`, ``[sources]``: the mean over the samples of each."""
+        return self._finish().losses.view(-1, self.samples).mean(1)
+
+    def baseline_loss(self) -> Tensor:
         """Loss of the baselines' own parameters (0 without learned ones), to add to the surrogate.
 
-        Args and returns as :meth:`surrogate`.
+        Returns:
+            a scalar, reduced as :meth:`surrogate`.
         """
-        return self._reduce(self._finish().baseline_rows, reduction)
+        return self._finish().baseline_losses.view(-1, self.samples).mean(1).sum()
 
     def statistics(self) -> dict[str, Tensor]:
-        """What to log: detached scalars, past the end nothing counts.
+        """What to log: detached scalars; positions past the end do not count.
 
         ``cost/NAME`` is a mean over the batch of the expected cost, summed over its steps;
         ``observed/NAME`` is the mean of what was observed;
         for every score-function node: see :func:`score_statistics`.
         """
         result = self._finish()
-        statistics = {f"cost/{name}": rows.mean() for name, rows in result.cost_rows.items()}
+        statistics = {f"cost/{name}": value.mean() for name, value in result.costs.items()}
         statistics |= {f"observed/{name}": value.mean() for name, value in self._observed.items()}
-        return statistics | score_statistics(result.terms, self.layout)
+        return statistics | score_statistics(result.terms)
 
     def _finish(self) -> Surrogate:
         if self._result is None:
@@ -317,17 +260,9 @@ class StochasticGraph:
                         )
             if not self._costs:
                 raise ValueError("the graph has no cost: record one with graph.cost(name, value)")
-            self._result = build_surrogate(
-                self._nodes, self._costs, self._baseline_inputs, self._enumerated, self.layout
-            )
+            nodes, costs = list(self._nodes.values()), list(self._costs.values())
+            self._result = build_surrogate(nodes, costs, self._baseline_inputs, self.samples)
         return self._result
-
-    def _reduce(self, rows: Tensor, reduction: str) -> Tensor:
-        check_choice("reduction", reduction, REDUCTIONS)
-        batch = self.layout.mean(rows)
-        if reduction == "none":
-            return batch
-        return batch.sum() if reduction == "sum" else batch.mean()
 
     def _check_open(self, what: str) -> None:
         if self._result is not None:
@@ -336,14 +271,20 @@ class StochasticGraph:
                 "everything first, and open a new graph for every update"
             )
 
-    def _check_rows(self, what: str, tensor: Tensor | None, depth: int) -> None:
-        rows = None if tensor is None else tensor.size(depth)
-        if self._rows is None:
-            self._rows = rows
-        if rows != self._rows:
+    def _check_batch(self, what: str, tensor: Tensor, axis: int) -> None:
+        batch = tensor.size(axis)
+        if batch % self.samples:
             raise ValueError(
-                f"{what} has {rows} rows, but the graph has {self._rows} (batch times samples): "
-                "every score-function or enumerated node and every cost must have them all"
+                f"{what} has a batch of {batch}, which samples={self.samples} does not divide: "
+                "repeat every source that many times"
+            )
+        if self._batch is None:
+            self._batch = batch
+        if batch != self._batch:
+            raise ValueError(
+                f"{what} has a batch of {batch}, but the graph has {self._batch} (sources times "
+                "samples): every score-function or enumerated node and every cost must have them "
+                "all"
             )
 
     def _known(self, what: str, argument: str, names: Iterable[str]) -> list[str]:
@@ -357,16 +298,22 @@ class StochasticGraph:
         return names
 
     def _ancestors(self, what: str, parents: Iterable[str] | None) -> frozenset[int]:
-        """The parents and all that they may depend on."""
+        """Positions of the parents and of all that these may depend on."""
         if parents is None:
             return frozenset(range(len(self._nodes)))
         names = self._known(what, "parents", parents)
         found: set[int] = set()
-        for position, node in enumerate(self._nodes.values()):
+        for node in self._nodes.values():
             if node.name in names:
-                found |= {position} | node.ancestors
+                found |= {node.position} | node.ancestors
         return frozenset(found)
 
     def _recorded(self) -> str:
         names = list(dict.fromkeys(name for name, _ in self._nodes))
         return f"recorded stochastic nodes: {', '.join(names) if names else 'none'}"
+
+
+def active_graph() -> StochasticGraph | None:
+    """The graph that is being recorded in this thread, if that is what :func:`sample` does now."""
+    recorder = RECORDER.get()
+    return recorder if isinstance(recorder, StochasticGraph) else None

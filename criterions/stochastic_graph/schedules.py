@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from criterions.stochastic_graph.registry import Registry
+from criterions.registry import Registry
 
 
 class Schedule(ABC):

@@ -15,6 +15,7 @@ from criterions.stochastic_graph import (
     GreedyDecode,
     Mode,
     NotReplayableError,
+    SampleRequest,
     SharedDrawError,
     StepwiseDraws,
     StochasticGraph,
@@ -121,10 +122,10 @@ def encoder_draws_nothing(model: Any, graph: StochasticGraph, samples: int) -> I
         yield
         return
 
-    def refuse(name: str, *arguments: Any, **options: Any) -> None:
+    def refuse(request: SampleRequest) -> None:
         raise ValueError(
-            f"--samples {samples} does not go with node {name!r} in the encoder, whose output the "
-            "samples of a source share: use --samples 1"
+            f"--samples {samples} does not go with node {request.name!r} in the encoder, whose "
+            "output the samples of a source share: use --samples 1"
         )
 
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ def encoder_draws_nothing(model: Any, graph: StochasticGraph, samples: int) -> I
         handles = [
             model.encoder.register_forward_pre_hook(
                 lambda module, arguments: encoding.enter_context(
-                    replaced_method(graph, "sample", refuse)
+                    replaced_method(graph, "record", refuse)
                 )
             ),
             model.encoder.register_forward_hook(lambda module, arguments, output: encoding.close()),

@@ -64,22 +64,6 @@ def test_none_leaves_the_rewards_alone():
     assert normalize_rewards(rewards, "none").equal(rewards)
 
 
-@pytest.mark.parametrize("mode", NORMALIZATIONS)
-def test_samples_outside_the_mask_get_zero_and_do_not_count(mode: str):
-    rewards = torch.tensor([[1.0, 2.0, 99.0], [5.0, float("nan"), 7.0]])
-    mask = torch.tensor([[True, True, False], [True, False, True]])
-    normalized = normalize_rewards(rewards, mode, mask)
-    assert normalized[~mask].tolist() == [0, 0]
-    kept = normalize_rewards(rewards[mask].reshape(2, 2), mode)
-    torch.testing.assert_close(normalized[mask], kept.flatten())
-
-
-def test_nothing_in_the_mask_is_all_zero():
-    rewards, mask = torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)
-    for mode in NORMALIZATIONS:
-        assert normalize_rewards(rewards, mode, mask).eq(0).all()
-
-
 def test_two_workers_normalise_as_one():
     rewards = torch.tensor(np.random.default_rng(1).random((4, 3)), dtype=torch.float32)
     sums: list[torch.Tensor] = []
@@ -110,10 +94,6 @@ def test_an_unknown_mode_and_tensors_that_do_not_fit_are_refused():
         normalize_rewards(rewards, "sample")
     with pytest.raises(ValueError, match=r"rewards must be a floating tensor \[batch, samples\]"):
         normalize_rewards(rewards.flatten(), "batch")
-    with pytest.raises(ValueError, match=r"mask must have shape \[2, 3\]"):
-        normalize_rewards(rewards, "batch", torch.ones(2, dtype=torch.bool))
-    with pytest.raises(ValueError, match="mask must be boolean"):
-        normalize_rewards(rewards, "batch", torch.ones(2, 3))
 
 
 def test_rewards_are_clipped_at_either_bound_or_both():
@@ -134,4 +114,4 @@ def test_bounds_in_the_wrong_order_are_refused(low: float, high: float):
 def test_no_value_is_looked_at(mode: str):
     # Tensors of the meta device have none, so an accelerator never has to wait.
     rewards = torch.zeros(2, 3, device="meta")
-    assert clip_rewards(normalize_rewards(rewards, mode, rewards > 0), 0, 1).shape == (2, 3)
+    assert clip_rewards(normalize_rewards(rewards, mode), 0, 1).shape == (2, 3)

@@ -179,7 +179,7 @@ def test_reinforce_is_unbiased_over_all_positions_and_outputs(arch, monkeypatch)
         graph, _ = criterion.cost_pass.graph(model, sources, 0)
     assert next(queue, None) is None
     assert next(steps, None) is None
-    estimates = graph.surrogate(reduction="none")
+    estimates = graph.surrogate_per_source()
     assert_same(gradients(model, (probabilities.detach() * estimates).sum()), expected)
 
 

@@ -72,7 +72,7 @@ def test_gradient_of_hard_attention_is_unbiased_over_all_alignments(arch):
     with StochasticGraph(values=nodes_of(arch, positions, 3)) as graph:
         logits = ours(**batch.net_input)[0]
         graph.cost("cross_entropy", token_losses(logits, batch), mask=batch.target.ne(PAD))
-    estimates = graph.surrogate(reduction="none")
+    estimates = graph.surrogate_per_source()
     log_probs = sum(
         node.log_prob.reshape(len(positions), -1).sum(1) for node in graph.nodes.values()
     )

@@ -1,4 +1,4 @@
-"""``TokenLaw`` is ``torch.distributions.Categorical`` without a kept softmax."""
+"""``TokenCategorical`` is ``torch.distributions.Categorical`` without a kept softmax."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from host_reads import HostReads
 from torch.distributions import Categorical
 
-from criterions import TokenLaw
+from criterions import TokenCategorical
 from criterions.stochastic_graph import (
     Enumeration,
     LeaveOneOut,
@@ -41,7 +41,7 @@ def plain(logits: torch.Tensor) -> Categorical:
 @pytest.mark.parametrize("sample_shape", [(), (2,), (2, 3)])
 def test_shapes_and_log_prob_equal_those_of_categorical(shape, sample_shape):
     logits = random_logits(*shape)
-    law, reference = TokenLaw(logits), plain(logits)
+    law, reference = TokenCategorical(logits), plain(logits)
     assert law.batch_shape == reference.batch_shape
     assert law.event_shape == reference.event_shape
     value = reference.sample(sample_shape) if logits.numel() else law.sample(sample_shape)
@@ -56,16 +56,18 @@ def test_shapes_and_log_prob_equal_those_of_categorical(shape, sample_shape):
 def test_a_value_is_broadcast_as_by_categorical():
     logits = random_logits(1, 3, 5)
     value = torch.tensor([[4, 0, 1], [2, 2, 0]])
-    torch.testing.assert_close(TokenLaw(logits).log_prob(value), plain(logits).log_prob(value))
+    torch.testing.assert_close(
+        TokenCategorical(logits).log_prob(value), plain(logits).log_prob(value)
+    )
     one = torch.tensor([3])
-    torch.testing.assert_close(TokenLaw(logits).log_prob(one), plain(logits).log_prob(one))
+    torch.testing.assert_close(TokenCategorical(logits).log_prob(one), plain(logits).log_prob(one))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_results_of_half_precision_logits_are_float32(dtype: torch.dtype):
     logits = random_logits(3, 4, 50, dtype=dtype).requires_grad_()
     value = torch.arange(12).view(3, 4)
-    law, exact = TokenLaw(logits), plain(logits.detach().double())
+    law, exact = TokenCategorical(logits), plain(logits.detach().double())
     assert law.log_prob(value).dtype == law.entropy().dtype == torch.float32
     torch.testing.assert_close(
         law.log_prob(value).double(), exact.log_prob(value), rtol=1e-5, atol=0
@@ -81,7 +83,7 @@ def test_gradient_equals_that_of_categorical(change):
     value = plain(change(logits)).sample()
     weight = random_logits(2, 3, seed=1)
     gradients = []
-    for make in (TokenLaw, plain):
+    for make in (TokenCategorical, plain):
         leaf = logits.clone().requires_grad_()
         (make(change(leaf)).log_prob(value) * weight).sum().backward()
         gradients.append(leaf.grad)
@@ -92,12 +94,12 @@ def test_gradient_equals_that_of_categorical(change):
 def test_gradcheck():
     logits = random_logits(2, 3, 4).requires_grad_()
     value = torch.tensor([[[0, 3, 1], [2, 2, 0]], [[1, 3, 1], [0, 1, 3]]])
-    assert torch.autograd.gradcheck(lambda z: TokenLaw(z).log_prob(value), logits)
+    assert torch.autograd.gradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
 
 
 def test_an_excluded_token_does_not_spoil_the_others_gradient():
     logits = torch.tensor([[[0.0, -INF, 0.0]] * 2], requires_grad=True)
-    log_prob = TokenLaw(logits).log_prob(torch.tensor([[0, 1]]))
+    log_prob = TokenCategorical(logits).log_prob(torch.tensor([[0, 1]]))
     assert log_prob[0, 1] == -INF
     log_prob.masked_fill(log_prob.isneginf(), 0).sum().backward()
     assert logits.grad.tolist() == [[[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]]]
@@ -108,12 +110,12 @@ def test_entropy_with_excluded_tokens_is_that_of_the_rest():
     rest = logits[:, [0, 2, 3, 5]]
     excluded = logits.clone()
     excluded[:, [1, 4]] = -INF
-    torch.testing.assert_close(TokenLaw(excluded).entropy(), plain(rest).entropy())
-    assert TokenLaw(torch.tensor([[5.0, -INF, -INF]])).entropy().tolist() == [0]
+    torch.testing.assert_close(TokenCategorical(excluded).entropy(), plain(rest).entropy())
+    assert TokenCategorical(torch.tensor([[5.0, -INF, -INF]])).entropy().tolist() == [0]
 
 
 def test_neither_entropy_nor_samples_carry_a_gradient():
-    law = TokenLaw(random_logits(2, 3, 4).requires_grad_())
+    law = TokenCategorical(random_logits(2, 3, 4).requires_grad_())
     assert not law.entropy().requires_grad
     assert not law.sample().requires_grad
     assert not law.mode.requires_grad
@@ -123,7 +125,7 @@ def test_frequencies_of_samples_are_the_probabilities():
     logits = with_excluded(random_logits(2, 3, 6))
     torch.manual_seed(0)
     draws = 20000
-    drawn = TokenLaw(logits.expand(draws, 2, 3, 6)).sample()
+    drawn = TokenCategorical(logits.expand(draws, 2, 3, 6)).sample()
     frequency = torch.nn.functional.one_hot(drawn, 6).double().mean(0)
     p = logits.softmax(-1)
     error = (p * (1 - p) / draws).sqrt()
@@ -134,12 +136,12 @@ def test_frequencies_of_samples_are_the_probabilities():
 
 def test_pieces_do_not_change_the_results(monkeypatch):
     logits, value = random_logits(5, 3, 7), torch.arange(15).view(5, 3) % 7
-    whole = TokenLaw(logits)
-    monkeypatch.setattr("criterions.token_probabilities._ELEMENTS_PER_PIECE", {"cpu": 15})
-    assert TokenLaw(logits).entropy().equal(whole.entropy())
-    assert TokenLaw(logits).log_prob(value).equal(whole.log_prob(value))
+    whole = TokenCategorical(logits)
+    monkeypatch.setattr("criterions.token_categorical._ELEMENTS_PER_PIECE", {"cpu": 15})
+    assert TokenCategorical(logits).entropy().equal(whole.entropy())
+    assert TokenCategorical(logits).log_prob(value).equal(whole.log_prob(value))
     peaked = torch.full((5, 3, 7), -INF).scatter(-1, value.unsqueeze(-1), 0.0)
-    assert TokenLaw(peaked).sample((2,)).equal(value.expand(2, 5, 3))
+    assert TokenCategorical(peaked).sample((2,)).equal(value.expand(2, 5, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -153,14 +155,14 @@ def test_backward_keeps_nothing_as_large_as_the_logits_but_the_logits(dtype: tor
             law(logits).log_prob(value)
         return [x.data_ptr() for x in saved if x.numel() >= logits.numel()]
 
-    assert set(kept(TokenLaw)) == {logits.data_ptr()}
+    assert set(kept(TokenCategorical)) == {logits.data_ptr()}
     assert set(kept(plain)) - {logits.data_ptr()}  # the watch does see what is kept
 
 
 def test_nothing_is_read_back_from_the_device():
     logits = random_logits(2, 3, 5).requires_grad_()
     with HostReads() as reads:
-        law = TokenLaw(logits)
+        law = TokenCategorical(logits)
         law.log_prob(law.sample((2,))).sum().backward()
         law.entropy(), law.mode, law.enumerate_support()
     assert reads.operations == []
@@ -172,7 +174,7 @@ def test_nothing_is_read_back_from_the_device():
 def test_expanded_law():
     logits = random_logits(3, 5)
     value = torch.arange(6).view(2, 3) % 5
-    expanded = TokenLaw(logits).expand((2, 3))
+    expanded = TokenCategorical(logits).expand((2, 3))
     assert expanded.batch_shape == (2, 3)
     torch.testing.assert_close(
         expanded.log_prob(value), plain(logits).expand((2, 3)).log_prob(value)
@@ -180,24 +182,24 @@ def test_expanded_law():
 
 
 def test_values_are_checked_only_on_request():
-    law = TokenLaw(random_logits(2, 5), validate_args=True)
+    law = TokenCategorical(random_logits(2, 5), validate_args=True)
     with pytest.raises(ValueError, match="within the support"):
         law.log_prob(torch.tensor([0, 5]))
     with pytest.raises(ValueError, match="constraint"):
-        TokenLaw(torch.tensor([math.nan, 0.0]), validate_args=True)
-    assert TokenLaw(torch.tensor([math.nan, 0.0]))._validate_args is False
+        TokenCategorical(torch.tensor([math.nan, 0.0]), validate_args=True)
+    assert TokenCategorical(torch.tensor([math.nan, 0.0]))._validate_args is False
 
 
 @pytest.mark.parametrize("logits", [torch.tensor(1.0), torch.zeros(2, 3, dtype=torch.int64)])
 def test_bad_logits(logits: torch.Tensor):
     with pytest.raises(ValueError, match="logits must be a floating tensor"):
-        TokenLaw(logits)
+        TokenCategorical(logits)
 
 
 def test_deterministic_value_is_the_likeliest_token():
     logits = with_excluded(random_logits(2, 3, 5))
-    assert deterministic_value(TokenLaw(logits)).equal(logits.argmax(-1))
-    assert sample("token", TokenLaw(logits)).equal(logits.argmax(-1))
+    assert deterministic_value(TokenCategorical(logits)).equal(logits.argmax(-1))
+    assert sample("token", TokenCategorical(logits)).equal(logits.argmax(-1))
 
 
 @pytest.mark.parametrize("replay", [False, True])
@@ -205,9 +207,9 @@ def test_score_function_in_a_graph_is_that_of_categorical(replay: bool):
     costs = random_logits(4, 3, seed=2)
     mask = torch.tensor([[True] * 3, [True, True, False]] * 2)
     torch.manual_seed(0)
-    tokens = TokenLaw(random_logits(4, 3, 5)).sample()
+    tokens = TokenCategorical(random_logits(4, 3, 5)).sample()
     results = []
-    for make in (TokenLaw, plain):
+    for make in (TokenCategorical, plain):
         logits = random_logits(4, 3, 5).requires_grad_()
         torch.manual_seed(0)
         with StochasticGraph(
@@ -228,7 +230,7 @@ def test_score_function_in_a_graph_is_that_of_categorical(replay: bool):
 
 def test_fed_token_without_score_term():
     with StochasticGraph(default_estimator=NoScore()) as graph:
-        drawn = sample("fed", TokenLaw(random_logits(2, 3, 5)))
+        drawn = sample("fed", TokenCategorical(random_logits(2, 3, 5)))
     assert drawn.shape == (2, 3)
     assert graph.nodes["fed", None].log_prob is None
 
@@ -237,5 +239,5 @@ def test_enumeration_is_the_exact_expectation():
     logits = with_excluded(random_logits(2, 3, 5)).requires_grad_()
     price = random_logits(5, seed=3)
     with StochasticGraph(estimators={"z": Enumeration(independent_steps=True)}) as graph:
-        graph.cost("c", price[sample("z", TokenLaw(logits))])
+        graph.cost("c", price[sample("z", TokenCategorical(logits))])
     torch.testing.assert_close(graph.surrogate(), (logits.softmax(-1) @ price).sum())

@@ -205,7 +205,7 @@ def test_a_node_that_was_not_drawn_is_named():
 def test_a_second_axis_that_is_not_time_is_named():
     draws = StepwiseDraws()
     draws.at_step(0, incremental=True)
-    with draws, pytest.raises(ValueError, match=r"\[rows, 1\] was expected.*causal=False"):
+    with draws, pytest.raises(ValueError, match=r"\[batch, 1\] was expected.*causal=False"):
         sample("z", Categorical(logits=torch.zeros(ROWS, 7, 2)))
 
 

@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Independent, Normal
 
 from criterions.manifolds import (
-    EmbeddedLaw,
+    EmbeddedDistribution,
     Rotations,
     Sphere,
-    UniformLaw,
+    UniformOnManifold,
     divergence_estimate,
     rotation_from_numbers,
 )
@@ -23,7 +23,9 @@ each = pytest.mark.parametrize("name", sorted(EMBEDDINGS))
 def law_of(name, deviation, rotation=None):
     """A law with the deviations ``[..., d]``."""
     base = Normal(torch.zeros_like(deviation), deviation, validate_args=False)
-    return EmbeddedLaw(Independent(base, 1, validate_args=False), EMBEDDINGS[name], rotation)
+    return EmbeddedDistribution(
+        Independent(base, 1, validate_args=False), EMBEDDINGS[name], rotation
+    )
 
 
 def divergence_from_uniform(name, deviation, steps=40_000):
@@ -56,7 +58,7 @@ def test_from_the_uniform_law_the_gradient_is_unbiased_with_a_small_variance(nam
     torch.manual_seed(7)
     rows = exponent.detach().expand(number, 1).clone().requires_grad_()
     law = law_of(name, rows.exp().expand(number, size))
-    uniform = UniformLaw(law.embedding, rows.detach()[:, 0])
+    uniform = UniformOnManifold(law.embedding, rows.detach()[:, 0])
     estimates = divergence_estimate(law, uniform, law.rsample())
     (gradients,) = torch.autograd.grad(estimates.sum(), rows)
     for found, true in ((estimates.detach(), expected.detach()), (gradients, slope)):
@@ -140,7 +142,7 @@ def test_from_the_uniform_law_rotations_have_no_gradient_nor_has_the_draw(name):
     deviation = torch.ones(5, size, dtype=DOUBLE, requires_grad=True)
     law = law_of(name, deviation, rotation_from_numbers(numbers))
     points = law.rsample().detach().requires_grad_()
-    estimates = divergence_estimate(law, UniformLaw(law.embedding, deviation[:, 0]), points)
+    estimates = divergence_estimate(law, UniformOnManifold(law.embedding, deviation[:, 0]), points)
     torch.testing.assert_close(estimates, law.log_prob(points) + law.embedding.log_volume)
     gradients = torch.autograd.grad(
         estimates.sum(), (deviation, numbers, points), allow_unused=True
@@ -161,7 +163,7 @@ def test_autocast_changes_nothing(name, kind):
         deviation = torch.full((50, size), 1e-3, requires_grad=True)
         with torch.autocast("cpu", dtype=kind, enabled=enabled):
             law = law_of(name, deviation, rotation_from_numbers(numbers))
-            uniform = UniformLaw(law.embedding, deviation.detach()[:, 0])
+            uniform = UniformOnManifold(law.embedding, deviation.detach()[:, 0])
             drawn = law.rsample()
             estimates = divergence_estimate(law, uniform, drawn)
             along = law.log_prob(drawn)

@@ -90,7 +90,7 @@ def test_without_the_score_term_only_the_costs_own_gradient_is_left():
     with StochasticGraph(default_estimator=NoScore(), values={"z": torch.arange(4)}) as graph:
         z = sample("z", Categorical(logits=logits.expand(4, 4)))
         graph.cost("c", price[z] ** 2 + logits.sum())
-    average = gradient((p.detach() * graph.surrogate("none")).sum(), [logits, price])
+    average = gradient((p.detach() * graph.surrogate_per_source()).sum(), [logits, price])
     true = gradient((p * price**2).sum() + logits.sum(), [logits, price])
     expected_logits = torch.ones(4).double()  # from the cost's explicit logits alone
     assert_equal(average, [expected_logits, true[1]])
@@ -112,7 +112,7 @@ def test_straight_through_is_biased_as_documented(p: float):
         z = sample("z", Bernoulli(probability.expand(2)))
         graph.cost("c", (z - 0.3) ** 2)
     weights = torch.tensor([1 - p, p], dtype=torch.float64)
-    (average,) = gradient((weights * graph.surrogate("none")).sum(), [probability])
+    (average,) = gradient((weights * graph.surrogate_per_source()).sum(), [probability])
     true = 0.7**2 - 0.3**2
     assert average.item() == pytest.approx(p * 2 * 0.7 + (1 - p) * 2 * -0.3, abs=1e-12)
     assert math.copysign(1, round(average.item() - true, 9)) == (1 if p >= 0.5 else -1)
@@ -126,7 +126,7 @@ def test_straight_through_is_exact_where_the_cost_is_linear():
     ) as graph:
         z = sample("z", OneHotCategorical(logits=logits.expand(4, 4)))
         graph.cost("c", z @ price)
-    average = gradient((p.detach() * graph.surrogate("none")).sum(), [logits, price])
+    average = gradient((p.detach() * graph.surrogate_per_source()).sum(), [logits, price])
     assert_equal(average, gradient((p * price).sum(), [logits, price]))
 
 
@@ -171,7 +171,7 @@ def test_relaxed_gradcheck(law):
         with StochasticGraph(default_estimator=GumbelSoftmax(0.7)) as graph:
             z = sample("z", law(logits))
             graph.cost("c", (z * weights).sum((-1, -2)).square())
-        return graph.surrogate("none")
+        return graph.surrogate_per_source()
 
     assert torch.autograd.gradcheck(cost, random(2, 3, 4, seed=121))
 
@@ -181,7 +181,7 @@ def test_reparameterized_gradcheck():
         torch.manual_seed(6)
         with StochasticGraph(default_estimator=Reparameterized()) as graph:
             graph.cost("c", sample("z", Normal(mean, scale.exp())).sin())
-        return graph.surrogate("none")
+        return graph.surrogate_per_source()
 
     assert torch.autograd.gradcheck(cost, (random(5, seed=122), random(5, seed=123)))
 
@@ -197,12 +197,12 @@ def test_gumbel_noise_is_added_to_log_probabilities():
 
 
 def test_gumbel_softmax_is_the_published_formula():
-    """From the same uniform noise, written out."""
+    """From the same exponential noise, written out."""
     logits = random(3, 4, seed=130, grad=False)
     torch.manual_seed(8)
     relaxed = GumbelSoftmax(0.5).draw(OneHotCategorical(logits=logits)).value
     torch.manual_seed(8)
-    gumbel = -torch.log(-torch.log(torch.rand(3, 4, dtype=torch.float64)))
+    gumbel = -torch.log(torch.empty(3, 4, dtype=torch.float64).exponential_())
     expected = torch.exp((logits.log_softmax(-1) + gumbel) / 0.5)
     torch.testing.assert_close(relaxed, expected / expected.sum(-1, keepdim=True))
 

@@ -24,34 +24,30 @@ def test_a_chain_enumerated_step_by_step_is_exact():
             graph.cost("price", cost, mask=alive.expand_as(cost), step=t)
             previous, alive = token, alive & (token != 0)
     expected = chain.expected_cost()
-    torch.testing.assert_close(graph.surrogate("none"), expected.expand(2))
-    assert_equal(gradient(graph.surrogate("mean"), chain.parameters), chain.true_gradient())
+    torch.testing.assert_close(graph.surrogate_per_source(), expected.expand(2))
+    assert_equal(
+        gradient(graph.surrogate_per_source().mean(), chain.parameters), chain.true_gradient()
+    )
     total = sum(float(v) for k, v in graph.statistics().items() if k.startswith("cost/"))
     assert total == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("law", ["index", "one-hot"])
-@pytest.mark.parametrize("leading", [False, True])
-def test_attention_with_independent_steps_is_exact(law: str, leading: bool):
-    """``sum_t sum_k p_t(k) c_t(k)`` in one forward pass, also with samples laid out in front."""
+def test_attention_with_independent_steps_is_exact(law: str):
+    """``sum_t sum_k p_t(k) c_t(k)`` in one forward pass."""
     logits, values = random(2, 3, 4, seed=60), random(2, 3, 4, seed=61)  # batch, time, src_len
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    graph = StochasticGraph(
-        estimators={"attention": Enumeration(independent_steps=True)},
-        leading_samples=leading,
-        samples=1,
-    )
-    shape = (1, 2, 3) if leading else (2, 3)
-    with graph:
-        z = logits.view(*shape, 4)
+    with StochasticGraph(
+        estimators={"attention": Enumeration(independent_steps=True)}, samples=1
+    ) as graph:
         if law == "one-hot":
-            weights = sample("attention", OneHotCategorical(logits=z))
+            weights = sample("attention", OneHotCategorical(logits=logits))
         else:
-            index = sample("attention", Categorical(logits=z))
+            index = sample("attention", Categorical(logits=logits))
             weights = torch.nn.functional.one_hot(index, 4).double()
-        cost = (weights * values.view(*shape, 4)).sum(-1) ** 2
-        assert cost.shape == (4, *shape)
-        graph.cost("c", cost, mask=mask.view(shape))
+        cost = (weights * values).sum(-1) ** 2
+        assert cost.shape == (4, 2, 3)
+        graph.cost("c", cost, mask=mask)
     expected = ((logits.softmax(-1) * values**2).sum(-1) * mask).sum()
     torch.testing.assert_close(graph.surrogate(), expected)
     assert_equal(
@@ -75,7 +71,7 @@ def test_a_sampled_node_behind_an_enumerated_one():
     p_a, p_b = first.softmax(0), second.softmax(1)
     expected = (p_a * cost_a).sum() + (p_a[:, None] * p_b * cost_ab).sum()
     assert_equal(
-        gradient((probability * graph.surrogate("none")).sum(), parameters),
+        gradient((probability * graph.surrogate_per_source()).sum(), parameters),
         gradient(expected, parameters),
     )
 
@@ -93,7 +89,7 @@ def test_an_enumerated_node_behind_a_sampled_one():
     p_a, p_b = first.softmax(0), second.softmax(1)
     expected = (p_a[:, None] * p_b * cost.sum(-1)).sum()
     assert_equal(
-        gradient((p_a.detach() * graph.surrogate("none")).sum(), parameters),
+        gradient((p_a.detach() * graph.surrogate_per_source()).sum(), parameters),
         gradient(expected, parameters),
     )
 

@@ -1,4 +1,4 @@
-"""Laws on manifolds, with the interface of ``torch.distributions``."""
+"""Distributions on manifolds, with the interface of ``torch.distributions``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from criterions.manifolds.embeddings import Embedding
-from criterions.stochastic_graph.laws import deterministic_value
+from criterions.stochastic_graph.distributions import deterministic_value
 
 
-class EmbeddedLaw(Distribution):
-    """The law of ``f(c)`` with ``c`` from a law on coordinates (Golikov, Kretov, arXiv 1812.02769).
+class EmbeddedDistribution(Distribution):
+    """Distribution of a point ``f(c)`` whose coordinates ``c`` are drawn from a base distribution.
 
-    A sample is a function of the base law's, and so reparameterized where that is.  The density
+    Golikov, Kretov, arXiv 1812.02769.  Reparameterized where the base is.  The density
     with respect to the manifold's volume is ``sum_c base(c) / sqrt(det(J^T J)(c))`` over the
     coordinates ``c`` of a point.
 
-    Of the infinitely many coordinates, those within :data:`TURNS` turns of the base law's mean (on
-    sphere and SO(3): of 0) are summed.  What is missing of the density's integral is the base law's
-    mass further than ``(2 TURNS + 1) pi`` away: for a Gaussian with standard deviation 3 about
-    1e-12.
+    Of the infinitely many coordinates, those within :data:`TURNS` turns of the base's mean (on
+    sphere and SO(3): of 0) are summed.  The density's integral lacks the base's mass further than
+    ``(2 TURNS + 1) pi`` away: for a Gaussian with standard deviation 3 about 1e-12.
 
     Args:
         base: of event shape ``[d]``.
         embedding: ``f``.
-        rotation: ``[..., 3, 3]``, where to go from there, on manifolds that rotate: base laws
-            about 0 then have their centre anywhere.  Volumes stay, and so does the density.
+        rotation: ``[..., 3, 3]``, applied to the point, on manifolds that rotate: it moves the
+            centre of a base around 0 anywhere, and keeps volumes and so the density.
 
     Raises:
-        ValueError: the base law does not fit, or the manifold does not rotate.
+        ValueError: the base does not fit, or the manifold does not rotate.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (as torch declares it)
@@ -41,12 +40,12 @@ class EmbeddedLaw(Distribution):
     ) -> None:
         if base.event_shape != (embedding.coordinates,):
             raise ValueError(
-                f"{type(embedding).__name__} needs a base law of event shape "
+                f"{type(embedding).__name__} needs a base distribution of event shape "
                 f"[{embedding.coordinates}]; got {list(base.event_shape)}"
             )
         if rotation is not None and not embedding.rotates:
             raise ValueError(
-                f"rotations do not act on {type(embedding).__name__}: shift the base law's mean"
+                f"rotations do not act on {type(embedding).__name__}: shift the base's mean"
             )
         self.base, self.embedding, self.rotation = base, embedding, rotation
         shape = base.batch_shape
@@ -57,7 +56,7 @@ class EmbeddedLaw(Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether the base law has it."""
+        """Whether the base has it."""
         return bool(self.base.has_rsample)
 
     @property
@@ -65,13 +64,13 @@ class EmbeddedLaw(Distribution):
         """Points of space: there is no constraint for lying on a manifold."""
         return constraints.real_vector
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedLaw:
-        """The same law for more rows."""
+    def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedDistribution:
+        """The same distribution for a larger batch shape."""
         shape = Size(batch_shape)
         rotation = self.rotation
         if rotation is not None:
             rotation = rotation.expand(*shape, 3, 3)
-        return EmbeddedLaw(self.base.expand(shape), self.embedding, rotation)
+        return EmbeddedDistribution(self.base.expand(shape), self.embedding, rotation)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Points ``[*sample_shape, *batch_shape, n]``, with gradient."""
@@ -83,7 +82,7 @@ class EmbeddedLaw(Distribution):
             return self.point(self.base.sample(Size(sample_shape)))
 
     def point(self, coordinates: Tensor) -> Tensor:
-        """Where coordinates ``[..., d]`` go, ``[..., n]``."""
+        """Points ``[..., n]`` of coordinates ``[..., d]``."""
         points = self.embedding(coordinates)
         return points if self.rotation is None else self.embedding.rotated(points, self.rotation)
 
@@ -102,12 +101,12 @@ class EmbeddedLaw(Distribution):
         return densities.logsumexp(0)
 
 
-class UniformLaw(Distribution):
+class UniformOnManifold(Distribution):
     """Points of a manifold, uniform with respect to its volume.
 
     Args:
         embedding: the manifold.
-        like: of the law's batch shape; for dtype and device.
+        like: of the batch shape; for dtype and device.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (as torch declares it)
@@ -124,9 +123,9 @@ class UniformLaw(Distribution):
         """Points of space: there is no constraint for lying on a manifold."""
         return constraints.real_vector
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> UniformLaw:
-        """The same law for more rows."""
-        return UniformLaw(self.embedding, self._like.expand(Size(batch_shape)))
+    def expand(self, batch_shape: Any, _instance: Any = None) -> UniformOnManifold:
+        """The same distribution for a larger batch shape."""
+        return UniformOnManifold(self.embedding, self._like.expand(Size(batch_shape)))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Points ``[*sample_shape, *batch_shape, n]``."""
@@ -145,12 +144,13 @@ class UniformLaw(Distribution):
 
 
 @deterministic_value.register
-def _(law: EmbeddedLaw) -> Tensor:
-    return law.point(deterministic_value(law.base))
+def _(distribution: EmbeddedDistribution) -> Tensor:
+    return distribution.point(deterministic_value(distribution.base))
 
 
 @deterministic_value.register
-def _(law: UniformLaw) -> Tensor:
+def _(distribution: UniformOnManifold) -> Tensor:
     """The image of 0: no point is likelier than another."""
-    shape = (*law.batch_shape, law.embedding.coordinates)
-    return law.embedding(law._like.new_zeros(shape))
+    embedding = distribution.embedding
+    shape = (*distribution.batch_shape, embedding.coordinates)
+    return embedding(distribution._like.new_zeros(shape))

@@ -9,12 +9,12 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from criterions.manifolds import (
     Circle,
-    EmbeddedLaw,
+    EmbeddedDistribution,
     FlatTorus,
     Rotations,
     Sphere,
     Torus,
-    UniformLaw,
+    UniformOnManifold,
     divergence_estimate,
     rotation_from_numbers,
     wrapped_normal_entropy,
@@ -39,17 +39,19 @@ def law_of(name, narrow=1.0):
     """A law with its centre somewhere, and directions that differ."""
     rotation = rotation_from_numbers(tensor(0.3, -0.8, 0.4, 0.9, -1.2, 0.2))
     return {
-        "circle": lambda: EmbeddedLaw(gaussian(tensor(2.5), tensor(0.7) * narrow), Circle()),
-        "flat torus": lambda: EmbeddedLaw(
+        "circle": lambda: EmbeddedDistribution(
+            gaussian(tensor(2.5), tensor(0.7) * narrow), Circle()
+        ),
+        "flat torus": lambda: EmbeddedDistribution(
             gaussian(tensor(2.5, -9.0), tensor(0.7, 1.1) * narrow), FlatTorus()
         ),
-        "torus": lambda: EmbeddedLaw(
+        "torus": lambda: EmbeddedDistribution(
             gaussian(tensor(2.5, -9.0), tensor(0.7, 1.1) * narrow), Torus()
         ),
-        "sphere": lambda: EmbeddedLaw(
+        "sphere": lambda: EmbeddedDistribution(
             gaussian(tensor(0.0, 0.0), tensor(0.9, 0.5) * narrow), Sphere(), rotation
         ),
-        "so3": lambda: EmbeddedLaw(
+        "so3": lambda: EmbeddedDistribution(
             gaussian(tensor(0.0, 0.0, 0.0), tensor(0.9, 0.5, 0.7) * narrow), Rotations(), rotation
         ),
     }[name]()
@@ -138,7 +140,7 @@ def test_density_is_that_of_the_samples(name):
 @pytest.mark.parametrize("deviation", [0.05, 0.7, 1.5, 3.0])
 def test_circle_has_the_wrapped_normal_density(deviation):
     """By its Fourier series, which knows nothing of turns."""
-    law = EmbeddedLaw(gaussian(tensor(1.0), tensor(deviation)), Circle())
+    law = EmbeddedDistribution(gaussian(tensor(1.0), tensor(deviation)), Circle())
     angles = 1.0 + deviation * torch.linspace(-2, 2, 9, dtype=DOUBLE)
     order = torch.arange(1, 400, dtype=DOUBLE).unsqueeze(1)
     waves = (-(order**2) * deviation**2 / 2).exp() * (order * (angles - 1)).cos()
@@ -149,22 +151,22 @@ def test_circle_has_the_wrapped_normal_density(deviation):
 
 def test_angles_may_depend_on_each_other():
     covariance = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=DOUBLE)
-    law = EmbeddedLaw(MultivariateNormal(tensor(0.5, 1.0), covariance), Torus())
+    law = EmbeddedDistribution(MultivariateNormal(tensor(0.5, 1.0), covariance), Torus())
     assert float(integral_over(law, 100, torch.exp)) == pytest.approx(1, abs=1e-10)
     with pytest.raises(NotImplementedError, match="no formula"):
-        kl_divergence(law, UniformLaw(law.embedding, tensor(0.0)[0]))
+        kl_divergence(law, UniformOnManifold(law.embedding, tensor(0.0)[0]))
 
 
 @pytest.mark.parametrize("deviation", [1e-3, 0.1, 0.399, 0.401, 1.0, 2.4, 2.6, 3.0])
 def test_entropy_of_wrapped_normal(deviation):
     """Against integration, over as much of the circle as matters."""
-    law = EmbeddedLaw(gaussian(tensor(0.0), tensor(deviation)), Circle())
+    law = EmbeddedDistribution(gaussian(tensor(0.0), tensor(deviation)), Circle())
     reach = min(math.pi, 12 * deviation)
     steps = 4000
     angles = reach * (2 * (torch.arange(steps, dtype=DOUBLE) + 0.5) / steps - 1)
     log_prob = law.log_prob(torch.stack([angles.cos(), angles.sin()], 1))
     entropy = -(log_prob.exp() * log_prob).sum() * 2 * reach / steps
-    # With the density's turns left out, see EmbeddedLaw, the integral is off by about 1e-12.
+    # The density leaves out turns (see EmbeddedDistribution): the integral is off by about 1e-12.
     assert float(wrapped_normal_entropy(tensor(deviation)[0])) == pytest.approx(
         float(entropy), abs=1e-10
     )
@@ -194,7 +196,7 @@ def test_mean_distance_from_the_axis(mean, deviation):
 @pytest.mark.parametrize("name", ["circle", "flat torus", "torus"])
 def test_divergence_from_uniform_is_exact_for_angles(name):
     law = law_of(name)
-    uniform = UniformLaw(law.embedding, tensor(0.0)[0])
+    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
     expected = integral_over(
         law, STEPS[name], lambda log_prob: log_prob.exp() * (log_prob + law.embedding.log_volume)
     )
@@ -206,7 +208,7 @@ def test_divergence_without_a_formula_is_the_mean_over_samples(name):
     """The value that a step estimates with one sample: here many, against integration."""
     torch.manual_seed(12)
     law = law_of(name, narrow=0.6)
-    uniform = UniformLaw(law.embedding, tensor(0.0)[0])
+    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
     with pytest.raises(NotImplementedError, match="no formula"):
         kl_divergence(law, uniform)
     expected = integral_over(
@@ -232,7 +234,9 @@ def test_gradient_of_the_estimated_divergence_is_unbiased(name):
 
     def law(deviation):
         rotation = torch.eye(3, dtype=DOUBLE) if embedding.rotates else None
-        return EmbeddedLaw(gaussian(torch.zeros_like(deviation), deviation), embedding, rotation)
+        return EmbeddedDistribution(
+            gaussian(torch.zeros_like(deviation), deviation), embedding, rotation
+        )
 
     def divergence(deviation):
         return integral_over(
@@ -243,12 +247,12 @@ def test_gradient_of_the_estimated_divergence_is_unbiased(name):
     number = 10_000
     rows = deviation.detach().expand(number, -1).clone().requires_grad_()
     base = gaussian(torch.zeros_like(rows), rows)
-    drawn = EmbeddedLaw(base, embedding).rsample()
+    drawn = EmbeddedDistribution(base, embedding).rsample()
     if embedding.rotates:
-        uniform = UniformLaw(embedding, rows.detach()[:, 0])
-        values = divergence_estimate(EmbeddedLaw(base, embedding), uniform, drawn)
+        uniform = UniformOnManifold(embedding, rows.detach()[:, 0])
+        values = divergence_estimate(EmbeddedDistribution(base, embedding), uniform, drawn)
     else:
-        values = EmbeddedLaw(base, embedding).log_prob(drawn)
+        values = EmbeddedDistribution(base, embedding).log_prob(drawn)
     (estimates,) = torch.autograd.grad(values.sum(), rows)
     error = 5 * estimates.std(0) / math.sqrt(number) + 2e-3
     assert ((estimates.mean(0) - expected).abs() < error).all()
@@ -261,7 +265,7 @@ def test_gradients_of_samples_and_densities(name):
 
     def law(mean, deviation, numbers):
         rotation = rotation_from_numbers(numbers) if plain.embedding.rotates else None
-        return EmbeddedLaw(gaussian(mean, deviation), plain.embedding, rotation)
+        return EmbeddedDistribution(gaussian(mean, deviation), plain.embedding, rotation)
 
     def density(mean, deviation, numbers):
         return law(mean, deviation, numbers).log_prob(values)
@@ -286,7 +290,9 @@ def test_densities_are_finite_with_gradient_everywhere(name):
             normal, rotation = wide.base.base_dist, wide.rotation
             deviation = normal.scale.to(dtype).requires_grad_()
             rotation = None if rotation is None else rotation.to(dtype).requires_grad_()
-            law = EmbeddedLaw(gaussian(normal.loc.to(dtype), deviation), wide.embedding, rotation)
+            law = EmbeddedDistribution(
+                gaussian(normal.loc.to(dtype), deviation), wide.embedding, rotation
+            )
             opposite = torch.zeros(law.embedding.coordinates, dtype=dtype)
             opposite[-1] = math.pi
             points = torch.stack([law.point(opposite), deterministic_value(law), law.rsample()])
@@ -306,7 +312,7 @@ def test_deterministic_value_is_the_centre(name):
     pole = law.embedding(torch.zeros(law.embedding.coordinates, dtype=DOUBLE))
     torch.testing.assert_close(deterministic_value(law), law.embedding.rotated(pole, law.rotation))
     torch.testing.assert_close(
-        deterministic_value(UniformLaw(law.embedding, torch.zeros(2, dtype=DOUBLE))),
+        deterministic_value(UniformOnManifold(law.embedding, torch.zeros(2, dtype=DOUBLE))),
         pole.expand(2, -1),
     )
 
@@ -330,15 +336,17 @@ def test_rows_of_a_batch_are_laws_of_their_own(name):
 
 def test_base_laws_are_checked():
     with pytest.raises(ValueError, match=r"event shape \[2\]; got \[1\]"):
-        EmbeddedLaw(gaussian(tensor(0.0), tensor(1.0)), Sphere())
-    with pytest.raises(ValueError, match="shift the base law's mean"):
-        EmbeddedLaw(gaussian(tensor(0.0), tensor(1.0)), Circle(), torch.eye(3, dtype=DOUBLE))
+        EmbeddedDistribution(gaussian(tensor(0.0), tensor(1.0)), Sphere())
+    with pytest.raises(ValueError, match="shift the base's mean"):
+        EmbeddedDistribution(
+            gaussian(tensor(0.0), tensor(1.0)), Circle(), torch.eye(3, dtype=DOUBLE)
+        )
 
 
 @each
 def test_nothing_waits_for_the_device(name):
     law = law_of(name)
-    uniform = UniformLaw(law.embedding, tensor(0.0)[0])
+    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
     with HostReads() as reads:
         law.log_prob(law.rsample((2,)))
         if not law.embedding.rotates:
@@ -361,7 +369,7 @@ def test_laws_by_the_exponential_map_come_this_close_to_uniform(embedding, devia
     shells = elements * (2 * math.pi * distances if size == 2 else 4 * math.pi * distances**2)
     widths = torch.arange(0.5, 2.5, 0.01, dtype=DOUBLE)
     deviations = widths.unsqueeze(1).expand(-1, size)
-    laws = EmbeddedLaw(gaussian(torch.zeros_like(deviations), deviations), embedding)
+    laws = EmbeddedDistribution(gaussian(torch.zeros_like(deviations), deviations), embedding)
     log_prob = laws.log_prob(points.unsqueeze(1))  # [steps, widths]
     weights = log_prob.exp() * shells.unsqueeze(1) * math.pi / steps
     divergences = (weights * (log_prob + embedding.log_volume)).sum(0)

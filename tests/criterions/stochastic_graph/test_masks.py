@@ -112,7 +112,7 @@ def test_a_whole_row_can_be_absent():
         graph.cost("c", torch.tensor([3.0, 5.0]), mask=torch.tensor([True, False]))
     graph.surrogate().backward()
     assert logits.grad[1].eq(0).all()
-    assert graph.surrogate("none")[1] == 0
+    assert graph.surrogate_per_source()[1] == 0
 
 
 @pytest.mark.parametrize("causal", [True, False])

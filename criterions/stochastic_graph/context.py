@@ -1,0 +1,127 @@
+"""The call that a stochastic layer makes in ``forward``, and the recorder that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from criterions.stochastic_graph.distributions import deterministic_value
+from criterions.stochastic_graph.estimators import Estimator
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """The arguments of :func:`sample`, as a recorder gets them."""
+
+    name: str
+    distribution: Distribution
+    estimator: Estimator | None = None
+    mask: Tensor | None = None
+    parents: Iterable[str] | None = None
+    step: int | None = None
+    causal: bool = True
+    value: Tensor | None = None
+    baseline_input: Tensor | None = None
+
+
+class Recorder(Protocol):
+    """What :func:`sample` asks: a graph, or the draws of a decoding pass."""
+
+    def record(self, request: SampleRequest) -> Tensor:
+        """The value that the layer continues with."""
+
+    def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
+        """The estimator of node ``name``, whose layer asks for ``asked``."""
+
+
+RECORDER: ContextVar[Recorder | None] = ContextVar("stochastic_graph_recorder", default=None)
+"""The innermost recorder whose ``with`` block is running in this thread, or None."""
+
+CHECKPOINTING_REMEDY = (
+    "leave activation checkpointing (--checkpoint-activations, torch.utils.checkpoint) off, or "
+    "move the stochastic layer out of what is checkpointed"
+)
+
+# Not public, and absent from torch before 2.0: -1 outside a backward pass.
+_running_backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
+def estimator_of(name: str, asked: Estimator | None = None) -> Estimator | None:
+    """The estimator that :func:`sample` would use for node ``name``; None where it would not draw.
+
+    For layers that need to know beforehand whether a sample is drawn, and how.
+
+    Args:
+        name: of the node.
+        asked: the estimator that the layer asks for.
+    """
+    recorder = RECORDER.get()
+    return None if recorder is None else recorder.estimator_of(name, asked)
+
+
+def sample(
+    name: str,
+    distribution: Distribution,
+    *,
+    estimator: Estimator | None = None,
+    mask: Tensor | None = None,
+    parents: Iterable[str] | None = None,
+    step: int | None = None,
+    causal: bool = True,
+    value: Tensor | None = None,
+    baseline_input: Tensor | None = None,
+) -> Tensor:
+    """Sample a stochastic layer, recorded as a node of the active graph.
+
+    For use inside a model's ``forward``.  Within ``with StochasticGraph() as graph:`` the value
+    is drawn by the node's estimator and recorded; within ``with StepwiseDraws():`` (decoding) it
+    is drawn and kept for the scoring pass.  Elsewhere (evaluation, generation) it is ``value`` if
+    that is given, else :func:`deterministic_value` of the distribution.
+
+    Args:
+        name: of the node; used once, or once for each ``step``.
+        distribution: of batch shape ``[batch]`` or ``[batch, time]`` (``batch`` includes the
+            samples of each source), after axes of enumerated ancestors.  Further axes hold
+            independent parts of one outcome.  A latent vector is ``Independent(Normal(m, s), 1)``.
+        estimator: what the layer asks for; the graph's ``estimators`` take precedence.
+        mask: boolean, of the batch shape, True where the node exists.  Other positions have no
+            score term.
+        parents: names of the stochastic nodes that it may depend on (default: all so far).
+        step: decoder step, if the model records the node step by step, with distributions
+            ``[batch]``.
+        causal: whether the axis after the batch is the costs' time, so that position t is
+            credited with costs from step t on only.  False: every position is credited with all
+            costs (positions of a source sentence, for example).
+        value: outcome to take instead of drawing one.
+        baseline_input: what the baseline is computed from, see its class.
+
+    Returns:
+        a tensor of the shape of one sample of ``distribution``; an enumerated node: all values,
+        ``[values, *that]``.
+
+    Raises:
+        ValueError: the name was used, a parent is unknown, or distribution, estimator and shapes
+            do not fit.
+        RuntimeError: the surrogate was already asked for, or activation checkpointing runs the
+            layer a second time or without gradient.
+    """
+    if _running_backward() != -1:
+        # The second run would draw again, or take the deterministic value.
+        raise RuntimeError(
+            f"node {name!r} is asked for in the backward pass, where its layer is computed a "
+            f"second time: {CHECKPOINTING_REMEDY}"
+        )
+    recorder = RECORDER.get()
+    if recorder is None:
+        return deterministic_value(distribution) if value is None else value
+    return recorder.record(
+        SampleRequest(
+            name, distribution, estimator, mask, parents, step, causal, value, baseline_input
+        )
+    )
