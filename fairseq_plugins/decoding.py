@@ -157,7 +157,8 @@ def decode(
             of a source share the encoder's).  By default in evaluation mode, as
             ``fairseq-generate`` does.
         layers: lets the model's stochastic layers draw, for every sample and step, and keeps what
-            they drew.  By default they take their deterministic value.
+            they drew.  By default they take their deterministic value.  None may draw for the
+            first time after the first step.
 
     Returns:
         the emitted tokens, forced ones included, ``batch * samples`` rows.
@@ -188,6 +189,7 @@ def decode(
     sources = torch.arange(batch, device=tokens.device).repeat_interleave(samples)
     # Rows that have ended go on until enough have; what they emit is cut off in the end.
     going = limits > 0
+    drawn = False
     interval = _STEPS_BETWEEN_CHECKS.get(tokens.device.type, _STEPS_BETWEEN_CHECKS_ELSEWHERE)
     steps = 0
     with nullcontext() if dropout else evaluation_mode(model), layers or nullcontext():
@@ -214,6 +216,8 @@ def decode(
             token = logits.argmax(dim=1) if sampling is None else draw(logits, sampling)
             if forced is not None and steps < forced.tokens.size(1):
                 token = torch.where(forced.mask[rows, steps], forced.tokens[rows, steps], token)
+            if layers is not None and steps == 0:
+                drawn = layers.may_draw = bool(layers.values)
             steps += 1
             tokens[rows, steps] = token
             going = going & (limits[rows] > steps)
@@ -225,7 +229,7 @@ def decode(
                     break
                 few = kept.numel() <= _LARGEST_SHARE_TO_SELECT * len(rows)
                 # What layers draw has a row for each sample, to the last step.
-                if few and decoder.incremental and layers is None:
+                if few and decoder.incremental and not drawn:
                     rows, going = rows[kept], going[kept]
                     decoder.select(kept)
     return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)

@@ -124,10 +124,13 @@ class CriterionEstimators(nn.Module):
             self.anchor = nn.Parameter(torch.zeros(1))
 
     @property
-    def compares_layers_with_greedy(self) -> bool:
-        """Whether the cost of the greedy output is the baseline of the model's layers."""
+    def compare_with_greedy(self) -> bool:
+        """Whether the cost of the greedy output is the baseline of tokens or of layers."""
         layers: Any = self.layers["cost"]
-        return isinstance(getattr(layers, "baseline", None), GreedyDecode)
+        return any(
+            isinstance(getattr(estimator, "baseline", None), GreedyDecode)
+            for estimator in (self.token, layers)
+        )
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""

@@ -66,6 +66,11 @@ class Settings:
         return self.cost == "reward" and self.emit == "greedy"
 
     @property
+    def scores_tokens(self) -> bool:
+        """Whether the pass with gradient has to give the distributions of what was decoded."""
+        return self.estimator in ("score_function", "candidate_set") or self.emits_greedily
+
+    @property
     def samples_layers_only(self) -> bool:
         """Whether nothing is drawn but by layers of the model."""
         teacher = self.feed == "teacher" and self.target == "reference"

@@ -12,18 +12,12 @@ from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.flags import at_least, below_1, check_autoregressive, check_model
+from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
-from fairseq_plugins.stochastic_graph.cost_pass import CostPass
-from fairseq_plugins.stochastic_graph.differentiable_costs import SentenceExpectedBleu
+from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
 from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
-from fairseq_plugins.stochastic_graph.feeding import Feeding
-from fairseq_plugins.stochastic_graph.from_flags import (
-    bounds_of,
-    reward_of,
-    settings_of,
-)
-from fairseq_plugins.stochastic_graph.layers import DrawnLayers
+from fairseq_plugins.stochastic_graph.from_flags import bounds_of, reward_of, settings_of
 from fairseq_plugins.stochastic_graph.metrics import (
     graph_sums,
     log_graph_metrics,
@@ -31,11 +25,9 @@ from fairseq_plugins.stochastic_graph.metrics import (
     per_sentence,
 )
 from fairseq_plugins.stochastic_graph.ranges import schedule_of
-from fairseq_plugins.stochastic_graph.reward_cost import RewardCost
-from fairseq_plugins.stochastic_graph.shares import Shares
-from fairseq_plugins.stochastic_graph.teacher_pass import TeacherPass
-from fairseq_plugins.stochastic_graph.token_nodes import TokenNodes
-from fairseq_plugins.workers import TrainStepWatch, sum_over_workers
+from fairseq_plugins.stochastic_graph.rollout import Rollouts
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
+from fairseq_plugins.workers import LossScale, TrainStepWatch, sum_over_workers
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +45,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         self.settings = settings = settings_of(cfg)
         self.dictionary = task.target_dictionary
         self.sentence_avg = cfg.sentence_avg
-        self.kept = at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)
+        self.prefix_size = at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)
         self.train_step = TrainStepWatch(task)
         temperature = schedule_of(settings, "relaxation_temperature")
         self.estimators = CriterionEstimators(
@@ -65,43 +57,28 @@ class StochasticGraphCriterion(FairseqCriterion):
             layer_baseline=str(cfg.layer_baseline),
             train_step=self.train_step,
         )
-        self.feeding = Feeding(
+        self.rollouts = Rollouts(
             settings,
             teacher_forcing=schedule_of(settings, "teacher_forcing"),
             teacher_prefix=schedule_of(settings, "teacher_prefix"),
-            temperature=temperature,
-            relaxed=self.estimators.relaxed,
+            estimators=self.estimators,
             dictionary=self.dictionary,
-            ratio=at_least("--max-decode-ratio", cfg.max_decode_ratio, 0),
-            longest=at_least("--max-decode-length", cfg.max_decode_length, 1),
-            kept=self.kept,
+            max_ratio=at_least("--max-decode-ratio", cfg.max_decode_ratio, 0),
+            max_length=at_least("--max-decode-length", cfg.max_decode_length, 1),
         )
-        nodes = TokenNodes(
-            self.dictionary, settings.sample_temperature, self.estimators.token, self.kept
-        )
-        expected_bleu = SentenceExpectedBleu(
-            self.dictionary,
-            at_least("--max-order", cfg.max_order, 1),
-            str(cfg.smoothing),
-            self.kept,
-        )
-        reward = reward_of(cfg, settings, task)
-        reward_cost = None
-        if reward is not None:
-            clip = bounds_of("--reward-clip", cfg.reward_clip)
-            reward_cost = RewardCost(
-                settings, nodes, reward, clip, self.kept, self._sum_over_workers
-            )
-        self.cost_pass = CostPass(
-            settings,
-            self.dictionary,
-            self.estimators,
-            self.feeding,
-            DrawnLayers(self.estimators.layers["cost"]),
-            nodes,
-            expected_bleu,
-            reward_cost,
-            self.kept,
+        self.passes = ScoredPasses(settings, self.estimators, temperature, self.dictionary)
+        self.cost: Cost = COSTS.create(
+            settings.cost,
+            CostOptions(
+                settings,
+                task,
+                token_estimator=self.estimators.token,
+                max_order=at_least("--max-order", cfg.max_order, 1),
+                smoothing=str(cfg.smoothing),
+                reward=reward_of(cfg, settings, task),
+                reward_bounds=bounds_of("--reward-clip", cfg.reward_clip),
+                sum_over_workers=self._sum_over_workers,
+            ),
         )
 
     def forward(
@@ -124,15 +101,10 @@ class StochasticGraphCriterion(FairseqCriterion):
         """
         check_model(model, "stochastic_graph")
         check_autoregressive(model, "stochastic_graph")
-        sources = Batch.of(sample, self.dictionary)
+        sources = Batch.of(sample, self.dictionary, self.prefix_size)
         sentences = sample["target"].size(0)
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
-        logged: dict[str, Any] = {
-            "ntokens": sample["ntokens"],
-            "nsentences": sentences,
-            "sample_size": sample_size,
-        }
-        shares = Shares.of(
+        scale = LossScale.of(
             sample_size,
             sentences,
             sample["ntokens"],
@@ -141,35 +113,66 @@ class StochasticGraphCriterion(FairseqCriterion):
             # Validation is not in step: a worker may have fewer batches than another.
             sum_over_workers=self._sum_over_workers if self.training else torch.Tensor.detach,
         )
-        terms = self._training_terms if self.training else self._validation_terms
-        loss, value, logs = terms(model, sources, shares)
-        logged.update(logs, loss=value)
+        step = self._training_step if self.training else self._validation_step
+        loss, value, logs = step(model, sources, scale)
+        logged = {
+            "ntokens": sample["ntokens"],
+            "nsentences": sentences,
+            "sample_size": sample_size,
+            **logs,
+            "loss": value,
+        }
         logged = {
             key: value.detach() if isinstance(value, Tensor) else value
             for key, value in logged.items()
         }
         return loss, sample_size, logged
 
-    def _training_terms(
-        self, model: Any, sources: Batch, shares: Shares
+    def _training_step(
+        self, model: Any, sources: Batch, scale: LossScale
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The surrogate, the value of what it stands for, both as shares; and what to log."""
-        settings, update = self.settings, self.train_step.update
-        batch = sources.reference.tokens.size(0)
-        graph, logs = self.cost_pass.graph(model, sources, update)
-        share = shares.alone if settings.cost == "cross_entropy" else shares.per_sentence
-        statistics = graph.statistics()
-        loss, value = _terms_of(graph, statistics, share, batch)
+        """The surrogate loss, the value of what it stands for, and what to log."""
+        update, batch = self.train_step.update, sources.reference.tokens.size(0)
+        rollout = self.rollouts.of(model, sources, update)
+        greedy = None
+        if self.estimators.compare_with_greedy:
+            greedy = self.rollouts.greedy(model, sources, update)
+        done = self.passes.of(model, rollout, update)
+        logs = self.cost.record(done, rollout, greedy)
+        statistics = done.graph.statistics()
+        if not self.cost.per_token:
+            logs = per_sentence(logs)
+        factor = scale.tokens_alone if self.cost.per_token else scale.sentences
+        loss, value = _scaled(done.graph, statistics, factor, batch)
         logs = {**graph_sums(statistics, batch), **logs}
-        if settings.cost != "cross_entropy" and settings.cross_entropy_weight > 0:
+        if self._adds_cross_entropy:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
-            share = shares.per_token * settings.cross_entropy_weight
             statistics = graph.statistics()
-            added_loss, added_value = _terms_of(graph, statistics, share, batch)
+            factor = scale.tokens * self.settings.cross_entropy_weight
+            added_loss, added_value = _scaled(graph, statistics, factor, batch)
             loss, value = loss + added_loss, value + added_value
             logs.update(teacher_logs, **observed_sums(statistics, batch))
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
+
+    def _validation_step(
+        self, model: Any, sources: Batch, scale: LossScale
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The same of what the model does deterministically, outside any graph."""
+        logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
+        losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
+        costs, logs = self.cost.validate(
+            sources, logits, lambda: self.rollouts.greedy(model, sources, update=None)
+        )
+        value = (scale.tokens_alone if self.cost.per_token else scale.sentences) * costs.sum()
+        if not self.cost.per_token:
+            weight = self.settings.cross_entropy_weight
+            value = value + scale.tokens * weight * losses.total(losses.smoothed)
+        return value, value, {**losses.logs, **per_sentence(logs)}
+
+    @property
+    def _adds_cross_entropy(self) -> bool:
+        return not self.cost.per_token and self.settings.cross_entropy_weight > 0
 
     def _teacher_graph(
         self, model: Any, sources: Batch, update: int
@@ -177,41 +180,13 @@ class StochasticGraphCriterion(FairseqCriterion):
         """The cross-entropy that is added to another cost, over the teacher's prefix if any."""
         layers = self.estimators.layers["cross_entropy"]
         with StochasticGraph(default_estimator=layers, update=update) as graph:
-            teacher = self._teacher_pass(model, sources)
-            if self.settings.teacher_prefix == "0":
-                counts, logs = teacher.counts, teacher.logs
-            else:
-                counts, logs = teacher.counts & self.feeding.prefix(sources, update), {}
-            graph.cost("cross_entropy", teacher.loss, mask=counts)
+            logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
+        losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
+        counts, logs = losses.counts, losses.logs
+        if self.settings.teacher_prefix != "0":
+            counts, logs = counts & self.rollouts.forced_prefix(sources, update), {}
+        graph.cost("cross_entropy", losses.smoothed, mask=counts)
         return graph, logs
-
-    def _validation_terms(
-        self, model: Any, sources: Batch, shares: Shares
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The same cost of what the model does deterministically: greedy, outside any graph."""
-        settings = self.settings
-        teacher = self._teacher_pass(model, sources)
-        cross_entropy = teacher.total(teacher.loss)
-        if settings.cost == "cross_entropy":
-            value = shares.alone * cross_entropy
-            return value, value, teacher.logs
-        logs: dict[str, Tensor] = {}
-        reward_cost = self.cost_pass.reward_cost
-        if reward_cost is None:
-            number = sources.reference.rows
-            values = self.cost_pass.expected_bleu(teacher.logits, sources, number)
-            logs["expected_bleu"] = values.sum()
-        else:
-            greedy = self.feeding.greedy(model, sources, update=None)
-            values = reward_cost.rewards(greedy.tokens, greedy.lengths, sources)
-            logs["reward_greedy"] = values.sum()
-            logs["sample_length"] = (greedy.lengths - self.kept).clamp(min=0).sum()
-        value = shares.per_sentence * (1 - values).sum()
-        value = value + shares.per_token * settings.cross_entropy_weight * cross_entropy
-        return value, value, {**teacher.logs, **per_sentence(logs)}
-
-    def _teacher_pass(self, model: Any, sources: Batch) -> TeacherPass:
-        return TeacherPass.through(model, sources, self.settings.label_smoothing, self.kept)
 
     def _sum_over_workers(self, local: Tensor) -> Tensor:
         return sum_over_workers(local * self.train_step.weight)
@@ -245,9 +220,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         return True
 
 
-def _terms_of(
-    graph: StochasticGraph, statistics: dict[str, Tensor], share: Tensor | float, batch: int
+def _scaled(
+    graph: StochasticGraph, statistics: dict[str, Tensor], factor: Tensor | float, batch: int
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate of a graph, and the value of its costs, both as shares."""
+    """The surrogate loss of a graph, and the value of its costs."""
     costs = [cost for name, cost in statistics.items() if name.startswith("cost/")]
-    return share * (graph.surrogate() + graph.baseline_loss()), share * batch * sum(costs)
+    return factor * (graph.surrogate() + graph.baseline_loss()), factor * batch * sum(costs)
