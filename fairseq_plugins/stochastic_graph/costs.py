@@ -25,13 +25,13 @@ from criterions.stochastic_graph import Estimator, GreedyDecode
 from criterions.stochastic_graph.registry import Registry
 from criterions.token_law import TokenLaw
 from fairseq_plugins.decoding import policy_logits
-from fairseq_plugins.rewards import Outputs, Reward
+from fairseq_plugins.rewards import Outputs, build_reward
 from fairseq_plugins.rows import rows_of, smoothed
 from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
+from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
-from fairseq_plugins.stochastic_graph.settings import Settings
 
 Logs = dict[str, Tensor]
 
@@ -40,22 +40,15 @@ Logs = dict[str, Tensor]
 class CostOptions:
     """What a cost is built from.
 
-    ``settings``: the objective.
+    ``settings``: all flags.
     ``task``: fairseq's.
     ``token_estimator``: of the nodes of tokens.
-    ``max_order``, ``smoothing``: of BLEU.
-    ``reward``: of whole outputs; None where ``--cost`` needs none.
-    ``reward_bounds``: lowest and highest reward, None where there is no bound.
-    ``sum_over_workers``: for rewards that are normalised over the batch.
+    ``sum_over_workers``: for what is normalised over the whole batch.
     """
 
     settings: Settings
     task: Any
     token_estimator: Estimator
-    max_order: int
-    smoothing: str
-    reward: Reward | None
-    reward_bounds: tuple[float | None, float | None]
     sum_over_workers: Callable[[Tensor], Tensor]
 
 
@@ -230,12 +223,12 @@ class ExpectedBleu(Cost):
         statistics = expected_statistics(
             rows.reference_probabilities(reference, self.dictionary),
             reference.tokens,
-            max_order=self.options.max_order,
+            max_order=self.settings.max_order,
             lengths=batch.size_after_prefix(number),
             reference_lengths=reference.lengths,
             eos_probabilities=rows.log_eos.exp(),
         )
-        return bleu_from_statistics(*statistics, smoothing=self.options.smoothing)
+        return bleu_from_statistics(*statistics, smoothing=self.settings.smoothing)
 
 
 @COSTS.register("reward")
@@ -244,8 +237,25 @@ class NegativeReward(Cost):
 
     def __init__(self, options: CostOptions) -> None:
         super().__init__(options)
-        assert options.reward is not None
-        self.reward = options.reward
+        settings = options.settings
+        self.bounds = _bounds_of("--reward-clip", settings.reward_clip)
+        self.reward = build_reward(
+            settings.reward,
+            level=settings.reward_level,
+            task=options.task,
+            workers=settings.reward_workers,
+            bpe=settings.reward_remove_bpe,
+            detokenizer=settings.reward_detok,
+            detokenizer_args=settings.reward_detok_args,
+            sacrebleu_tokenizer=settings.reward_sacrebleu_tokenizer,
+            max_order=settings.max_order,
+            smoothing=settings.smoothing,
+        )
+        if settings.credit == "reward_to_go" and not self.reward.per_token:
+            raise ValueError(
+                f"--credit reward_to_go does not go with --reward {settings.reward}: it does "
+                "not tell what each token adds; use sentence_bleu or gleu"
+            )
 
     def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         self.check_not_enumerated(done.logits)
@@ -337,12 +347,12 @@ class NegativeReward(Cost):
 
     def _cost(self, rewards: Tensor, samples: int) -> Tensor:
         """``[rows]``: the cost of outputs with these rewards, ``samples`` for each source."""
-        mode, bounds = self.settings.reward_normalization, self.options.reward_bounds
+        mode = self.settings.reward_normalization
         shaped = normalize_rewards(
             rewards.reshape(-1, samples), mode, sum_over_workers=self.options.sum_over_workers
         ).flatten()
-        if bounds != (None, None):
-            shaped = clip_rewards(shaped, *bounds)
+        if self.bounds != (None, None):
+            shaped = clip_rewards(shaped, *self.bounds)
         return 1 - shaped if mode == "none" else -shaped
 
     def _logged(self, rewards: Tensor, rollout: Rollout, outputs: Outputs) -> Logs:
@@ -407,3 +417,20 @@ def _check_layers_have_scores(done: ScoredPass) -> None:
             "sample"
         )
     )
+
+
+def _bounds_of(flag: str, text: str | None) -> tuple[float | None, float | None]:
+    """``LOW:HIGH``, either of which may be left out; None for no bound.
+
+    Raises:
+        ValueError: the text is another, or the bounds are in the wrong order.
+    """
+    if text is None:
+        return None, None
+    try:
+        low, high = (float(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{flag} must be LOW:HIGH, such as 0:1 or -2:; got {text!r}") from None
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"{flag}: the lower bound must be below the upper one; got {text!r}")
+    return low, high

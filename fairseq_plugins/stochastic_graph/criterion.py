@@ -11,20 +11,19 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.flags import at_least, below_1, check_autoregressive, check_model
+from fairseq_plugins.flags import check_autoregressive, check_model
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph.batch import Batch
-from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
+from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
+from fairseq_plugins.stochastic_graph.consistency import check_consistent, schedule_of
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
 from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
-from fairseq_plugins.stochastic_graph.from_flags import bounds_of, reward_of, settings_of
 from fairseq_plugins.stochastic_graph.metrics import (
     graph_sums,
     log_graph_metrics,
     observed_sums,
     per_sentence,
 )
-from fairseq_plugins.stochastic_graph.ranges import schedule_of
 from fairseq_plugins.stochastic_graph.rollout import Rollouts
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
 from fairseq_plugins.workers import LossScale, TrainStepWatch, sum_over_workers
@@ -42,44 +41,22 @@ class StochasticGraphCriterion(FairseqCriterion):
 
     def __init__(self, cfg: StochasticGraphCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
-        self.settings = settings = settings_of(cfg)
+        self.settings, given = resolve(cfg)
+        check_consistent(self.settings, given)
         self.dictionary = task.target_dictionary
-        self.sentence_avg = cfg.sentence_avg
-        self.prefix_size = at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)
         self.train_step = TrainStepWatch(task)
-        temperature = schedule_of(settings, "relaxation_temperature")
-        self.estimators = CriterionEstimators(
-            settings,
-            temperature=temperature,
-            baseline_decay=below_1("--baseline-decay", cfg.baseline_decay),
-            baseline_state_dim=at_least("--baseline-state-dim", cfg.baseline_state_dim, 1),
-            layer_estimator=str(cfg.layer_estimator),
-            layer_baseline=str(cfg.layer_baseline),
-            train_step=self.train_step,
-        )
+        temperature = schedule_of(self.settings, "relaxation_temperature")
+        self.estimators = CriterionEstimators(self.settings, temperature, self.train_step)
         self.rollouts = Rollouts(
-            settings,
-            teacher_forcing=schedule_of(settings, "teacher_forcing"),
-            teacher_prefix=schedule_of(settings, "teacher_prefix"),
-            estimators=self.estimators,
-            dictionary=self.dictionary,
-            max_ratio=at_least("--max-decode-ratio", cfg.max_decode_ratio, 0),
-            max_length=at_least("--max-decode-length", cfg.max_decode_length, 1),
+            self.settings,
+            schedule_of(self.settings, "teacher_forcing"),
+            schedule_of(self.settings, "teacher_prefix"),
+            self.estimators,
+            self.dictionary,
         )
-        self.passes = ScoredPasses(settings, self.estimators, temperature, self.dictionary)
-        self.cost: Cost = COSTS.create(
-            settings.cost,
-            CostOptions(
-                settings,
-                task,
-                token_estimator=self.estimators.token,
-                max_order=at_least("--max-order", cfg.max_order, 1),
-                smoothing=str(cfg.smoothing),
-                reward=reward_of(cfg, settings, task),
-                reward_bounds=bounds_of("--reward-clip", cfg.reward_clip),
-                sum_over_workers=self._sum_over_workers,
-            ),
-        )
+        self.passes = ScoredPasses(self.settings, self.estimators, temperature, self.dictionary)
+        options = CostOptions(self.settings, task, self.estimators.token, self._sum_over_workers)
+        self.cost: Cost = COSTS.create(self.settings.cost, options)
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
@@ -101,14 +78,14 @@ class StochasticGraphCriterion(FairseqCriterion):
         """
         check_model(model, "stochastic_graph")
         check_autoregressive(model, "stochastic_graph")
-        sources = Batch.of(sample, self.dictionary, self.prefix_size)
+        sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
         sentences = sample["target"].size(0)
-        sample_size = sentences if self.sentence_avg else sample["ntokens"]
+        sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
         scale = LossScale.of(
             sample_size,
             sentences,
             sample["ntokens"],
-            sentence_avg=self.sentence_avg,
+            sentence_avg=self.settings.sentence_avg,
             device=sources.prev_output_tokens.device,
             # Validation is not in step: a worker may have fewer batches than another.
             sum_over_workers=self._sum_over_workers if self.training else torch.Tensor.detach,

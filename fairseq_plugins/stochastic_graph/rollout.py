@@ -27,8 +27,8 @@ from fairseq_plugins.decoding import (
     decode_limits,
 )
 from fairseq_plugins.stochastic_graph.batch import Batch, columns_of, edited
+from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
-from fairseq_plugins.stochastic_graph.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,6 @@ class Rollouts:
     ``teacher_forcing``, ``teacher_prefix``: its schedules.
     ``estimators``: those of stochastic layers decide what is drawn while tokens are decoded.
     ``dictionary``: of the target language.
-    ``max_ratio``, ``max_length``: limits of an output's tokens, see :func:`decode_limits`.
     """
 
     settings: Settings
@@ -155,8 +154,6 @@ class Rollouts:
     teacher_prefix: Schedule
     estimators: CriterionEstimators
     dictionary: Dictionary
-    max_ratio: float
-    max_length: int
 
     def of(self, model: Any, sources: Batch, update: int) -> Rollout:
         """Decode what ``--feed`` asks for, in training.
@@ -246,8 +243,9 @@ class Rollouts:
             limits = batch.reference.rows
         else:
             # The start symbol, too, takes one of the decoder's positions.
-            longest = min(self.max_length, model.max_decoder_positions() - 1)
-            limits = decode_limits(batch.net_input["src_lengths"], self.max_ratio, longest)
+            longest = min(self.settings.max_decode_length, model.max_decoder_positions() - 1)
+            lengths, ratio = batch.net_input["src_lengths"], self.settings.max_decode_ratio
+            limits = decode_limits(lengths, ratio, longest)
         with _flags_in_errors():
             decoded: DecodedTokens = decode(
                 model,

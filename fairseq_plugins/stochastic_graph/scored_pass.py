@@ -23,10 +23,10 @@ from criterions.stochastic_graph import (
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.relaxed_feeding import two_pass_logits, unrolled_logits
+from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.reference_prefix import given_reference
 from fairseq_plugins.stochastic_graph.rollout import Rollout
-from fairseq_plugins.stochastic_graph.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class ScoredPasses:
                 logits, states = done.logits, done.features
         if states is not None:
             self.estimators.check_state(states)
-        if settings.samples_layers_only and batch.samples > 1:
+        tokens_drawn = settings.feed != "teacher" or settings.target == "raml"
+        if batch.samples > 1 and not tokens_drawn and settings.cost != "reward":
             _check_something_drawn(graph, batch.samples)
         return ScoredPass(graph, logits, states)
 
