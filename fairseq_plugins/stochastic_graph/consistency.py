@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from criterions.stochastic_graph import Schedule, parse_schedule
+from fairseq_plugins.decoding import Sampling
 from fairseq_plugins.flags import above, at_least, below_1
 from fairseq_plugins.stochastic_graph.config import Settings, flag
 
@@ -16,9 +17,8 @@ _ESTIMATOR_OF_RELAXED = {
     "straight_through": "straight_through",
 }
 _AT_LEAST = {
-    **dict.fromkeys(("cross_entropy_weight", "sample_topk", "max_decode_ratio"), 0),
+    **dict.fromkeys(("cross_entropy_weight", "max_decode_ratio", "ignore_prefix_size"), 0),
     **dict.fromkeys(("samples", "baseline_state_dim", "max_order", "max_decode_length"), 1),
-    "ignore_prefix_size": 0,
 }
 _OF_SAMPLES = ("sample_temperature", "sample_topk", "sample_topp")
 _OF_LENGTHS = ("max_decode_ratio", "max_decode_length")
@@ -50,9 +50,9 @@ def check_consistent(settings: Settings, given: Collection[str]) -> None:
         raise ValueError(f"{one} does not go with {other}: {why}")
     for name, smallest in _AT_LEAST.items():
         at_least(flag(name), getattr(settings, name), smallest)
-    for name in ("raml_temperature", "candidate_sharpness", "sample_temperature"):
+    for name in ("raml_temperature", "candidate_sharpness"):
         above(flag(name), getattr(settings, name), 0)
-    above("--sample-topp", settings.sample_topp, 0, at_most=1)
+    Sampling(settings.sample_temperature, settings.sample_topk, settings.sample_topp)
     for name in ("label_smoothing", "baseline_decay"):
         below_1(flag(name), getattr(settings, name))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from criterions import bleu_from_statistics, expected_statistics, token_log_probabilities
+from criterions import bleu_from_statistics, token_log_probabilities
 from criterions.candidate_losses import (
     CANDIDATE_LOSSES,
     effective_sample_size,
@@ -25,8 +25,9 @@ from criterions.stochastic_graph import Estimator, GreedyDecode
 from criterions.stochastic_graph.registry import Registry
 from criterions.token_law import TokenLaw
 from fairseq_plugins.decoding import policy_logits
+from fairseq_plugins.expected_bleu.autoregressive import autoregressive_statistics
 from fairseq_plugins.rewards import Outputs, build_reward
-from fairseq_plugins.rows import rows_of, smoothed
+from fairseq_plugins.rows import FedRows, rows_of, smoothed
 from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
@@ -220,13 +221,13 @@ class ExpectedBleu(Cost):
         """
         reference = batch.scored
         rows = rows_of(batch.after_prefix(logits), reference, self.dictionary.eos())
-        statistics = expected_statistics(
-            rows.reference_probabilities(reference, self.dictionary),
-            reference.tokens,
+        number = batch.size_after_prefix(number)
+        statistics = autoregressive_statistics(
+            FedRows(rows, number, number),
+            reference,
+            self.dictionary,
             max_order=self.settings.max_order,
-            lengths=batch.size_after_prefix(number),
-            reference_lengths=reference.lengths,
-            eos_probabilities=rows.log_eos.exp(),
+            count_eos=False,
         )
         return bleu_from_statistics(*statistics, smoothing=self.settings.smoothing)
 
