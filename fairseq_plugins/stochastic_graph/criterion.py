@@ -7,28 +7,27 @@ from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.flags import check_autoregressive, check_model
+from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent, schedule_of
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
-from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
-from fairseq_plugins.stochastic_graph.metrics import (
-    graph_sums,
-    log_graph_metrics,
-    observed_sums,
-    per_sentence,
-)
+from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollouts
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
 from fairseq_plugins.workers import LossScale, TrainStepWatch, sum_over_workers
 
 logger = logging.getLogger(__name__)
+
+# A key of the logging output that is a sum over sentences, and logged as their mean.
+_PER_SENTENCE = "per_sentence/"
 
 
 @register_criterion("stochastic_graph", dataclass=StochasticGraphCriterionConfig)
@@ -118,17 +117,17 @@ class StochasticGraphCriterion(FairseqCriterion):
         logs = self.cost.record(done, rollout, greedy)
         statistics = done.graph.statistics()
         if not self.cost.per_token:
-            logs = per_sentence(logs)
+            logs = _per_sentence(logs)
         factor = scale.tokens_alone if self.cost.per_token else scale.sentences
         loss, value = _scaled(done.graph, statistics, factor, batch)
-        logs = {**graph_sums(statistics, batch), **logs}
+        logs = {**_logged_statistics(statistics, batch), **logs}
         if self._adds_cross_entropy:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
             statistics = graph.statistics()
             factor = scale.tokens * self.settings.cross_entropy_weight
             added_loss, added_value = _scaled(graph, statistics, factor, batch)
             loss, value = loss + added_loss, value + added_value
-            logs.update(teacher_logs, **observed_sums(statistics, batch))
+            logs.update(teacher_logs, **_logged_statistics(statistics, batch, only="observed"))
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
 
@@ -145,7 +144,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         if not self.cost.per_token:
             weight = self.settings.cross_entropy_weight
             value = value + scale.tokens * weight * losses.total(losses.smoothed)
-        return value, value, {**losses.logs, **per_sentence(logs)}
+        return value, value, {**losses.logs, **_per_sentence(logs)}
 
     @property
     def _adds_cross_entropy(self) -> bool:
@@ -188,8 +187,14 @@ class StochasticGraphCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the sums of all workers; see :func:`log_graph_metrics`."""
-        log_graph_metrics(logging_outputs)
+        """Log the sums of all workers: :func:`log_loss`, and the rest as means over sentences."""
+        log_loss(logging_outputs)
+        sentences = sum(log["nsentences"] for log in logging_outputs)
+        keys = {key for log in logging_outputs for key in log if key.startswith(_PER_SENTENCE)}
+        for key in sorted(keys):
+            total = sum(log.get(key, 0) for log in logging_outputs)
+            name = key.removeprefix(_PER_SENTENCE)
+            metrics.log_scalar(name, total / sentences, sentences, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -203,3 +208,32 @@ def _scaled(
     """The surrogate loss of a graph, and the value of its costs."""
     costs = [cost for name, cost in statistics.items() if name.startswith("cost/")]
     return factor * (graph.surrogate() + graph.baseline_loss()), factor * batch * sum(costs)
+
+
+def _per_sentence(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mark sums over the sentences of a batch, to be logged as means over all sentences."""
+    return {_PER_SENTENCE + name: value for name, value in sums.items()}
+
+
+def _logged_statistics(
+    statistics: dict[str, Tensor], sentences: int, only: str | None = None
+) -> dict[str, Tensor]:
+    """A graph's statistics as sums over sentences.
+
+    Of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
+    ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.  What a layer
+    observed has its own name.
+
+    Args:
+        statistics: :meth:`StochasticGraph.statistics`, ``KIND/NAME``.
+        sentences: of the batch.
+        only: the one kind to log.
+    """
+    sums = {}
+    for key, value in statistics.items():
+        kind, name = key.split("/", 1)
+        if kind in ("cost", "downstream") or only not in (None, kind):
+            continue
+        label = kind if name in (EMITTED, FED) else f"{kind}_{name}"
+        sums[name if kind == "observed" else label] = value.detach() * sentences
+    return _per_sentence(sums)
