@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,17 +13,7 @@ from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from criterions.stochastic_graph import StepwiseDraws
-from fairseq_plugins.sampling import Sampling, draw, policy_logits, to_policy_
-
-__all__ = [
-    "DecodedTokens",
-    "ForcedTokens",
-    "Sampling",
-    "decode",
-    "decode_limits",
-    "evaluation_mode",
-    "policy_logits",
-]
+from fairseq_plugins.flags import above, at_least
 
 # On an accelerator, asking whether all sentences have ended makes the host wait; asked once in
 # this many steps, the few superfluous steps cost less.
@@ -31,6 +22,29 @@ _STEPS_BETWEEN_CHECKS_ELSEWHERE = 8
 # Rows that have ended are dropped when no more than this share is left, since dropping them copies
 # the state of the others.
 _LARGEST_SHARE_TO_SELECT = 0.85
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn from the model's distribution.
+
+    ``temperature``: logits are divided by it.
+    ``topk``: draw from the most probable ``topk`` tokens only; 0 means from all.
+    ``topp``: draw from the fewest most probable tokens that together have this probability
+    (nucleus sampling, Holtzman et al. 2020); 1 means from all.  After ``topk``, if both are given.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    temperature: float = 1.0
+    topk: int = 0
+    topp: float = 1.0
+
+    def __post_init__(self) -> None:
+        above("--sample-temperature", self.temperature, 0)
+        at_least("--sample-topk", self.topk, 0)
+        above("--sample-topp", self.topp, 0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,8 @@ def decode(
             of a source share the encoder's).  By default in evaluation mode, as
             ``fairseq-generate`` does.
         layers: lets the model's stochastic layers draw, for every sample and step, and keeps what
-            they drew.  By default they take their deterministic value.
+            they drew.  By default they take their deterministic value.  None may draw for the
+            first time after the first step.
 
     Returns:
         the emitted tokens, forced ones included, ``batch * samples`` rows.
@@ -188,6 +203,7 @@ def decode(
     sources = torch.arange(batch, device=tokens.device).repeat_interleave(samples)
     # Rows that have ended go on until enough have; what they emit is cut off in the end.
     going = limits > 0
+    drawn = False
     interval = _STEPS_BETWEEN_CHECKS.get(tokens.device.type, _STEPS_BETWEEN_CHECKS_ELSEWHERE)
     steps = 0
     with nullcontext() if dropout else evaluation_mode(model), layers or nullcontext():
@@ -203,7 +219,7 @@ def decode(
                     decoder.select(sources)
             else:
                 logits = decoder.logits(tokens[rows, : steps + 1])
-            logits = to_policy_(
+            logits = _to_policy(
                 logits,
                 steps,
                 eos=eos,
@@ -214,6 +230,8 @@ def decode(
             token = logits.argmax(dim=1) if sampling is None else draw(logits, sampling)
             if forced is not None and steps < forced.tokens.size(1):
                 token = torch.where(forced.mask[rows, steps], forced.tokens[rows, steps], token)
+            if layers is not None and steps == 0:
+                drawn = layers.may_draw = bool(layers.values)
             steps += 1
             tokens[rows, steps] = token
             going = going & (limits[rows] > steps)
@@ -225,7 +243,7 @@ def decode(
                     break
                 few = kept.numel() <= _LARGEST_SHARE_TO_SELECT * len(rows)
                 # What layers draw has a row for each sample, to the last step.
-                if few and decoder.incremental and layers is None:
+                if few and decoder.incremental and not drawn:
                     rows, going = rows[kept], going[kept]
                     decoder.select(kept)
     return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)
@@ -262,3 +280,85 @@ def _cut(tokens: Tensor, limits: Tensor, eos: int, pad: int, stop_at_eos: bool) 
     if stop_at_eos:
         emitted = columns < (lengths + ended).unsqueeze(1)
     return DecodedTokens(tokens.masked_fill(~emitted, pad), emitted.sum(1), ended, lengths)
+
+
+def policy_logits(
+    logits: Tensor, *, eos: int, pad: int, min_length: int = 1, temperature: float = 1.0
+) -> Tensor:
+    """Logits of the distribution that ``decode`` samples from, of a whole pass over its samples.
+
+    Their log-softmax at the sampled tokens gives the samples' log-probabilities.  Top-k and
+    top-p, which leave probabilities of 0, are not part of it.
+
+    Args:
+        logits: ``[rows, tgt_len, vocab]``, of a pass that was fed the sentences from their start.
+        eos: index of ``</s>``; excluded in the first ``min_length`` columns.
+        pad: index of padding; excluded everywhere.
+        min_length: tokens before which ``</s>`` is not allowed.
+        temperature: logits are divided by it.
+
+    Returns:
+        ``[rows, tgt_len, vocab]`` float32 (float64 for float64 logits), ``-inf`` where a token is
+        excluded; differentiable.
+    """
+    copy = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    return _to_policy(copy, 0, eos=eos, pad=pad, min_length=min_length, temperature=temperature)
+
+
+def _to_policy(
+    logits: Tensor, first_step: int, *, eos: int, pad: int, min_length: int, temperature: float
+) -> Tensor:
+    """:func:`policy_logits` in place, for ``[rows, steps, vocab]`` from ``first_step`` on."""
+    if temperature != 1:
+        logits /= temperature
+    logits[:, :, pad] = -torch.inf
+    if first_step < min_length:
+        logits[:, : min_length - first_step, eos] = -torch.inf
+    return logits
+
+
+def draw(logits: Tensor, sampling: Sampling) -> Tensor:
+    """``[rows]``: a token for each row of ``logits`` ``[rows, vocab]``."""
+    candidates = None
+    if 0 < sampling.topk < logits.size(1):
+        logits, candidates = logits.topk(sampling.topk, dim=1)
+    elif sampling.topp < 1:
+        logits, candidates = logits.sort(dim=1, descending=True)
+    probabilities = logits.softmax(dim=1)
+    if sampling.topp < 1:
+        # A token stays while those before it do not have the mass yet; so the first always does.
+        before = probabilities.cumsum(dim=1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.topp, 0)
+    drawn = _multinomial(probabilities)
+    return (drawn if candidates is None else candidates.gather(1, drawn)).squeeze(1)
+
+
+def _multinomial(weights: Tensor) -> Tensor:
+    """``[rows, 1]``: an index into each row of ``weights`` ``[rows, size]``, not negative.
+
+    On a CPU ``torch.multinomial`` draws a variate for every weight, which takes longer than all
+    of a small decoder's step.  Here two for a row do: one chooses a block of the weights by the
+    blocks' sums, the other a weight of the block.
+    """
+    if weights.device.type != "cpu":
+        return torch.multinomial(weights, 1)
+    size = weights.size(1)
+    width = math.isqrt(size)
+    whole = size - size % width
+    blocks = weights[:, :whole].reshape(weights.size(0), -1, width).sum(dim=2)
+    blocks = torch.cat([blocks, weights[:, whole:].sum(dim=1, keepdim=True)], dim=1)
+    within = _inverse_cumulative(blocks) * width + torch.arange(width)
+    # The last block, of what is left over, may be narrower, or empty.
+    block = weights.gather(1, within.clamp(max=size - 1)).masked_fill(within >= size, 0)
+    return within.gather(1, _inverse_cumulative(block))
+
+
+def _inverse_cumulative(weights: Tensor) -> Tensor:
+    """``[rows, 1]``: an index drawn by the inverse of the cumulative distribution."""
+    cumulative = weights.cumsum(dim=1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    if not bool(total.isfinite().all()):
+        raise FloatingPointError("cannot sample: the model's logits are not finite")
+    # Above 0, so that no weight of 0 is the first to reach it.
+    threshold = (1 - torch.rand_like(total)) * total
+    return torch.searchsorted(cumulative, threshold)

@@ -1,10 +1,13 @@
-"""Statistics of a batch that is spread over data-parallel workers."""
+"""What a criterion has to know of data-parallel training and of the trainer's step."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
@@ -58,3 +61,49 @@ class TrainStepWatch:
     def weight(self) -> float:
         """0 for a batch that will be thrown away, else 1."""
         return 0.0 if self.is_dummy else 1.0
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """Factors with which this worker's sums add up to the whole batch's mean times sample size.
+
+    fairseq adds the workers' gradients and divides by the sum of their sample sizes.
+
+    ``sentences``: of sums over sentences.
+    ``tokens``: of sums over tokens that are added to other terms.
+    ``tokens_alone``: of a sum over tokens that is the whole loss, as in fairseq's own criterions.
+    """
+
+    sentences: Tensor
+    tokens: Tensor | float
+    tokens_alone: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        sample_size: int,
+        sentences: int,
+        tokens: int,
+        *,
+        sentence_avg: bool,
+        device: torch.device,
+        sum_over_workers: Callable[[Tensor], Tensor],
+    ) -> LossScale:
+        """From the sizes of this worker's batch.
+
+        Args:
+            sample_size, sentences, tokens: of the batch.
+            sentence_avg: whether the sample size counts sentences.
+            device: of the model.
+            sum_over_workers: for the sizes of the whole batch.
+        """
+        # Filled on the device: a tensor made of a list would be copied from the host.
+        sizes = [
+            torch.full((1,), float(size), device=device)
+            for size in (sample_size, sentences, tokens)
+        ]
+        whole, all_sentences, all_tokens = sum_over_workers(torch.cat(sizes))
+        return cls(
+            sentences=whole / all_sentences.clamp(min=1),
+            tokens=whole / all_tokens.clamp(min=1) if sentence_avg else 1.0,
+        )

@@ -9,13 +9,12 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions import bleu_from_statistics
-from fairseq_plugins.bleu_metrics import log_expected_bleu, logged_sums
 from fairseq_plugins.expected_bleu.autoregressive import AutoregressiveScores
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_values
 from fairseq_plugins.expected_bleu.non_autoregressive import NonAutoregressiveScores
 from fairseq_plugins.expected_bleu.scored_batch import BatchSums, ScoredBatch
 from fairseq_plugins.flags import check_model, is_non_autoregressive
-from fairseq_plugins.loss_metrics import log_head_losses, log_loss
+from fairseq_plugins.metrics import log_expected_bleu, log_head_losses, log_loss, logged_sums
 from fairseq_plugins.workers import TrainStepWatch
 
 

@@ -1,119 +1,142 @@
-"""Flags of ``--criterion stochastic_graph``."""
+"""The flags of ``--criterion stochastic_graph``, each declared once."""
 
-from dataclasses import dataclass, field
-from typing import Optional
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from criterions.bleu.statistics import SMOOTHINGS
+from criterions.candidate_losses import CANDIDATE_LOSSES
+from criterions.checks import check_choice
 from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
 from fairseq_plugins.rewards import LEVELS, reward_help
-from fairseq_plugins.stochastic_graph import settings
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
-OBJECTIVE = ChoiceEnum(list(OBJECTIVES))
-FEED = ChoiceEnum(list(settings.FEEDS))
-UNROLL = ChoiceEnum(list(settings.UNROLLS))
-TARGET = ChoiceEnum(list(settings.TARGETS))
+RELAXED_FEEDS = ("soft", "gumbel", "gumbel_st", "straight_through")
+
+FEED = ChoiceEnum(["teacher", "greedy", "sample", *RELAXED_FEEDS])
+UNROLL = ChoiceEnum(["step_by_step", "two_pass"])
+TARGET = ChoiceEnum(["reference", "raml"])
 RAML_DISTANCE = ChoiceEnum(list(EDIT_KINDS))
-EMIT = ChoiceEnum(list(settings.EMITS))
-SAMPLE_DROPOUT = ChoiceEnum(list(settings.SAMPLE_DROPOUTS))
-COST = ChoiceEnum(list(settings.COSTS))
+EMIT = ChoiceEnum(["sample", "greedy"])
+SAMPLE_DROPOUT = ChoiceEnum(["off", "scoring", "both"])
 REWARD_LEVEL = ChoiceEnum(list(LEVELS))
 NORMALIZATION = ChoiceEnum(list(NORMALIZATIONS))
-CREDIT = ChoiceEnum(list(settings.CREDITS))
-ESTIMATOR = ChoiceEnum(list(settings.TOKEN_ESTIMATORS))
+CREDIT = ChoiceEnum(["whole", "reward_to_go"])
+ESTIMATOR = ChoiceEnum(["none", "score_function", "pathwise", "straight_through", "candidate_set"])
 BASELINE = ChoiceEnum(list(BASELINES.names))
-CANDIDATE_LOSS = ChoiceEnum(list(settings.CANDIDATE_LOSS_NAMES))
+CANDIDATE_LOSS = ChoiceEnum(list(CANDIDATE_LOSSES))
 LAYER_ESTIMATOR = ChoiceEnum(list(ESTIMATORS.names))
-LAYER_BASELINE = ChoiceEnum(list(settings.LAYER_BASELINES))
+LAYER_BASELINE = ChoiceEnum(["none", "moving_average", "leave_one_out", "greedy"])
 SMOOTHING = ChoiceEnum(list(SMOOTHINGS))
 
 _SCHEDULE = "; a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
 
 
-def _axis(text: str) -> object:
-    """A flag that ``--objective`` sets where the user does not."""
-    return field(default=None, metadata={"help": f"{text} [default: that of --objective]"})
+def _preset(default: object, text: str) -> Any:
+    """A flag that ``--objective`` may set where the user does not; else it has ``default``."""
+    text = f"{text} [default: that of --objective]"
+    return field(default=None, metadata={"help": text, "unset": default})
 
 
-def _option(default: object, text: str) -> object:
+def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
 @dataclass
 class StochasticGraphCriterionConfig(FairseqDataclass):
-    """The axes of the space, and what concerns all points of it."""
+    """Flags of ``--criterion stochastic_graph``; None where ``--objective`` decides."""
 
-    objective: OBJECTIVE = _option(
+    objective: str = _option(
         "cross_entropy",
-        "a published objective: sets the flags below that are not given; see docs/objectives.md",
+        "a published objective, which sets those of the flags below that are not given (see "
+        "docs/objectives.md): " + ", ".join(OBJECTIVES),
     )
 
-    feed: Optional[FEED] = _axis(
+    feed: Optional[FEED] = _preset(
+        "teacher",
         "what the decoder reads in the next step: the reference's token (teacher); its own greedy "
         "or sampled token; or, with gradient, its probabilities (soft), a relaxed sample (gumbel), "
-        "or a sample with a straight-through gradient (gumbel_st, straight_through)"
+        "or a sample with a straight-through gradient (gumbel_st, straight_through)",
     )
-    teacher_forcing: Optional[str] = _axis(
+    teacher_forcing: Optional[str] = _preset(
+        "0",
         "probability that the reference's token is read all the same (scheduled sampling)"
-        + _SCHEDULE
+        + _SCHEDULE,
     )
-    teacher_prefix: Optional[str] = _axis(
+    teacher_prefix: Optional[str] = _preset(
+        "0",
         "tokens from the start of the reference that are always read (MIXER); the extra "
-        "cross-entropy is taken over these" + _SCHEDULE
+        "cross-entropy is taken over these" + _SCHEDULE,
     )
-    unroll: Optional[UNROLL] = _axis(
-        "relaxed feeding step by step, or approximated by two parallel passes (two_pass)"
+    unroll: Optional[UNROLL] = _preset(
+        "step_by_step",
+        "relaxed feeding step by step, or approximated by two parallel passes (two_pass)",
     )
-    relaxation_temperature: Optional[str] = _axis("of soft and Gumbel feeding" + _SCHEDULE)
-    target: Optional[TARGET] = _axis(
-        "target of the cross-entropy: the reference, or edits of it (raml)"
+    relaxation_temperature: Optional[str] = _preset("1", "of soft and Gumbel feeding" + _SCHEDULE)
+    target: Optional[TARGET] = _preset(
+        "reference", "target of the cross-entropy: the reference, or edits of it (raml)"
     )
-    raml_distance: Optional[RAML_DISTANCE] = _axis("which edits raml samples")
-    raml_temperature: Optional[float] = _axis(
-        "of raml's exponentiated payoff, in units of 1 + log(vocabulary); smaller means fewer edits"
+    raml_distance: Optional[RAML_DISTANCE] = _preset("edit", "which edits raml samples")
+    raml_temperature: Optional[float] = _preset(
+        0.85,
+        "of raml's exponentiated payoff, in units of 1 + log(vocabulary); fewer edits if small",
     )
 
-    emit: Optional[EMIT] = _axis(
+    emit: Optional[EMIT] = _preset(
+        "sample",
         "how the rewarded tokens are chosen: drawn, or the most probable ones (greedy), where the "
-        "score terms are those of the model's stochastic layers"
+        "score terms are those of the model's stochastic layers",
     )
-    samples: Optional[int] = _axis("outputs that are drawn for each source, by tokens or layers")
-    sample_temperature: Optional[float] = _axis("logits are divided by it where tokens are drawn")
-    sample_topk: Optional[int] = _axis("draw from the most probable K tokens, 0 means from all")
-    sample_topp: Optional[float] = _axis("draw from the most probable tokens of this total mass")
-    sample_dropout: Optional[SAMPLE_DROPOUT] = _axis(
+    samples: Optional[int] = _preset(
+        1, "outputs that are drawn for each source, by tokens or layers"
+    )
+    sample_temperature: Optional[float] = _preset(
+        1.0, "logits are divided by it where tokens are drawn"
+    )
+    sample_topk: Optional[int] = _preset(
+        0, "draw from the most probable K tokens, 0 means from all"
+    )
+    sample_topp: Optional[float] = _preset(
+        1.0, "draw from the most probable tokens of this total mass"
+    )
+    sample_dropout: Optional[SAMPLE_DROPOUT] = _preset(
+        "off",
         "dropout in sampling and in the pass that scores the samples: off in both (the estimator "
-        "is unbiased for the model without dropout), on in scoring only, or on in both"
+        "is unbiased for the model without dropout), on in scoring only, or on in both",
     )
 
-    cost: Optional[COST] = _axis("what is minimised: cross-entropy, 1 - expected BLEU, 1 - reward")
-    reward: Optional[str] = _axis(reward_help())
-    reward_level: Optional[REWARD_LEVEL] = _axis(
-        "rewards of token ids, on their device, or of detokenised text"
+    cost: Optional[str] = _preset(
+        "cross_entropy",
+        "what is minimised: cross_entropy, expected_bleu (1 - BLEU) or reward (1 - reward)",
     )
-    reward_normalization: Optional[NORMALIZATION] = _axis(
+    reward: Optional[str] = _preset("sentence_bleu", reward_help())
+    reward_level: Optional[REWARD_LEVEL] = _preset(
+        "tokens", "rewards of token ids, on their device, or of detokenised text"
+    )
+    reward_normalization: Optional[NORMALIZATION] = _preset(
+        "none",
         "subtract the mean and divide by the standard deviation of the rewards of the batch, or "
-        "of each source's samples (group)"
+        "of each source's samples (group)",
     )
-    credit: Optional[CREDIT] = _axis(
-        "cost that a token answers for: the whole, or what it and later tokens add (reward_to_go)"
+    credit: Optional[CREDIT] = _preset(
+        "whole",
+        "cost that a token answers for: the whole, or what it and later tokens add (reward_to_go)",
     )
-    estimator: Optional[ESTIMATOR] = _axis("of the gradient through the choice of tokens")
-    baseline: Optional[BASELINE] = _axis("subtracted from the cost of a sampled token")
-    candidate_loss: Optional[CANDIDATE_LOSS] = _axis("loss over a set of candidates")
-    candidate_sharpness: Optional[float] = _axis("alpha of the risk over candidates")
-    candidate_reference: Optional[bool] = field(
-        default=None, metadata={"help": "add the reference to the candidates"}
+    estimator: Optional[ESTIMATOR] = _preset("none", "of the gradient through the choice of tokens")
+    baseline: Optional[BASELINE] = _preset("none", "subtracted from the cost of a sampled token")
+    candidate_loss: Optional[CANDIDATE_LOSS] = _preset("risk", "loss over a set of candidates")
+    candidate_sharpness: Optional[float] = _preset(0.005, "alpha of the risk over candidates")
+    candidate_reference: Optional[bool] = _preset(False, "add the reference to the candidates")
+    cross_entropy_weight: Optional[float] = _preset(
+        0.0, "weight of the teacher-forced cross-entropy added to another cost"
     )
-    cross_entropy_weight: Optional[float] = _axis(
-        "weight of the teacher-forced cross-entropy added to another cost"
-    )
-    label_smoothing: Optional[float] = _axis("epsilon of the cross-entropy, 0 means none")
+    label_smoothing: Optional[float] = _preset(0.0, "epsilon of the cross-entropy, 0 means none")
 
     baseline_decay: float = _option(
         0.99, "of moving averages, per batch (with --update-freq N, N times an update)"
@@ -147,3 +170,69 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
         0, "every output starts with the reference's first N tokens, which do not count"
     )
     sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@dataclass
+class Settings(StochasticGraphCriterionConfig):
+    """All flags with their values: those given, those of ``--objective``, or the defaults."""
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether the decoder is fed vectors in place of tokens."""
+        return self.feed in RELAXED_FEEDS
+
+    @property
+    def emits_greedily(self) -> bool:
+        """Whether outputs are rewarded whose tokens are no random choice, but the layers' are."""
+        return self.cost == "reward" and self.emit == "greedy"
+
+    @property
+    def scores_tokens(self) -> bool:
+        """Whether the pass with gradient has to give the distributions of what was decoded."""
+        return self.estimator in ("score_function", "candidate_set") or self.emits_greedily
+
+
+def flag(name: str) -> str:
+    """``reward_level`` as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(cfg: StochasticGraphCriterionConfig) -> tuple[Settings, set[str]]:
+    """Fill in what ``--objective`` sets, and then the defaults.
+
+    Returns:
+        the settings, and the names of the flags that the user set; of a flag that no objective
+        sets it cannot be told whether its default was given.
+
+    Raises:
+        ValueError: there is no such objective.
+    """
+    # fairseq hands choices over as enumeration members.
+    values = {
+        known.name: str(value) if isinstance(value := getattr(cfg, known.name), Enum) else value
+        for known in fields(StochasticGraphCriterionConfig)
+    }
+    check_choice("--objective", values["objective"], tuple(OBJECTIVES))
+    preset = OBJECTIVES[values["objective"]].flags
+    given = set()
+    for known in fields(StochasticGraphCriterionConfig):
+        if values[known.name] != known.default:
+            given.add(known.name)
+        elif "unset" in known.metadata:
+            values[known.name] = preset.get(known.name, known.metadata["unset"])
+    settings = Settings(**values)
+    changed = given & {"feed", "emit", "cost"}
+    if "estimator" not in given and (changed or "estimator" not in preset):
+        settings = replace(settings, estimator=_usual_estimator(settings, preset))
+    return settings, given
+
+
+def _usual_estimator(settings: Settings, preset: Mapping[str, Any]) -> str:
+    """What the cost and the feed leave no choice about, or what is done commonly."""
+    if settings.emits_greedily:
+        return "none"
+    if settings.cost == "reward":
+        return "candidate_set" if preset.get("estimator") == "candidate_set" else "score_function"
+    if settings.relaxed:
+        return "pathwise" if settings.feed in ("soft", "gumbel") else "straight_through"
+    return "none"

@@ -22,7 +22,7 @@ from criterions.stochastic_graph import (
     StraightThrough,
     StraightThroughGumbel,
 )
-from fairseq_plugins.stochastic_graph.settings import Settings
+from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.workers import TrainStepWatch, sum_over_workers
 
 FED = "fed_token"
@@ -67,42 +67,34 @@ class WorkersMovingAverage(MovingAverage):
 class CriterionEstimators(nn.Module):
     """All estimators of one criterion: registered, so that their state is kept in checkpoints.
 
+    ``token``: of tokens that were drawn.
+    ``relaxed``: of relaxed feeding, or None.
+    ``layers``: of the model's layers that do not ask for an estimator of their own: under the cost,
+    and under an added cross-entropy, which has neither samples nor a greedy output to compare with
+    and so takes a moving average.
+
     Args:
         settings: the objective.
         temperature: of relaxed feeding, by update.
-        baseline_decay: of moving averages.
-        baseline_state_dim: size of the decoder state that a learned baseline reads.
-        layer_estimator: for stochastic layers that do not ask for an estimator of their own.
-        layer_baseline: of ``layer_estimator`` if that is the score function.  An added
-            cross-entropy has neither samples nor a greedy output to compare with, and then takes a
-            moving average.
         train_step: tells which batches will be thrown away.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        temperature: Schedule,
-        baseline_decay: float,
-        baseline_state_dim: int,
-        layer_estimator: str,
-        layer_baseline: str,
-        train_step: TrainStepWatch,
+        self, settings: Settings, temperature: Schedule, train_step: TrainStepWatch
     ) -> None:
         super().__init__()
 
         def baseline(name: str) -> Baseline:
             if name == "moving_average":
-                return WorkersMovingAverage(baseline_decay, train_step)
+                return WorkersMovingAverage(settings.baseline_decay, train_step)
             if name == "learned":
-                return BASELINES.create(name, baseline_state_dim)
+                return BASELINES.create(name, settings.baseline_state_dim)
             return BASELINES.create(name)
 
         def for_layers(own_baseline: str) -> Estimator:
-            if layer_estimator == "score_function":
+            if settings.layer_estimator == "score_function":
                 return ScoreFunction(baseline(own_baseline))
-            return ESTIMATORS.create(layer_estimator)
+            return ESTIMATORS.create(settings.layer_estimator)
 
         self.token: Estimator = ScoreFunction(baseline(settings.baseline))
         self.relaxed: Estimator | None = None
@@ -114,9 +106,9 @@ class CriterionEstimators(nn.Module):
                 "straight_through": StraightThrough,
             }[settings.feed]()
         # The costs of the two passes differ in kind and size, and so do their averages.
-        added = "none" if layer_baseline == "none" else "moving_average"
+        added = "none" if settings.layer_baseline == "none" else "moving_average"
         self.layers = nn.ModuleDict(
-            {"cost": for_layers(layer_baseline), "cross_entropy": for_layers(added)}
+            {"cost": for_layers(settings.layer_baseline), "cross_entropy": for_layers(added)}
         )
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
             # fairseq saves a criterion's state only if it has a parameter; its legacy_ddp takes
@@ -124,10 +116,13 @@ class CriterionEstimators(nn.Module):
             self.anchor = nn.Parameter(torch.zeros(1))
 
     @property
-    def compares_layers_with_greedy(self) -> bool:
-        """Whether the cost of the greedy output is the baseline of the model's layers."""
+    def compare_with_greedy(self) -> bool:
+        """Whether the cost of the greedy output is the baseline of tokens or of layers."""
         layers: Any = self.layers["cost"]
-        return isinstance(getattr(layers, "baseline", None), GreedyDecode)
+        return any(
+            isinstance(getattr(estimator, "baseline", None), GreedyDecode)
+            for estimator in (self.token, layers)
+        )
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""

@@ -1,4 +1,4 @@
-"""``--objective NAME``: published objectives as points of the space."""
+"""``--objective NAME``: published objectives, and the flags that they set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Objective:
-    """A named point: the flags it sets, and where it was published."""
+    """A published objective: where it was published, and the flags that it sets."""
 
     paper: str
     flags: Mapping[str, Any] = field(default_factory=dict)

@@ -20,8 +20,8 @@ from torch.distributions import OneHotCategorical
 
 import fairseq_plugins  # noqa: F401  (registers the criterions)
 from criterions.stochastic_graph import sample
-from fairseq_plugins.criterions.stochastic_graph import StochasticGraphCriterion
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
+from fairseq_plugins.stochastic_graph.criterion import StochasticGraphCriterion
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {

@@ -55,7 +55,7 @@ def test_what_cannot_work_is_refused(corpus, flags, message):
 @pytest.mark.parametrize(
     "flag",
     [
-        *("--objective", "--feed", "--unroll", "--target", "--emit", "--cost", "--estimator"),
+        *("--feed", "--unroll", "--target", "--emit", "--estimator"),
         *("--baseline", "--credit", "--candidate-loss", "--reward-level", "--layer-estimator"),
     ],
 )
@@ -63,6 +63,12 @@ def test_an_unknown_choice_is_refused(corpus, capsys, flag):
     with pytest.raises(SystemExit):
         setup(corpus, name="stochastic_graph", flags=(flag, "nonsense"))
     assert f"argument {flag}: invalid choice: 'nonsense'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--objective", "--cost"])
+def test_a_name_that_is_not_registered_is_refused(corpus, flag):
+    with pytest.raises(ValueError, match=f"{flag} must be one of .*expected_bleu.*'nonsense'"):
+        setup(corpus, name="stochastic_graph", flags=(flag, "nonsense"))
 
 
 @pytest.mark.parametrize("flag", ["--samples", "--sample-topk", "--reward-workers"])

@@ -8,15 +8,14 @@ from fairseq_setup import graph_criterion, layer_for, needed_by, setup
 from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import sample
-from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig
+from fairseq_plugins.stochastic_graph.config import RELAXED_FEEDS, StochasticGraphCriterionConfig
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
-from fairseq_plugins.stochastic_graph.settings import FEEDS
 
 DEFAULTS = {field.name: field.default for field in fields(StochasticGraphCriterionConfig)}
 
 # Values other than the default's that every flag is tried with.
 TRIED = {
-    "feed": FEEDS,
+    "feed": ["teacher", "greedy", "sample", *RELAXED_FEEDS],
     "teacher_forcing": ["0.1"],
     "teacher_prefix": ["2"],
     "unroll": ["two_pass"],

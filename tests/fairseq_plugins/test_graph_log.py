@@ -17,7 +17,7 @@ from fairseq_setup import (
 
 from criterions.token_law import TokenLaw
 from fairseq_plugins.decoding import DecodedTokens
-from fairseq_plugins.stochastic_graph import feeding
+from fairseq_plugins.stochastic_graph import rollout
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
 EOS, PAD = 2, 1
@@ -27,7 +27,7 @@ EOS, PAD = 2, 1
 def decodes(monkeypatch):
     """What ``decode`` returned, sampled outputs only."""
     results = []
-    decode = feeding.decode
+    decode = rollout.decode
 
     def recording(*arguments, sampling=None, **keywords):
         result = decode(*arguments, sampling=sampling, **keywords)
@@ -35,7 +35,7 @@ def decodes(monkeypatch):
             results.append(result)
         return result
 
-    monkeypatch.setattr(feeding, "decode", recording)
+    monkeypatch.setattr(rollout, "decode", recording)
     return results
 
 
@@ -219,7 +219,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
     samples = options.get("samples", 1)
     sample = built.batch(20, 24, 28)
     drawn = {}
-    decode, sample_law = feeding.decode, TokenLaw.sample
+    decode, sample_law = rollout.decode, TokenLaw.sample
     replaying = None
 
     def recording_decode(*arguments, sampling=None, **keywords):
@@ -241,7 +241,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
             return drawn["tokens"]
         return drawn["tokens"][replaying : replaying + 1, : law.batch_shape[1]]
 
-    monkeypatch.setattr(feeding, "decode", recording_decode)
+    monkeypatch.setattr(rollout, "decode", recording_decode)
     monkeypatch.setattr(TokenLaw, "sample", recording_sample)
     loss, gradients, logged = built.gradient(sample)
     total, log_total = 0.0, 0.0

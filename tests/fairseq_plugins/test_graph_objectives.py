@@ -6,7 +6,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, evaluating, graph_criterion, setup
 
-from fairseq_plugins.stochastic_graph import feeding
+from fairseq_plugins.stochastic_graph import rollout, scored_pass
 
 
 def built_with(corpus, learnt, arch="transformer", **options):
@@ -23,14 +23,14 @@ def assert_same(one, other, rtol=1e-5, atol=1e-6):
 def decodes(monkeypatch):
     """Calls of ``decode``: its arguments by name, and what it returned."""
     calls = []
-    decode = feeding.decode
+    decode = rollout.decode
 
     def recording(*arguments, **keywords):
         result = decode(*arguments, **keywords)
         calls.append((keywords, result))
         return result
 
-    monkeypatch.setattr(feeding, "decode", recording)
+    monkeypatch.setattr(rollout, "decode", recording)
     return calls
 
 
@@ -38,7 +38,7 @@ def decodes(monkeypatch):
 def fed_weights(monkeypatch):
     """What relaxed feeding feeds, and the logits it is made of: ``[batch, vocab]`` each step."""
     fed = []
-    unroll = feeding.unrolled_logits
+    unroll = scored_pass.unrolled_logits
 
     def recording(*arguments, feed, **keywords):
         def recorded(logits, step):
@@ -48,7 +48,7 @@ def fed_weights(monkeypatch):
 
         return unroll(*arguments, feed=recorded, **keywords)
 
-    monkeypatch.setattr(feeding, "unrolled_logits", recording)
+    monkeypatch.setattr(scored_pass, "unrolled_logits", recording)
     return fed
 
 

@@ -6,7 +6,6 @@ probability, which a plain teacher-forced loop computes.
 
 import copy
 import itertools
-from dataclasses import replace
 
 import fairseq.utils
 import pytest
@@ -16,7 +15,7 @@ from fairseq_setup import graph_criterion, sample_of, setup
 
 from criterions.token_law import TokenLaw
 from fairseq_plugins.decoding import DecodedTokens
-from fairseq_plugins.stochastic_graph import feeding
+from fairseq_plugins.stochastic_graph import rollout
 from fairseq_plugins.stochastic_graph.batch import Batch
 
 
@@ -115,7 +114,7 @@ class Tiny:
 
     def average(self, criterion, monkeypatch, outputs, probabilities, samples=1):
         """The estimates of all outputs (of all tuples of ``samples`` outputs), weighted."""
-        decode = feeding.decode
+        decode = rollout.decode
         forced = []
 
         def forcing(*arguments, sampling=None, **keywords):
@@ -123,7 +122,7 @@ class Tiny:
                 return decode(*arguments, sampling=sampling, **keywords)
             return self.decoded(forced)
 
-        monkeypatch.setattr(feeding, "decode", forcing)
+        monkeypatch.setattr(rollout, "decode", forcing)
         total = [torch.zeros_like(p) for p in self.model.parameters()]
         for chosen in itertools.product(range(len(outputs)), repeat=samples):
             forced = [outputs[index] for index in chosen]
@@ -163,8 +162,7 @@ def reward_of(output):
 
 def rewarded(tiny, **options):
     criterion = tiny.criterion(**{"objective": "reinforce", **options})
-    reward_cost = replace(criterion.cost_pass.reward_cost, reward=Table())
-    criterion.cost_pass = replace(criterion.cost_pass, reward_cost=reward_cost)
+    criterion.cost.reward = Table()
     return criterion
 
 
@@ -365,7 +363,7 @@ def test_expected_bleu_of_sampled_rows(corpus, monkeypatch, arch, ignored):
             [1 - weighted_mass(row, int(n)) for row, n in zip(logits, number, strict=True)]
         )
 
-    criterion.cost_pass = replace(criterion.cost_pass, expected_bleu=stand_in)
+    criterion.cost.sentence_bleu = stand_in
     outputs = tiny.outputs(3, prefix=(4,) * ignored)
     expected, probabilities = true_gradient(
         tiny,
@@ -390,7 +388,7 @@ def test_risk_over_all_outputs_is_the_expected_cost(corpus, monkeypatch, arch):
     expected, _ = true_gradient(tiny, outputs, lambda o, _: 1 - reward_of(o))
     # Two outputs twice: the same candidate counts once.
     candidates = tiny.decoded([*outputs, outputs[0], outputs[-1]])
-    monkeypatch.setattr(feeding, "decode", lambda *_, **__: candidates)
+    monkeypatch.setattr(rollout, "decode", lambda *_, **__: candidates)
     assert_same_gradients(tiny.estimate(criterion), expected)
 
 
@@ -398,10 +396,8 @@ def test_every_output_and_no_other_is_drawn(corpus):
     """What is enumerated here is what decoding draws from."""
     tiny = Tiny(corpus, words=1, target=(4, 4))
     criterion = tiny.criterion(objective="leave_one_out", samples=400, max_decode_length=3)
-    batch = Batch.of(tiny.sample, tiny.task.target_dictionary).repeated(400)
-    plan = criterion.feeding.plan(tiny.model, batch, 0)
-    drawn = {
-        tuple(row[: int(n)]) for row, n in zip(plan.emitted.tolist(), plan.number, strict=True)
-    }
+    sources = Batch.of(tiny.sample, tiny.task.target_dictionary)
+    done = criterion.rollouts.of(tiny.model, sources, 0)
+    drawn = {tuple(row[: int(n)]) for row, n in zip(done.tokens.tolist(), done.number, strict=True)}
     assert drawn <= set(tiny.outputs(3))
     assert len(drawn) > 10

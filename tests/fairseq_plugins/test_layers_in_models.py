@@ -6,18 +6,28 @@ estimates' mean has no sampling error.
 
 import itertools
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq_setup import graph_criterion, sample_of
-from stochastic_layer_models import DECODERS, EOS, PAD, UNK, WORD, Exact, Forced, Model, Outcome
+from stochastic_layer_models import (
+    DECODERS,
+    EOS,
+    PAD,
+    UNK,
+    VOCAB,
+    WORD,
+    Exact,
+    Forced,
+    Model,
+    Outcome,
+)
 from torch.distributions import Categorical, OneHotCategorical
 
 from criterions.stochastic_graph import Baseline, Enumeration, ScoreFunction, sample
-from fairseq_plugins.stochastic_graph import feeding
+from fairseq_plugins.stochastic_graph import rollout
 
 SOURCE = [WORD, EOS]
 
@@ -36,9 +46,8 @@ def tiny(decoder="recurrent", latent=False, **options):
             if hasattr(module, "total"):
                 module.total.fill_(0.375)
                 module.weight.fill_(1)
-    if criterion.cost_pass.reward_cost is not None:
-        reward_cost = replace(criterion.cost_pass.reward_cost, reward=Table())
-        criterion.cost_pass = replace(criterion.cost_pass, reward_cost=reward_cost)
+    if criterion.settings.cost == "reward":
+        criterion.cost.reward = Table()
     return Model(dictionary, decoder, latent), criterion
 
 
@@ -85,15 +94,13 @@ def gradient_of(model, loss):
 def estimate(model, criterion, batch):
     """Of the mean reward of the batch's sentences, or of the sum of their cross-entropy."""
     loss, sample_size, _ = criterion(model, batch)
-    return gradient_of(
-        model, loss / (1 if criterion.cost_pass.reward_cost is None else sample_size)
-    )
+    return gradient_of(model, loss / (sample_size if criterion.settings.cost == "reward" else 1))
 
 
 def estimate_of(model, criterion, monkeypatch, batch, *rows):
     """The estimate from given outcomes, whose probability must be that of their being drawn."""
     with monkeypatch.context() as patch:
-        forced = Forced(patch, in_one_pass=not criterion.feeding.decodes)
+        forced = Forced(patch, in_one_pass=criterion.settings.feed == "teacher")
         forced.draw_next(*rows)
         gradient = estimate(model, criterion, batch)
     exact = math.prod(float(row.probability.detach()) for row in rows)
@@ -132,14 +139,14 @@ def assert_same(actual, expected):
 def drawn_by_layers(model, criterion, batch):
     """What a training step gave to ``decode`` for layers to draw into, and what it ends up with."""
     given = []
-    decode = feeding.decode
+    decode = rollout.decode
 
     def watched(*arguments, layers=None, **keywords):
         given.append(layers)
         return decode(*arguments, layers=layers, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feeding, "decode", watched)
+        patch.setattr(rollout, "decode", watched)
         estimate(model, criterion, batch)
     return given
 
@@ -304,42 +311,16 @@ def test_workers_speak_once_whatever_the_number_of_steps(monkeypatch, words):
 
 def test_the_greedy_baseline_draws_nothing():
     model, criterion = tiny(objective="self_critical", max_decode_length=3)
-    *_, samples, greedy = drawn_by_layers(model, criterion, batch([WORD]))
+    samples, greedy = drawn_by_layers(model, criterion, batch([WORD]))
     assert samples.values
     assert greedy is None
-
-
-def test_models_whose_layers_do_not_draw_are_looked_at_once():
-    model, criterion = tiny(objective="reinforce", layer_estimator="mode")
-    given = [drawn_by_layers(model, criterion, batch([WORD])) for _ in range(2)]
-    assert [[layers is not None for layers in update] for update in given] == [
-        [True, False],
-        [False],
-    ]
-
-
-def test_looking_for_layers_leaves_the_random_numbers_alone():
-    model, criterion = tiny(objective="reinforce")
-    before = torch.get_rng_state()
-    look = SimpleNamespace(values={})
-    sources = batch([WORD])
-
-    def first_step(draws):
-        criterion.feeding.first_step(model, feeding.Batch.of(sources, criterion.dictionary), draws)
-        look.values = draws.values
-
-    assert criterion.cost_pass.layers.draws(1, 0, first_step) is not None
-    assert look.values
-    assert torch.get_rng_state().equal(before)
 
 
 def test_a_layer_that_draws_only_later_is_drawn_from_then_on():
     model, criterion = tiny(objective="reinforce", layer_estimator="mode")
     estimate(model, criterion, batch([WORD]))
-    estimator = criterion.estimators.layers["cost"] = ScoreFunction()
-    criterion.cost_pass.layers._estimator = estimator
-    without, drawn = drawn_by_layers(model, criterion, batch([WORD]))
-    assert without is None
+    criterion.estimators.layers["cost"] = ScoreFunction()
+    (drawn,) = drawn_by_layers(model, criterion, batch([WORD]))
     assert drawn.values
 
 
@@ -389,3 +370,25 @@ def test_a_layer_outside_encoder_and_decoder_is_refused():
     model.forward = with_layer
     with pytest.raises(ValueError, match="'outside' was not drawn when the outputs were decoded"):
         estimate(model, criterion, batch([WORD]))
+
+
+def test_a_layer_whose_value_is_given_goes_with_the_greedy_baseline():
+    """It has a score term but draws nothing; the greedy output is decoded outside the graph."""
+    model, criterion = tiny(
+        "parallel", objective="self_critical", max_decode_length=3, layer_estimator="mode"
+    )
+    scores = torch.nn.Parameter(torch.zeros(VOCAB, dtype=torch.float64))
+
+    def observe(module, arguments, output):
+        law = OneHotCategorical(logits=output[0].detach() + scores)
+        first = torch.nn.functional.one_hot(torch.zeros_like(output[0][..., 0]).long(), VOCAB)
+        value = sample("observed", law, estimator=ScoreFunction(), value=first.double())
+        return (output[0] + value, *output[1:])
+
+    handle = model.decoder.register_forward_hook(observe)
+    loss, _, logged = criterion(model, batch([WORD]))
+    handle.remove()
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient.isfinite().all()
+    assert gradient.ne(0).any()
+    assert "per_sentence/reward_greedy" in logged

@@ -16,8 +16,7 @@ from decoded_outputs import (
 from fairseq_setup import ARCHITECTURES, evaluating, sample_of, setup
 
 from fairseq_plugins import decoding
-from fairseq_plugins.decoding import ForcedTokens, Sampling, policy_logits
-from fairseq_plugins.sampling import draw
+from fairseq_plugins.decoding import ForcedTokens, Sampling, draw, policy_logits
 
 LEAST_P = 1e-4
 

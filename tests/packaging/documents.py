@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -59,13 +59,14 @@ def criterion_parser(criterion: str) -> ArgumentParser:
 @cache
 def criterion_flags(criterion: str) -> dict[str, Flag]:
     """The flags of a criterion, by name."""
-    parser = criterion_parser(criterion)
-    from fairseq_plugins.stochastic_graph.settings import Settings
+    from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
-    axes = vars(Settings()) if criterion == "stochastic_graph" else {}
+    parser = criterion_parser(criterion)
+    known = fields(CRITERION_DATACLASS_REGISTRY[criterion])
+    unset = {field.name: field.metadata["unset"] for field in known if "unset" in field.metadata}
     return {
         action.option_strings[0]: Flag(
-            str(axes.get(action.dest, action.default)), frozenset(map(str, action.choices or ()))
+            str(unset.get(action.dest, action.default)), frozenset(map(str, action.choices or ()))
         )
         for action in parser._actions
     }

@@ -1,7 +1,6 @@
 """Objectives with a latent variable of one dimension, against quadrature over it."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -344,7 +343,7 @@ def test_reward_gradient_is_unbiased_over_latent_and_outputs(at_node, monkeypatc
         objective="reinforce",
         max_decode_length=1,
     )
-    criterion.cost_pass = _with_table(criterion)
+    criterion.cost.reward = Table()
     sample = batch([WORD])
     total = [torch.zeros_like(p) for p in model.parameters()]
     mass = 0.0
@@ -376,7 +375,7 @@ def test_on_manifolds_the_reward_gradient_is_unbiased(at_node, monkeypatch, kind
         objective="reinforce",
         max_decode_length=1,
     )
-    criterion.cost_pass = _with_table(criterion)
+    criterion.cost.reward = Table()
     sample = batch([WORD])
     number = {"circle": 12, "sphere": 5, "so3": 3}[kind]
     nodes, weights = product_nodes(model.decoder.kind.embedding.coordinates, number)
@@ -441,8 +440,3 @@ def test_relaxed_feeding_is_refused():
     model, criterion = tiny({}, feed="gumbel", cost="expected_bleu")
     with pytest.raises(ValueError, match="'latent' is in the decoder, which relaxed feeding"):
         criterion(model, batch(TARGET))
-
-
-def _with_table(criterion):
-    reward_cost = replace(criterion.cost_pass.reward_cost, reward=Table())
-    return replace(criterion.cost_pass, reward_cost=reward_cost)

@@ -2,7 +2,6 @@
 
 import itertools
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +27,7 @@ from criterions.stochastic_graph import OneHotLaw, StochasticGraph
 from fairseq_plugins import decoding
 from fairseq_plugins.models.stochastic_attention.choice import EVALUATIONS, KINDS
 from fairseq_plugins.stochastic_graph import batch as batches
-from fairseq_plugins.stochastic_graph import feeding
+from fairseq_plugins.stochastic_graph import scored_pass
 
 architectures = pytest.mark.parametrize("arch", ARCHITECTURES)
 
@@ -49,8 +48,7 @@ def criterion_of(**options):
         target_dictionary=dictionary(), source_dictionary=dictionary(), train_step=lambda: None
     )
     criterion = graph_criterion(SimpleNamespace(task=task), **options).double()
-    reward_cost = replace(criterion.cost_pass.reward_cost, reward=Reward())
-    criterion.cost_pass = replace(criterion.cost_pass, reward_cost=reward_cost)
+    criterion.cost.reward = Reward()
     return criterion
 
 
@@ -67,34 +65,33 @@ def largest_difference(model, criterion, sample, monkeypatch):
         the difference, and how many steps of rows were compared.
     """
     decoded, passes = [], []
-    logits_of, rows_of = decoding._StepDecoder.logits, feeding.Feeding.rows
+    logits_of, pass_of = decoding._StepDecoder.logits, scored_pass.ScoredPasses.of
 
     def logits(self, fed):
         found = logits_of(self, fed)
         decoded.append((fed.clone(), found[:, 0].clone()))
         return found
 
-    def rows(self, model, batch, plan, graph, **options):
-        found = rows_of(self, model, batch, plan, graph, **options)
-        passes.append((plan, batch.samples, found[0].detach()))
+    def of(self, model, rollout, update):
+        found = pass_of(self, model, rollout, update)
+        passes.append((rollout, found.logits.detach()))
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr(decoding._StepDecoder, "logits", logits)
-        patch.setattr(feeding.Feeding, "rows", rows)
-        criterion(model, sample)  # the first batch shows whether layers draw
-        decoded.clear()
+        patch.setattr(scored_pass.ScoredPasses, "of", of)
         criterion(model, sample)
-    plan, samples, scored = passes[-1]
+    (rollout, scored) = passes[-1]
+    samples, exists = rollout.batch.samples, rollout.tokens.ne(PAD)
     largest, compared = 0.0, 0
     for fed, found in decoded:
         step = fed.size(1) - 1
         # Samples of a source share a first step; later, rows that have ended are missing.
         every = samples if fed.size(0) < scored.size(0) and step == 0 else 1
-        there = plan.exists[::every, step]
+        there = exists[::every, step]
         if fed.size(0) != len(there):
             continue
-        assert fed[there].equal(plan.fed[::every, : step + 1][there])
+        assert fed[there].equal(rollout.fed[::every, : step + 1][there])
         expected = scored[::every, step][there].log_softmax(-1)
         difference = (found[there].log_softmax(-1) - expected).abs()
         largest = max(largest, float(difference.max()))
@@ -164,7 +161,6 @@ def test_reinforce_is_unbiased_over_all_positions_and_outputs(arch, monkeypatch)
     criterion = criterion_of(
         objective="reinforce", baseline="none", layer_baseline="none", max_decode_length=2
     )
-    criterion.cost_pass.layers.expect()
     of_nodes = positions.flatten(1).unbind(1)  # in the order in which decoding comes to them
     queue, steps = iter(of_nodes), iter(tokens.unbind(1))
 
@@ -176,10 +172,12 @@ def test_reinforce_is_unbiased_over_all_positions_and_outputs(arch, monkeypatch)
         patch.setattr(OneHotLaw, "sample", given)
         patch.setattr(decoding, "draw", lambda logits, sampling: next(steps))
         sources = batches.Batch.of(sample_from(batch), dictionary())
-        graph, _ = criterion.cost_pass.graph(model, sources, 0)
+        rollout = criterion.rollouts.of(model, sources, 0)
+        done = criterion.passes.of(model, rollout, 0)
+        criterion.cost.record(done, rollout, None)
     assert next(queue, None) is None
     assert next(steps, None) is None
-    estimates = graph.surrogate_per_source()
+    estimates = done.graph.surrogate_per_source()
     assert_same(gradients(model, (probabilities.detach() * estimates).sum()), expected)
 
 

@@ -1,0 +1,239 @@
+"""``--criterion stochastic_graph``: the decoder as a stochastic computation graph."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from criterions.stochastic_graph import StochasticGraph
+from fairseq_plugins.flags import check_autoregressive, check_model
+from fairseq_plugins.metrics import log_loss
+from fairseq_plugins.model_pass import model_pass
+from fairseq_plugins.stochastic_graph.batch import Batch
+from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
+from fairseq_plugins.stochastic_graph.consistency import check_consistent, schedule_of
+from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
+from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
+from fairseq_plugins.stochastic_graph.rollout import Rollouts
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
+from fairseq_plugins.workers import LossScale, TrainStepWatch, sum_over_workers
+
+logger = logging.getLogger(__name__)
+
+# A key of the logging output that is a sum over sentences, and logged as their mean.
+_PER_SENTENCE = "per_sentence/"
+
+
+@register_criterion("stochastic_graph", dataclass=StochasticGraphCriterionConfig)
+class StochasticGraphCriterion(FairseqCriterion):
+    """Minimise the expected cost of the decoder's output, plus a weighted cross-entropy.
+
+    The cost is a mean (over the batch's sentences; for the cross-entropy over its tokens), and the
+    loss that fairseq gets is that mean times ``sample_size``, whatever the number of workers.
+    """
+
+    def __init__(self, cfg: StochasticGraphCriterionConfig, task: FairseqTask) -> None:
+        super().__init__(task)
+        self.settings, given = resolve(cfg)
+        check_consistent(self.settings, given)
+        self.dictionary = task.target_dictionary
+        self.train_step = TrainStepWatch(task)
+        temperature = schedule_of(self.settings, "relaxation_temperature")
+        self.estimators = CriterionEstimators(self.settings, temperature, self.train_step)
+        self.rollouts = Rollouts(
+            self.settings,
+            schedule_of(self.settings, "teacher_forcing"),
+            schedule_of(self.settings, "teacher_prefix"),
+            self.estimators,
+            self.dictionary,
+        )
+        self.passes = ScoredPasses(self.settings, self.estimators, temperature, self.dictionary)
+        options = CostOptions(self.settings, task, self.estimators.token, self._sum_over_workers)
+        self.cost: Cost = COSTS.create(self.settings.cost, options)
+
+    def forward(
+        self, model: Any, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss of one batch; its gradient estimates that of the expected cost.
+
+        Args:
+            model: a fairseq encoder-decoder model, possibly wrapped for data parallelism.
+            sample: a batch of a translation task.
+            reduce: ignored; the objective has no value per token.
+
+        Returns:
+            the surrogate loss, ``sample_size``, and the logged sums, among them the value of what
+            is minimised.
+
+        Raises:
+            ValueError: the model is no autoregressive encoder-decoder model, or has an adaptive
+                softmax.
+        """
+        check_model(model, "stochastic_graph")
+        check_autoregressive(model, "stochastic_graph")
+        sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
+        sentences = sample["target"].size(0)
+        sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
+        scale = LossScale.of(
+            sample_size,
+            sentences,
+            sample["ntokens"],
+            sentence_avg=self.settings.sentence_avg,
+            device=sources.prev_output_tokens.device,
+            # Validation is not in step: a worker may have fewer batches than another.
+            sum_over_workers=self._sum_over_workers if self.training else torch.Tensor.detach,
+        )
+        step = self._training_step if self.training else self._validation_step
+        loss, value, logs = step(model, sources, scale)
+        logged = {
+            "ntokens": sample["ntokens"],
+            "nsentences": sentences,
+            "sample_size": sample_size,
+            **logs,
+            "loss": value,
+        }
+        logged = {
+            key: value.detach() if isinstance(value, Tensor) else value
+            for key, value in logged.items()
+        }
+        return loss, sample_size, logged
+
+    def _training_step(
+        self, model: Any, sources: Batch, scale: LossScale
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The surrogate loss, the value of what it stands for, and what to log."""
+        update, batch = self.train_step.update, sources.reference.tokens.size(0)
+        rollout = self.rollouts.of(model, sources, update)
+        greedy = None
+        if self.estimators.compare_with_greedy:
+            greedy = self.rollouts.greedy(model, sources, update)
+        done = self.passes.of(model, rollout, update)
+        logs = self.cost.record(done, rollout, greedy)
+        statistics = done.graph.statistics()
+        if not self.cost.per_token:
+            logs = _per_sentence(logs)
+        factor = scale.tokens_alone if self.cost.per_token else scale.sentences
+        loss, value = _scaled(done.graph, statistics, factor, batch)
+        logs = {**_logged_statistics(statistics, batch), **logs}
+        if self._adds_cross_entropy:
+            graph, teacher_logs = self._teacher_graph(model, sources, update)
+            statistics = graph.statistics()
+            factor = scale.tokens * self.settings.cross_entropy_weight
+            added_loss, added_value = _scaled(graph, statistics, factor, batch)
+            loss, value = loss + added_loss, value + added_value
+            logs.update(teacher_logs, **_logged_statistics(statistics, batch, only="observed"))
+        self.estimators.learn()
+        return self.estimators.anchored(loss), value, logs
+
+    def _validation_step(
+        self, model: Any, sources: Batch, scale: LossScale
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The same of what the model does deterministically, outside any graph."""
+        logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
+        losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
+        costs, logs = self.cost.validate(
+            sources, logits, lambda: self.rollouts.greedy(model, sources, update=None)
+        )
+        value = (scale.tokens_alone if self.cost.per_token else scale.sentences) * costs.sum()
+        if not self.cost.per_token:
+            weight = self.settings.cross_entropy_weight
+            value = value + scale.tokens * weight * losses.total(losses.smoothed)
+        return value, value, {**losses.logs, **_per_sentence(logs)}
+
+    @property
+    def _adds_cross_entropy(self) -> bool:
+        return not self.cost.per_token and self.settings.cross_entropy_weight > 0
+
+    def _teacher_graph(
+        self, model: Any, sources: Batch, update: int
+    ) -> tuple[StochasticGraph, dict[str, Tensor]]:
+        """The cross-entropy that is added to another cost, over the teacher's prefix if any."""
+        layers = self.estimators.layers["cross_entropy"]
+        with StochasticGraph(default_estimator=layers, update=update) as graph:
+            logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
+        losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
+        counts, logs = losses.counts, losses.logs
+        if self.settings.teacher_prefix != "0":
+            counts, logs = counts & self.rollouts.forced_prefix(sources, update), {}
+        graph.cost("cross_entropy", losses.smoothed, mask=counts)
+        return graph, logs
+
+    def _sum_over_workers(self, local: Tensor) -> Tensor:
+        return sum_over_workers(local * self.train_step.weight)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, **options: Any) -> Any:
+        """Load what fits: the checkpoint may be that of another objective.
+
+        Of a criterion without state it has None.  What is not in it starts anew, and the log says
+        so.
+        """
+        own, given = self.state_dict(), state_dict or {}
+        fitting = {
+            name: value
+            for name, value in given.items()
+            if name in own and own[name].shape == value.shape
+        }
+        if anew := sorted(own.keys() - fitting.keys()):
+            logger.warning(
+                "the checkpoint is that of another objective: %s start anew", ", ".join(anew)
+            )
+        return super().load_state_dict({**own, **fitting}, strict, **options)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the sums of all workers: :func:`log_loss`, and the rest as means over sentences."""
+        log_loss(logging_outputs)
+        sentences = sum(log["nsentences"] for log in logging_outputs)
+        keys = {key for log in logging_outputs for key in log if key.startswith(_PER_SENTENCE)}
+        for key in sorted(keys):
+            total = sum(log.get(key, 0) for log in logging_outputs)
+            name = key.removeprefix(_PER_SENTENCE)
+            metrics.log_scalar(name, total / sentences, sentences, round=4)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """All logged values are sums."""
+        return True
+
+
+def _scaled(
+    graph: StochasticGraph, statistics: dict[str, Tensor], factor: Tensor | float, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The surrogate loss of a graph, and the value of its costs."""
+    costs = [cost for name, cost in statistics.items() if name.startswith("cost/")]
+    return factor * (graph.surrogate() + graph.baseline_loss()), factor * batch * sum(costs)
+
+
+def _per_sentence(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mark sums over the sentences of a batch, to be logged as means over all sentences."""
+    return {_PER_SENTENCE + name: value for name, value in sums.items()}
+
+
+def _logged_statistics(
+    statistics: dict[str, Tensor], sentences: int, only: str | None = None
+) -> dict[str, Tensor]:
+    """A graph's statistics as sums over sentences.
+
+    Of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
+    ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.  What a layer
+    observed has its own name.
+
+    Args:
+        statistics: :meth:`StochasticGraph.statistics`, ``KIND/NAME``.
+        sentences: of the batch.
+        only: the one kind to log.
+    """
+    sums = {}
+    for key, value in statistics.items():
+        kind, name = key.split("/", 1)
+        if kind in ("cost", "downstream") or only not in (None, kind):
+            continue
+        label = kind if name in (EMITTED, FED) else f"{kind}_{name}"
+        sums[name if kind == "observed" else label] = value.detach() * sentences
+    return _per_sentence(sums)
