@@ -80,7 +80,7 @@ class RewardOptions:
     sacrebleu_tokenizer: str = "13a"
     max_order: int = 4
     smoothing: str = "add-k"
-    sentence_end: str = "ngram"
+    sentence_end: str = "ignore"
 
     def __post_init__(self) -> None:
         check_choice("--reward-level", self.level, LEVELS)

@@ -14,6 +14,7 @@ from criterions.checks import check_choice
 from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
+from fairseq_plugins.flags import SENTENCE_ENDS
 from fairseq_plugins.rewards import LEVELS, reward_help
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
@@ -34,6 +35,7 @@ CANDIDATE_LOSS = ChoiceEnum(list(CANDIDATE_LOSSES))
 LAYER_ESTIMATOR = ChoiceEnum(list(ESTIMATORS.names))
 LAYER_BASELINE = ChoiceEnum(["none", "moving_average", "leave_one_out", "greedy"])
 SMOOTHING = ChoiceEnum(list(SMOOTHINGS))
+SENTENCE_END = ChoiceEnum(["auto", *SENTENCE_ENDS])
 
 _SCHEDULE = "; a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
 
@@ -162,6 +164,11 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
     reward_sacrebleu_tokenizer: str = _option("13a", "sacrebleu's, for BLEU and GLEU of text")
     max_order: int = _option(4, "highest n-gram order of BLEU and GLEU")
     smoothing: SMOOTHING = _option("add-k", "of BLEU, see --criterion expected_bleu")
+    sentence_end: SENTENCE_END = _option(
+        "auto",
+        "n-grams that end in </s> count in expected BLEU and in rewards of tokens (ngram), or do "
+        "not (ignore); auto is ngram for expected BLEU and ignore for rewards",
+    )
     max_decode_ratio: float = _option(
         2.0, "outputs have at most this many times the source's tokens, plus 10"
     )

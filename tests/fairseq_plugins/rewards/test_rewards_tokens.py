@@ -32,7 +32,7 @@ def reward(name: str, level: str = "tokens", **options: object):
     ],
 )
 def test_on_words_tokens_and_text_agree(name, options):
-    on_tokens = reward(name, sentence_end="ignore", **options)(OUTPUTS)
+    on_tokens = reward(name, **options)(OUTPUTS)
     on_text = reward(name, level="text", **options)(OUTPUTS)
     torch.testing.assert_close(on_tokens, on_text)
     assert on_tokens.dtype == on_text.dtype == torch.float32
@@ -65,7 +65,7 @@ def test_what_the_tokens_add_up_to_is_the_reward_of_the_prefix(name, sentence_en
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu"])
 def test_a_counted_end_is_one_more_word(name):
     """As text, with the end written as a word of its own that outputs which were cut off lack."""
-    on_tokens = reward(name)(OUTPUTS)
+    on_tokens = reward(name, sentence_end="ngram")(OUTPUTS)
     words = [*WORDS, "END"]
     longer = outputs_of(
         [f"{hypothesis} END" for hypothesis in HYPOTHESES],
@@ -77,7 +77,7 @@ def test_a_counted_end_is_one_more_word(name):
     cut = dataclasses.replace(
         OUTPUTS, tokens=OUTPUTS.tokens[:, :4], lengths=OUTPUTS.lengths.clamp(max=4)
     )
-    assert reward(name)(cut)[0] < on_tokens[0]  # "a b c d" without its end
+    assert reward(name, sentence_end="ngram")(cut)[0] < on_tokens[0]  # "a b c d" without its end
 
 
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu"])
