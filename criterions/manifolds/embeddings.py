@@ -86,36 +86,12 @@ class Embedding(ABC):
         )
 
 
-class Circle(Embedding):
-    """The unit circle in the plane; the coordinate is the angle."""
-
-    coordinates, ambient = 1, 2
+class _Angles(Embedding):
+    """A product of unit circles; the coordinates are their angles."""
 
     @property
     def log_volume(self) -> float:
-        return math.log(2 * math.pi)
-
-    def __call__(self, coordinates: Tensor) -> Tensor:
-        return torch.cat([coordinates.cos(), coordinates.sin()], dim=-1)
-
-    def log_volume_element(self, coordinates: Tensor) -> Tensor:
-        return torch.zeros_like(coordinates[..., 0])
-
-    def preimages(self, points: Tensor, near: Tensor) -> Tensor:
-        return _turned(torch.atan2(points[..., 1:], points[..., :1]), near)
-
-    def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return self(_angles((*shape, 1), like))
-
-
-class FlatTorus(Embedding):
-    """The product of two unit circles, in ``R^4``; the coordinates are their angles."""
-
-    coordinates, ambient = 2, 4
-
-    @property
-    def log_volume(self) -> float:
-        return 2 * math.log(2 * math.pi)
+        return self.coordinates * math.log(2 * math.pi)
 
     def __call__(self, coordinates: Tensor) -> Tensor:
         return torch.stack([coordinates.cos(), coordinates.sin()], dim=-1).flatten(-2)
@@ -127,7 +103,19 @@ class FlatTorus(Embedding):
         return _turned(torch.atan2(points[..., 1::2], points[..., ::2]), near)
 
     def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return self(_angles((*shape, 2), like))
+        return self(_angles((*shape, self.coordinates), like))
+
+
+class Circle(_Angles):
+    """The unit circle in the plane; the coordinate is the angle."""
+
+    coordinates, ambient = 1, 2
+
+
+class FlatTorus(_Angles):
+    """The product of two unit circles, in ``R^4``; the coordinates are their angles."""
+
+    coordinates, ambient = 2, 4
 
 
 class Torus(Embedding):
@@ -246,8 +234,7 @@ class Rotations(Embedding):
 
 def _whole_turns(like: Tensor) -> Tensor:
     """``[2 TURNS + 1]`` angles."""
-    turns = torch.arange(-TURNS, TURNS + 1, dtype=like.dtype, device=like.device)
-    return 2 * math.pi * turns
+    return 2 * math.pi * torch.arange(-TURNS, TURNS + 1, dtype=like.dtype, device=like.device)
 
 
 def _turned(angles: Tensor, near: Tensor) -> Tensor:

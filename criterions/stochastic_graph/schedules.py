@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from criterions.registry import Registry
 
 
+@dataclass(frozen=True)
 class Schedule(ABC):
     """A number for every update: ``schedule(update)``."""
 
@@ -48,9 +49,10 @@ class Constant(Schedule):
         return self.value
 
 
+@SCHEDULES.register("linear")
 @dataclass(frozen=True)
-class _FromTo(Schedule):
-    """From ``start`` at update 0 to ``end`` at update ``updates``, and ``end`` ever after."""
+class Linear(Schedule):
+    """``start + (end - start) * update / updates``, then ``end`` (Bengio et al. 2015, linear)."""
 
     start: float
     end: float
@@ -60,23 +62,14 @@ class _FromTo(Schedule):
         if self.updates < 1:
             raise ValueError(f"updates must be at least 1; got {self.updates}")
 
+    def __str__(self) -> str:
+        return ":".join(map(str, (type(self).__name__.lower(), *astuple(self))))
+
     def _value(self, update: int) -> float:
         # The ends are given back as they were written, without rounding.
         if update == 0:
             return self.start
         return self.end if update >= self.updates else self._between(update / self.updates)
-
-    @abstractmethod
-    def _between(self, fraction: float) -> float: ...
-
-
-@SCHEDULES.register("linear")
-@dataclass(frozen=True)
-class Linear(_FromTo):
-    """``start + (end - start) * update / updates``, then ``end`` (Bengio et al. 2015, linear)."""
-
-    def __str__(self) -> str:
-        return f"linear:{self.start}:{self.end}:{self.updates}"
 
     def _between(self, fraction: float) -> float:
         return self.start + (self.end - self.start) * fraction
@@ -84,12 +77,8 @@ class Linear(_FromTo):
 
 @SCHEDULES.register("geometric")
 @dataclass(frozen=True)
-class Geometric(_FromTo):
-    """``start * (end / start) ** (update / updates)``, then ``end``: a constant ratio per update.
-
-    Raises:
-        ValueError: ``start`` or ``end`` is not above 0, or ``updates`` is below 1.
-    """
+class Geometric(Linear):
+    """``start * (end / start) ** (update / updates)``, then ``end``; both ends above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,9 +87,6 @@ class Geometric(_FromTo):
                 "start and end of a geometric schedule must be above 0; "
                 f"got {self.start} and {self.end}: use a linear schedule to reach 0"
             )
-
-    def __str__(self) -> str:
-        return f"geometric:{self.start}:{self.end}:{self.updates}"
 
     def _between(self, fraction: float) -> float:
         return float(self.start * (self.end / self.start) ** fraction)
@@ -128,7 +114,7 @@ def parse_schedule(text: str | float) -> Schedule:
         if name not in SCHEDULES.names:
             raise ValueError(f"no schedule is called {name!r}")
         kind = SCHEDULES.get(name)
-        types: list[Any] = [field.type for field in fields(kind)] if is_dataclass(kind) else []
+        types: list[Any] = [field.type for field in fields(kind)]
         if len(values) != len(types):
             raise ValueError(f"{name} takes {len(types)} values, got {len(values)}")
         numbers = [
