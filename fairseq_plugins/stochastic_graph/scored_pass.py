@@ -22,10 +22,10 @@ from criterions.stochastic_graph import (
 )
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import model_pass
+from fairseq_plugins.reference_prefix import given_reference
 from fairseq_plugins.relaxed_feeding import two_pass_logits, unrolled_logits
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
-from fairseq_plugins.reference_prefix import given_reference
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 
 
