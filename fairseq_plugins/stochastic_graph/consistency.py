@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator
 
-from criterions.stochastic_graph import Schedule, parse_schedule
 from fairseq_plugins.decoding import Sampling
 from fairseq_plugins.flags import above, at_least, below_1
 from fairseq_plugins.stochastic_graph.config import Settings, flag
@@ -207,22 +206,7 @@ def _without_effect(s: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield _OF_LENGTHS, "feed", "there are as many steps as the reference has tokens"
 
 
-def schedule_of(settings: Settings, name: str) -> Schedule:
-    """The schedule that a flag describes.
-
-    Raises:
-        ValueError: it is not understood, or goes out of the range of the flag.
-    """
-    try:
-        schedule = parse_schedule(getattr(settings, name))
-    except ValueError as error:
-        raise ValueError(f"{flag(name)}: {error}") from error
-    # Schedules are monotonic: all values lie between the first and the last.
-    for value in (schedule(0), schedule(getattr(schedule, "updates", 0))):
-        if name == "relaxation_temperature":
-            above(flag(name), value, 0)
-        else:
-            at_least(flag(name), value, 0)
-        if name == "teacher_forcing" and value > 1:
-            raise ValueError(f"{flag(name)} is a probability, 1 at most; got {value}")
-    return schedule
+def probability(name: str, value: float, largest: float) -> None:
+    """Raise ``ValueError`` for a value of a schedule that is below 0 or above ``largest``."""
+    if at_least(name, value, 0) > largest:
+        raise ValueError(f"{name} is a probability, {largest} at most; got {value}")

@@ -12,12 +12,18 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.flags import check_autoregressive, check_model
+from fairseq_plugins.flags import (
+    above,
+    at_least,
+    check_autoregressive,
+    check_model,
+    schedule_of,
+)
 from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
-from fairseq_plugins.stochastic_graph.consistency import check_consistent, schedule_of
+from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollouts
@@ -44,12 +50,13 @@ class StochasticGraphCriterion(FairseqCriterion):
         check_consistent(self.settings, given)
         self.dictionary = task.target_dictionary
         self.train_step = TrainStepWatch(task)
-        temperature = schedule_of(self.settings, "relaxation_temperature")
+        text = self.settings.relaxation_temperature
+        temperature = schedule_of("--relaxation-temperature", text, above, 0)
         self.estimators = CriterionEstimators(self.settings, temperature, self.train_step)
         self.rollouts = Rollouts(
             self.settings,
-            schedule_of(self.settings, "teacher_forcing"),
-            schedule_of(self.settings, "teacher_prefix"),
+            schedule_of("--teacher-forcing", self.settings.teacher_forcing, probability, 1),
+            schedule_of("--teacher-prefix", self.settings.teacher_prefix, at_least, 0),
             self.estimators,
             self.dictionary,
         )
