@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--data-dir",
         type=Path,
-        help="folder of the original text, for the examples (else the run's own, or its pieces)",
+        help="folder of the original text, for the examples, unless it lies in the run's folder",
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
     hydra = commands.add_parser(

@@ -170,15 +170,20 @@ def _test(
 ) -> None:
     """Scores with intervals and p-values; the signatures then name seed and resamples too."""
     outcomes, result.signatures[name] = paired_test(systems, baseline, metric, "bs", samples)
-    for system, outcome in outcomes.items():
-        score = Score(outcome.score, None, outcome.mean, outcome.interval)
+    for system, found in outcomes.items():
+        # sacrebleu gives numpy's float32 for some of them.
+        score = Score(float(found.score), None, float(found.mean), float(found.ci))
         result.systems[system].scores[name] = score
     if not trials or len(systems) == 1:
         return
     outcomes, signature = paired_test(systems, baseline, metric, "ar", trials)
     result.randomization_signatures[name] = signature
-    for system, outcome in outcomes.items():
-        result.systems[system].scores[name].p_value = outcome.p_value
+    for system, found in outcomes.items():
+        if system != baseline:
+            # Equal outputs leave nothing to test; sacrebleu's formula gives 1 / (trials + 1).
+            equal = list(systems[system]) == list(systems[baseline])
+            p_value = 1.0 if equal else float(found.p_value)
+            result.systems[system].scores[name].p_value = p_value
 
 
 def describe(

@@ -10,7 +10,6 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from recipes.data.segmentation import decode_pieces, load_sentencepiece
 from recipes.reporting.tables import Column, arms_of, figures, main_column
 from recipes.running.trained_arms import START
 from recipes.text import read_lines
@@ -142,14 +141,12 @@ def find_examples(
 ) -> Examples | None:
     """Examples of every arm on the first test set, with the largest beam.
 
-    Source and references are the original text in ``text_dir`` or ``work_dir/text``; else the
-    segmented text of the run, its pieces put together. None where these or the outputs are gone.
+    Source and references are the original text in ``text_dir`` or ``work_dir/text``. None where
+    these or the outputs are gone.
     """
     column = main_column(results)
     split, _ = column
-    texts = _original(results, split, [text_dir, work_dir / "text"]) or _segmented(
-        results, split, work_dir
-    )
+    texts = _original(results, split, [text_dir, work_dir / "text"])
     outputs = {
         system: read_lines(path)
         for system in results["systems"]
@@ -215,17 +212,3 @@ def _original(results: dict[str, Any], split: str, folders: list[Path | None]) -
         sources = read_lines(source) if source.is_file() else None
         return sources, [read_lines(folder / name) for name in names], ", ".join(names)
     return None
-
-
-def _segmented(results: dict[str, Any], split: str, work_dir: Path) -> Texts | None:
-    sides: list[list[str]] = []
-    for lang in results["languages"]:
-        pieces = work_dir / "segmented" / f"{split}.{lang}"
-        models = [work_dir / f"sentencepiece{suffix}.model" for suffix in (f".{lang}", "")]
-        model = next((path for path in models if path.is_file()), None)
-        if model is None or not pieces.is_file():
-            return None
-        processor = load_sentencepiece(model)
-        sides.append([decode_pieces(processor, line) for line in read_lines(pieces)])
-    sources, reference = sides
-    return sources, [reference], f"{split}.{results['languages'][1]}, put together from its pieces"
