@@ -200,15 +200,12 @@ def run_lines(
         written: see :func:`write_configurations`.
         arguments: of ``python -m recipes`` that run the recipe.
     """
-    averaged = {
-        name: training.average
-        for name, training in Layout(recipe, Path(), Path()).start_stages().items()
-    }
+    averaged = {name for name, training in recipe.start_stages.items() if training.average}
     run = ["python", "-m", "recipes", *arguments]
     lines = [shlex.join([*run, "--until", "preprocess"])]
     for name in written:
         options = ["--config-dir", str(config_dir.absolute()), "--config-name", name]
         lines.append(shlex.join(["fairseq-hydra-train", *options]))
-        if averaged.get(name.partition(".")[0]):
+        if name.partition(".")[0] in averaged:
             lines.append(shlex.join([*run, "--take-over", "--until", f"{name} stage"]))
     return [*lines, shlex.join([*run, "--take-over"])]

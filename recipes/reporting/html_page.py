@@ -19,13 +19,12 @@ _FLAG = re.compile(r"--?[\w-]{1,38}$")
 _REMARK = re.compile(r"([\d.]+(?: ± [\d.]+)?) (\([^()]*\))$")
 
 
-def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> str:
+def html_page(results: dict[str, Any], examples: Examples | None) -> str:
     """The page.
 
     Args:
         results: of ``results.json``.
         examples: of :func:`~recipes.reporting.examples.find_examples`.
-        data: name of the file that holds all figures.
     """
     columns = tables.splits_and_beams(results)
     main = tables.main_column(results)
@@ -55,7 +54,6 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
         outputs=outputs,
         cost=tables.cost_table(results),
         arms=tables.arms_table(results),
-        data=data,
     )
 
 

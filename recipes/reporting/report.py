@@ -55,7 +55,7 @@ def write_report(
     plot = work_dir / "curves.png"
     if plot_curves(results, plot):
         files["png"] = plot
-    write_text(files["html"], html_page(results, examples, "results.json"))
+    write_text(files["html"], html_page(results, examples))
     write_text(files["md"], markdown(results, files.get("png"), "results.json"))
     written = list(files.values())
     if results_dir is None:

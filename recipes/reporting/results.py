@@ -72,12 +72,8 @@ def collect_results(
     baselines = [START, recipe.control, *(n for n, arm in recipe.arms.items() if arm.baseline)]
     bleu = _valid_bleu(recipe, layout, decoded, systems, options)
     candidates = {arm: mean for arm, mean in bleu.items() if arm in baselines}
-    others = {
-        arm: mean
-        for arm, mean in bleu.items()
-        if arm not in baselines and not arm.endswith(CONSTANT_REWARD)
-    }
-    best = max(candidates, key=lambda arm: candidates[arm])
+    others = [arm for arm in bleu if arm not in baselines and not arm.endswith(CONSTANT_REWARD)]
+    best = max(candidates, key=lambda arm: bleu[arm])
     signatures: dict[str, str] = {}
     randomization_signatures: dict[str, str] = {}
     reference_rates = {}
@@ -122,7 +118,7 @@ def collect_results(
         "control": recipe.control,
         "baseline": best,
         "baselines": candidates,
-        "selected": max(others, key=lambda arm: others[arm]) if others else None,
+        "selected": max(others, key=lambda arm: bleu[arm], default=None),
         "metrics": list(evaluation.metrics),
         "bootstrap_samples": evaluation.bootstrap_samples,
         "randomization_trials": evaluation.randomization_trials,

@@ -73,7 +73,7 @@ def arms_of(results: dict[str, Any]) -> dict[str, list[str]]:
 
 def label(results: dict[str, Any], arm: str) -> str:
     """An arm's name, and what is special about it."""
-    marks = {"control": "control", "baseline": "baseline", "selected": "best on valid"}
+    marks = {"control": "control", "baseline": "baseline", "selected": "best arm on valid"}
     found = [mark for key, mark in marks.items() if results[key] == arm]
     return f"`{arm}`" + (f" ({', '.join(found)})" if found else "")
 
@@ -136,7 +136,7 @@ def score_cell(results: dict[str, Any], arm: str, measure: str, column: Column) 
     change = difference(results, arm, measure, column)
     if change is None:
         return text
-    p_value = change.p_value if change.n > 1 else scored.get("p_value")
+    p_value = change.p_value if has_seeds(results) else scored.get("p_value")
     return f"{text} ({change.mean:+.2f}" + (f", p={p_value:.3f})" if p_value is not None else ")")
 
 
@@ -185,13 +185,10 @@ def how_to_read(results: dict[str, Any]) -> list[str]:
             f"baseline with the p-value of {test}. It is about the choice of test sentences, not "
             "about the seed of training; among many arms some are small by chance."
         )
-    return [*sentences, *(["; ".join(_signatures(results)) + "."])]
-
-
-def _signatures(results: dict[str, Any]) -> list[str]:
-    found = [f"{metric}: `{signature}`" for metric, signature in results["signatures"].items()]
+    signatures = [f"{metric}: `{name}`" for metric, name in results["signatures"].items()]
     tests = results["randomization_signatures"].items()
-    return found + [f"{metric}, test: `{signature}`" for metric, signature in tests]
+    signatures += [f"{metric}, test: `{name}`" for metric, name in tests]
+    return [*sentences, "; ".join(signatures) + "."]
 
 
 def _convergence(results: dict[str, Any]) -> str:

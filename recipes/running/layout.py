@@ -70,28 +70,29 @@ class Layout:
 
     def start_stages(self, start: str = START) -> dict[str, Training]:
         """The trainings that make a start, in order, by the name of their save-dir."""
-        stages = {"cross_entropy": self.recipe.cross_entropy}
-        if self.recipe.annealing is not None:
-            stages["annealing"] = self.recipe.annealing
         _, _, suffix = start.partition(".")
         if not suffix:
-            return stages
+            return self.recipe.start_stages
         seed = int(suffix.removeprefix("seed"))
         return {
             f"{name}.{suffix}": replace(training, flags=with_seed(training.flags, seed))
-            for name, training in stages.items()
+            for name, training in self.recipe.start_stages.items()
         }
 
     def save_dir(self, system: str) -> Path:
         """Checkpoint folder of an arm, or of the last training that makes a start."""
-        is_start = system.partition(".")[0] == START
-        return self.work_dir / ([*self.start_stages(system)][-1] if is_start else f"arms/{system}")
+        return self._folder_and_training(system)[0]
 
     def checkpoint(self, system: str) -> Path:
         """The checkpoint of an arm, or of a start, that is decoded."""
-        is_start = system.partition(".")[0] == START
-        trained = [*self.start_stages().values()][-1] if is_start else self.recipe.finetune
-        return self.save_dir(system) / trained.checkpoint_name
+        folder, training = self._folder_and_training(system)
+        return folder / training.checkpoint_name
+
+    def _folder_and_training(self, system: str) -> tuple[Path, Training]:
+        if system.partition(".")[0] != START:
+            return self.work_dir / "arms" / system, self.recipe.finetune
+        name, training = [*self.start_stages(system).items()][-1]
+        return self.work_dir / name, training
 
     def hypotheses(self, system: str, split: str, beam: int, lenpen: float) -> Path:
         """Detokenised output of one decoding."""

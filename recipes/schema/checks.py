@@ -39,20 +39,12 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(
             "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
         )
-    start_tasks = {
-        f"{name}.task.flags": stage.task.flags
-        for name, stage in (
-            ("cross_entropy", recipe.cross_entropy),
-            ("annealing", recipe.annealing),
-        )
-        if stage is not None and stage.task is not None
-    }
+    stages = recipe.start_stages
     groups = {
         "task.flags": recipe.task.flags,
-        **start_tasks,
+        **{f"{name}.task.flags": s.task.flags for name, s in stages.items() if s.task},
         "architecture": recipe.architecture,
-        "cross_entropy.flags": recipe.cross_entropy.flags,
-        "annealing.flags": recipe.annealing.flags if recipe.annealing else [],
+        **{f"{name}.flags": stage.flags for name, stage in stages.items()},
         "finetune.flags": recipe.finetune.flags,
         **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
     }
@@ -71,14 +63,10 @@ def check_recipe(recipe: Recipe) -> None:
                 f"arms: all arms must run the same updates, but {flag} differs: {values}; an arm "
                 "with 'budget: time' may make others"
             )
-    trained = {
-        "cross_entropy": recipe.cross_entropy.completed(),
-        "annealing": recipe.annealing.completed() if recipe.annealing else [],
-        "finetune": recipe.arm_flags(recipe.control),
-    }
+    trained = {name: stage.completed() for name, stage in stages.items()}
+    trained["finetune"] = recipe.arm_flags(recipe.control)
     for name, flags in trained.items():
-        ends = any(flag_value(flags, flag) for flag in ENDS)
-        if flags and name != "cross_entropy" and not ends:
+        if name != "cross_entropy" and not any(flag_value(flags, flag) for flag in ENDS):
             raise ConfigError(f"{name}.flags: give it an end, --max-update or --max-epoch")
         metric = "--best-checkpoint-metric"
         if flag_value(flags, metric) == "bleu" and "--eval-bleu" not in flags:

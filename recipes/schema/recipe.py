@@ -138,6 +138,12 @@ class Recipe:
         """Source and target language codes."""
         return self.source_lang, self.target_lang
 
+    @property
+    def start_stages(self) -> dict[str, Training]:
+        """The trainings that make the start, in order, by name."""
+        annealing = {} if self.annealing is None else {"annealing": self.annealing}
+        return {"cross_entropy": self.cross_entropy, **annealing}
+
     def arm_flags(self, arm: str) -> list[str]:
         """The shared fine-tuning flags followed by the arm's own."""
         return self.finetune.completed(self.arms[arm].flags)

@@ -188,7 +188,7 @@ def test_time_is_that_of_each_arm_and_compared_with_the_control(run, fake_fairse
     write_report(tmp_path / "work")
     text = (tmp_path / "work/results.md").read_text()
     assert "| `cross_entropy` (control, baseline) | 3 | 3 (3) |  | 9 | 3.000 | 1.00 |" in text
-    assert "| `other` (best on valid) | 3 | 3 (3) |  | 18 | 6.000 | 2.00 |" in text
+    assert "| `other` (best arm on valid) | 3 | 3 (3) |  | 18 | 6.000 | 2.00 |" in text
     console = Console(file=io.StringIO(), width=120)
     print_table(load_results(tmp_path / "work/results.json"), console)
     rows = re.findall(r"^│ other .*│ +6\.000 │ +2\.00 │$", console.file.getvalue(), re.MULTILINE)
@@ -300,7 +300,7 @@ def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
     for system in ("start", "cross_entropy", "other"):
         score = results["systems"][system]["scores"]["test"]["1"]["scores"]["bleu"]
         assert f"{score['value']:.2f}" in text
-    assert "`other` (best on valid)" in text
+    assert "`other` (best arm on valid)" in text
     assert "bs:50|seed:12345" in results["signatures"]["bleu"]
     assert results["signatures"]["bleu"] in text
     assert "| 12 | 4.000 |" in text  # 12 s of training, 3 updates
