@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from recipes.errors import RecipeError
+from recipes.errors import CommandError, RecipeError
 from recipes.fairseq_commands.checkpoints import (
     average_checkpoints,
     checkpoint_updates,
@@ -23,6 +23,9 @@ from recipes.running.stages import Stage
 from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Training
 
+_NO_BLEU = (
+    "validation has no BLEU while the model writes nothing; begin later: --validate-after-updates"
+)
 # Libraries of which fairseq-train needs one.
 _LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}
 
@@ -92,7 +95,12 @@ def _stage(
         # With all updates done, fairseq-train would make one more.
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
-            run.execute(command, log, name, training_progress(run.say), append=last.is_file())
+            try:
+                run.execute(command, log, name, training_progress(run.say), append=last.is_file())
+            except CommandError as error:
+                if "KeyError: 'bleu'" in str(error):
+                    raise CommandError(f"{error}\n{_NO_BLEU}") from error
+                raise
         if average:
             paths = last_checkpoints(save_dir, average)
             run.say(f"  average of {', '.join(path.name for path in paths)}")

@@ -92,5 +92,5 @@ def generate():
 
 if orders.get("fail") == program:
     print("line before the end")
-    sys.exit("RuntimeError: out of luck")
+    sys.exit(orders.get("fail_with", "RuntimeError: out of luck"))
 {"fairseq-preprocess": preprocess, "fairseq-train": train, "fairseq-generate": generate}[program]()

@@ -209,6 +209,16 @@ def test_failing_command_names_stage_log_and_last_lines(run, fake_fairseq, tmp_p
     assert run() == ALL
 
 
+def test_a_model_that_writes_nothing_yet_is_told_from_other_failures(run, fake_fairseq):
+    fake_fairseq.behave(fail="fairseq-train", fail_with="KeyError: 'bleu'")
+    with pytest.raises(CommandError, match="begin later: --validate-after-updates"):
+        run()
+    fake_fairseq.behave(fail="fairseq-train")
+    with pytest.raises(CommandError) as error:
+        run()
+    assert "--validate-after-updates" not in str(error.value)
+
+
 def test_redo_names_a_stage(run):
     run()
     assert run(redo=("decode other test beam 1",)) == ["fairseq-generate"]
