@@ -69,7 +69,7 @@ def collect_results(
     evaluation = recipe.evaluation
     options = MetricOptions.of_recipe(evaluation)
     systems = _systems(recipe, layout, lenpen)
-    baselines = [START, recipe.control, *(n for n, arm in recipe.arms.items() if arm.baseline)]
+    baselines = [START, recipe.control, *(arm.arm for arm in recipe.arms.values() if arm.baseline)]
     bleu = _valid_bleu(recipe, layout, decoded, systems, options)
     candidates = {arm: mean for arm, mean in bleu.items() if arm in baselines}
     others = [arm for arm in bleu if arm not in baselines and not arm.endswith(CONSTANT_REWARD)]

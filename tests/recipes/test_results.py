@@ -132,3 +132,11 @@ def test_an_arm_for_the_same_time_can_be_the_baseline(
     assert made["longer"] == (2, 12.0)
     assert made["other"] == (3, 12.0)
     assert "| `longer` (baseline) | 2 |" in (work / "results.md").read_text()
+    # With other seeds than the recipe's own, too.
+    other = tmp_path / "other"
+    options = ["--data-dir", str(data_dir), "--work-dir", str(other), "--seeds", "2,3"]
+    assert main(["run", recipe_file(arms=arms), *options]) == 0
+    results = json.loads((other / "results.json").read_text())
+    assert list(results["baselines"]) == ["start", "cross_entropy", "longer"]
+    figures = results["systems"]["other.seed3"]["scores"]["test"]["1"]
+    assert figures["baseline"] == "longer.seed3"
