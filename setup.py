@@ -117,6 +117,7 @@ setup(
         "jinja2>=3",
         "matplotlib>=3.5",
         "rich>=12",
+        "scipy>=1.7",
         "pyyaml>=5.4",
     ],
     extras_require={

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--data-dir",
         type=Path,
-        help="folder of the original text, for the examples (else the run's own, or its pieces)",
+        help="folder of the original text, for the examples, unless it lies in the run's folder",
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
     hydra = commands.add_parser(
@@ -92,8 +92,13 @@ def _add_trainings(parser: argparse.ArgumentParser) -> None:
         type=_numbers,
         default=(),
         metavar="N,N",
-        help="train every arm with each of these seeds; one that is not the recipe's own makes "
-        "the arm NAME.seedN (default: the recipe's own)",
+        help="train everything, from cross-entropy to the arms, with each of these seeds; one that "
+        "is not the recipe's own makes start.seedN and NAME.seedN (default: the recipe's own)",
+    )
+    parser.add_argument(
+        "--shared-start",
+        action="store_true",
+        help="with --seeds: the arms of all seeds start from the recipe's own start",
     )
     parser.add_argument(
         "--arms",
@@ -132,6 +137,7 @@ def run_arguments(args: argparse.Namespace) -> list[str]:
     for option in ("seeds", "arms"):
         if getattr(args, option):
             said += [f"--{option}", ",".join(map(str, getattr(args, option)))]
+    said += ["--shared-start"] * args.shared_start
     for setting in args.set:
         said += ["--set", setting]
     return said
@@ -176,6 +182,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         args.until,
         args.take_over,
         run_arguments(args),
+        args.shared_start,
     )
     if run_recipe(run) and not args.dry_run:
         _report(work_dir, args.results_dir, args.data_dir, console)
@@ -188,7 +195,7 @@ def _hydra(args: argparse.Namespace, console: Console) -> None:
     work_dir = args.work_dir or Path("runs") / recipe.name
     constant = args.control == "constant-reward"
     written = write_configurations(
-        recipe, args.config_dir, work_dir, args.seeds, args.arms, constant
+        recipe, args.config_dir, work_dir, args.seeds, args.arms, constant, args.shared_start
     )
     for line in run_lines(recipe, written, args.config_dir, run_arguments(args)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

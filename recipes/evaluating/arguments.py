@@ -86,13 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bootstrap-samples",
         type=int,
         default=BOOTSTRAP_SAMPLES,
-        help="resamples of the paired bootstrap (%(default)s)",
+        help="resamples of the bootstrap that gives the intervals (%(default)s)",
     )
     scoring.add_argument(
         "--randomization-trials",
         type=int,
         default=RANDOMIZATION_TRIALS,
-        help="shuffles of approximate randomisation, 0 for none (%(default)s)",
+        help="shuffles of approximate randomisation, 0 for no test (%(default)s)",
     )
     scoring.add_argument(
         "--length-buckets",

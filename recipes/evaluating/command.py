@@ -28,7 +28,7 @@ from recipes.evaluating.tables import print_comparison, probability_change
 from recipes.schema.data import TextSource
 from recipes.text import read_lines, write_text
 
-_SCHEMA = 3  # 2 had no consecutive repeats
+_SCHEMA = 4  # p-values are those of approximate randomisation
 _STDOUT = Path("-")
 _FEW_DIFFERENCES = 20  # lines
 
@@ -159,7 +159,7 @@ def _notes(
         if 0 < count < _FEW_DIFFERENCES:
             notes.append(
                 f"note: {name} and the baseline differ in {count} of {len(lines)} lines; from so "
-                "few, neither test can tell a difference from chance"
+                "few, the test cannot tell a difference from chance"
             )
     return notes
 
@@ -193,8 +193,8 @@ def _sacrebleu_command(
     )
     command = ["sacrebleu", *source, "-i", *(str(system.text) for system in systems)]
     command += ["-m", *args.metrics, *options.flags()]
-    if baseline is not None and len(systems) > 1:
-        command += ["--paired-bs", "--paired-bs-n", str(args.bootstrap_samples)]
+    if baseline is not None and len(systems) > 1 and args.randomization_trials:
+        command += ["--paired-ar", "--paired-ar-n", str(args.randomization_trials)]
     return shlex.join(command)
 
 

@@ -1,7 +1,8 @@
-"""Scores of detokenised text through sacrebleu, its paired tests, and statistics of the outputs."""
+"""Scores of detokenised text through sacrebleu, its paired test, and statistics of the outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,8 +29,8 @@ RANDOMIZATION_TRIALS = 10000
 class Score:
     """One figure of one system.
 
-    ``p_value`` (paired bootstrap) compares with the baseline (None for the baseline itself);
-    ``interval`` is the half width of the 95 % bootstrap interval around ``mean``.
+    ``p_value`` (approximate randomisation) is that of the difference to the baseline, None for the
+    baseline itself; ``interval`` is the half width of the 95 % bootstrap interval around ``mean``.
     """
 
     value: float
@@ -46,10 +47,10 @@ class SystemScores:
         scores: by metric.
         length_ratio: BLEU's tokens of the hypotheses / those of the closest references.
         precisions: clipped n-gram precisions of BLEU, n = 1 to 4, in percent.
+        geometric_mean: of the precisions: BLEU without its brevity penalty.
         brevity_penalty: BLEU's.
-        approximate_randomization: the second test's p-value by metric; empty without a test.
         length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
-            where there is a baseline, its ``control_bleu`` on the same sentences.
+            where there is a baseline, its ``baseline_bleu`` on the same sentences.
         repeated_ngram_rate: by n (1, 2, 4), see
             :func:`~recipes.evaluating.output_statistics.repeated_ngram_rate`.
         consecutive_repeats_per_100_tokens: see
@@ -60,8 +61,8 @@ class SystemScores:
     scores: dict[str, Score]
     length_ratio: float
     precisions: list[float] = field(default_factory=list)
+    geometric_mean: float = 0.0
     brevity_penalty: float = 1.0
-    approximate_randomization: dict[str, float] = field(default_factory=dict)
     length_buckets: list[dict[str, Any]] = field(default_factory=list)
     repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
     consecutive_repeats_per_100_tokens: float | None = None
@@ -77,7 +78,7 @@ class Comparison:
     """Scores of several systems on one test set, and the signature of every metric.
 
     ``signatures`` are those of the scores, with the bootstrap's resamples and seed where there is
-    a baseline; ``randomization_signatures`` those of the other test.
+    a baseline; ``randomization_signatures`` those of the test.
     """
 
     systems: dict[str, SystemScores]
@@ -125,8 +126,8 @@ def compare(
         references: one list of lines for each reference set.
         baseline: the system to compare with; None scores without a test or intervals.
         metrics: names out of bleu, chrf, ter.
-        samples: resamples of the paired bootstrap, at least 1.
-        trials: shuffles of approximate randomisation; 0 leaves that test out.
+        samples: resamples of the bootstrap that gives the intervals, at least 1.
+        trials: shuffles of approximate randomisation; 0 leaves the test out.
         options: of the metrics.
 
     Raises:
@@ -143,8 +144,9 @@ def compare(
     result = Comparison({})
     for system, lines in systems.items():
         score = bleu.corpus_score(lines, None)
+        mean = math.prod(score.precisions) ** (1 / len(score.precisions))
         result.systems[system] = SystemScores(
-            {}, score.ratio, precisions=list(score.precisions), brevity_penalty=score.bp
+            {}, score.ratio, list(score.precisions), mean, brevity_penalty=score.bp
         )
     for name in metrics:
         metric = options.metric(name, references)
@@ -166,19 +168,22 @@ def _test(
     samples: int,
     trials: int,
 ) -> None:
-    """Scores with p-values and intervals; the signatures then name seed and resamples too."""
+    """Scores with intervals and p-values; the signatures then name seed and resamples too."""
     outcomes, result.signatures[name] = paired_test(systems, baseline, metric, "bs", samples)
-    for system, outcome in outcomes.items():
-        result.systems[system].scores[name] = Score(
-            outcome.score, outcome.p_value, outcome.mean, outcome.interval
-        )
+    for system, found in outcomes.items():
+        # sacrebleu gives numpy's float32 for some of them.
+        score = Score(float(found.score), None, float(found.mean), float(found.ci))
+        result.systems[system].scores[name] = score
     if not trials or len(systems) == 1:
         return
     outcomes, signature = paired_test(systems, baseline, metric, "ar", trials)
     result.randomization_signatures[name] = signature
-    for system, outcome in outcomes.items():
-        if outcome.p_value is not None:
-            result.systems[system].approximate_randomization[name] = outcome.p_value
+    for system, found in outcomes.items():
+        if system != baseline:
+            # Equal outputs leave nothing to test; sacrebleu's formula gives 1 / (trials + 1).
+            equal = list(systems[system]) == list(systems[baseline])
+            p_value = 1.0 if equal else float(found.p_value)
+            result.systems[system].scores[name].p_value = p_value
 
 
 def describe(
@@ -217,4 +222,4 @@ def describe(
         ]
         if baseline is not None and system != baseline:
             for number, entry in enumerate(row.length_buckets):
-                entry["control_bleu"] = scores[baseline][number]
+                entry["baseline_bleu"] = scores[baseline][number]

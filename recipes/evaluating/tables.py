@@ -44,8 +44,7 @@ def print_comparison(result: Comparison, baseline: str | None, console: Console)
     for name in result.signatures:
         console.print(_scores(result, name, baseline, labels), NewLine())
     if result.randomization_signatures:
-        explained = "p of the difference: bs paired bootstrap, ar approximate randomisation"
-        console.print(explained, highlight=False, soft_wrap=True)
+        console.print("p: of the difference, by approximate randomisation", highlight=False)
         console.print()
     console.print(_statistics(result, baseline, labels), NewLine())
     if all(row.length_buckets for row in result.systems.values()):
@@ -74,23 +73,23 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _scores(result: Comparison, name: str, baseline: str | None, labels: dict[str, str]) -> Table:
-    """One metric, a line for each system."""
+    """One metric, a line for each system; BLEU also without its brevity penalty."""
     tested = baseline is not None and len(result.systems) > 1
-    columns = ["score"]
+    columns = ["score", *(["no penalty"] if name == "bleu" else [])]
     columns += ["95 % interval"] if baseline is not None else []
-    columns += ["difference", "p (bs)"] if tested else []
-    columns += ["p (ar)"] if name in result.randomization_signatures else []
+    columns += ["difference"] if tested else []
+    columns += ["p"] if name in result.randomization_signatures else []
     table = _table(_NAMES[name] + " (lower is better)" * (name in LOWER_IS_BETTER), *columns)
     for system, row in result.systems.items():
         score = row.scores[name]
         cells = [f"{score.value:.2f}"]
+        cells += [f"{row.geometric_mean:.2f}"] if name == "bleu" else []
         if score.mean is not None and score.interval is not None:
             cells.append(f"{score.mean:.2f} ± {score.interval:.2f}")
-        if tested and score.p_value is not None:
-            difference = score.value - result.systems[baseline].scores[name].value
-            cells += [f"{difference:+.2f}", f"{score.p_value:.4f}"]
-            if name in row.approximate_randomization:
-                cells.append(f"{row.approximate_randomization[name]:.4f}")
+        if baseline is not None and system != baseline:
+            cells.append(f"{score.value - result.systems[baseline].scores[name].value:+.2f}")
+            if score.p_value is not None:
+                cells.append(f"{score.p_value:.4f}")
         table.add_row(labels[system], *cells)
     return table
 
@@ -150,8 +149,8 @@ def _lengths(result: Comparison, labels: dict[str, str]) -> Table:
         cells = []
         for bucket in row.length_buckets:
             text = f"{bucket['bleu']:.2f}"
-            if "control_bleu" in bucket:
-                text += f" ({bucket['bleu'] - bucket['control_bleu']:+.2f})"
+            if "baseline_bleu" in bucket:
+                text += f" ({bucket['bleu'] - bucket['baseline_bleu']:+.2f})"
             cells.append(text)
         table.add_row(labels[system], *cells)
     return table

@@ -16,7 +16,7 @@ import yaml
 
 from recipes.errors import CommandError
 from recipes.fairseq_commands.commands import PLUGIN, Command, train_command, user_dir
-from recipes.running.layout import START, Layout
+from recipes.running.layout import Layout
 from recipes.running.trained_arms import expand
 from recipes.schema.recipe import Recipe
 from recipes.text import write_text
@@ -62,6 +62,7 @@ def write_configurations(
     seeds: Sequence[int] = (),
     arms: Sequence[str] = (),
     constant_reward: bool = False,
+    shared_start: bool = False,
 ) -> dict[str, Path]:
     """Write one file for every training of a recipe, and examples of settings for Slurm.
 
@@ -71,13 +72,12 @@ def write_configurations(
     Args:
         config_dir: for ``fairseq-hydra-train --config-dir``.
         work_dir: of the recipe.
-        seeds: see :func:`~recipes.running.trained_arms.expand`, as for ``arms`` and
-            ``constant_reward``.
+        seeds: see :func:`~recipes.running.trained_arms.expand`, as for what follows.
 
     Returns:
         the files, by name for ``--config-name``, in the order in which they have to be run.
     """
-    recipe = expand(recipe, seeds, arms, constant_reward)
+    recipe = expand(recipe, seeds, arms, constant_reward, shared_start=shared_start)
     work_dir = work_dir.absolute()
     commands = _commands(recipe, work_dir)
     configurations = convert([command for _, command in commands.values()])
@@ -98,19 +98,18 @@ def _commands(recipe: Recipe, work_dir: Path) -> dict[str, tuple[Path, Command]]
     """Save-dir and command of each training, by the name of its configuration."""
     layout = Layout(recipe, work_dir, work_dir)
     found = {}
-    start = None
-    for stage, training in layout.start_stages.items():
-        save_dir = work_dir / stage
-        found[stage] = (
-            save_dir,
-            train_command(
-                recipe, layout.binarized, save_dir, training.flags, start, stage, training.task
-            ),
-        )
-        start = save_dir / training.checkpoint_name
-    for arm in recipe.arms:
+    for name in layout.starts:
+        start = None
+        for stage, training in layout.start_stages(name).items():
+            save_dir, flags = work_dir / stage, training.completed()
+            command = train_command(
+                recipe, layout.binarized, save_dir, flags, start, stage, training.task
+            )
+            found[stage] = save_dir, command
+            start = save_dir / training.checkpoint_name
+    for arm, trained in recipe.arms.items():
         save_dir, flags = layout.save_dir(arm), recipe.arm_flags(arm)
-        start = layout.checkpoint(START)
+        start = layout.checkpoint(trained.start)
         found[f"arm_{arm}"] = (
             save_dir,
             train_command(recipe, layout.binarized, save_dir, flags, start, f"arms/{arm}"),
@@ -201,15 +200,12 @@ def run_lines(
         written: see :func:`write_configurations`.
         arguments: of ``python -m recipes`` that run the recipe.
     """
-    averaged = {
-        name: training.average
-        for name, training in Layout(recipe, Path(), Path()).start_stages.items()
-    }
+    averaged = {name for name, training in recipe.start_stages.items() if training.average}
     run = ["python", "-m", "recipes", *arguments]
     lines = [shlex.join([*run, "--until", "preprocess"])]
     for name in written:
         options = ["--config-dir", str(config_dir.absolute()), "--config-name", name]
         lines.append(shlex.join(["fairseq-hydra-train", *options]))
-        if averaged.get(name):
+        if name.partition(".")[0] in averaged:
             lines.append(shlex.join([*run, "--take-over", "--until", f"{name} stage"]))
     return [*lines, shlex.join([*run, "--take-over"])]

@@ -1,4 +1,4 @@
-"""Sentences in which an arm's output differs most from the control's."""
+"""Sentences in which an arm's output differs most from the baseline's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from recipes.data.segmentation import decode_pieces, load_sentencepiece
-from recipes.reporting.tables import Column, arm_of, baseline_of, main_column
-from recipes.running.layout import START
+from recipes.reporting.tables import Column, arms_of, figures, main_column
+from recipes.running.trained_arms import START
 from recipes.text import read_lines
 
 MAX_ORDER = 4
@@ -37,21 +36,21 @@ class Example:
     number: int
     source: str | None
     references: list[str]
-    control: Output
+    baseline: Output
     output: Output
 
     @property
     def difference(self) -> float:
         """In sentence BLEU."""
-        return self.output.bleu - self.control.bleu
+        return self.output.bleu - self.baseline.bleu
 
 
 @dataclass
 class ArmExamples:
-    """Examples of one system against its control, largest difference first."""
+    """Examples of one system against its baseline, largest difference first."""
 
     system: str
-    control: str
+    baseline: str
     better: list[Example]
     worse: list[Example]
 
@@ -88,7 +87,7 @@ def _ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
 
 
 def compare_outputs(
-    control: Sequence[str],
+    baseline: Sequence[str],
     outputs: Sequence[str],
     references: Sequence[Sequence[str]],
     bleu: BLEU,
@@ -98,7 +97,7 @@ def compare_outputs(
     """The sentences with the largest gain, and those with the largest loss, in sentence BLEU.
 
     Args:
-        control: translations to compare with, detokenised.
+        baseline: translations to compare with, detokenised.
         outputs: translations of the same sentences.
         references: one list of lines for each reference set.
         bleu: the metric; its words are what is compared.
@@ -112,7 +111,7 @@ def compare_outputs(
         return bleu.tokenizer(line.rstrip()).split()
 
     found = []
-    for index, (ours, theirs) in enumerate(zip(outputs, control, strict=True)):
+    for index, (ours, theirs) in enumerate(zip(outputs, baseline, strict=True)):
         lines = [reference[index] for reference in references]
         if ours == theirs or max(len(words(line)) for line in lines) < SHORTEST:
             continue
@@ -123,7 +122,7 @@ def compare_outputs(
         lines = [reference[index] for reference in references]
         split = [words(line) for line in lines]
         marked = []
-        for line, score in zip((outputs[index], control[index]), scores, strict=True):
+        for line, score in zip((outputs[index], baseline[index]), scores, strict=True):
             tokens = words(line)
             orders = matched_orders(tokens, split)
             marked.append(Output(list(zip(tokens, orders, strict=True)), score))
@@ -142,14 +141,12 @@ def find_examples(
 ) -> Examples | None:
     """Examples of every arm on the first test set, with the largest beam.
 
-    Source and references are the original text in ``text_dir`` or ``work_dir/text``; else the
-    segmented text of the run, its pieces put together. None where these or the outputs are gone.
+    Source and references are the original text in ``text_dir`` or ``work_dir/text``. None where
+    these or the outputs are gone.
     """
     column = main_column(results)
     split, _ = column
-    texts = _original(results, split, [text_dir, work_dir / "text"]) or _segmented(
-        results, split, work_dir
-    )
+    texts = _original(results, split, [text_dir, work_dir / "text"])
     outputs = {
         system: read_lines(path)
         for system in results["systems"]
@@ -161,16 +158,16 @@ def find_examples(
     bleu = _sentence_bleu(results["signatures"]["bleu"])
     arms = []
     for system in _compared(results, outputs):
-        control = baseline_of(results, system, column)
-        if control not in outputs or len(outputs[system]) != len(references[0]):
+        baseline = figures(results, system, column)["baseline"]
+        if baseline not in outputs or len(outputs[system]) != len(references[0]):
             continue
         better, worse = compare_outputs(
-            outputs[control], outputs[system], references, bleu, sources
+            outputs[baseline], outputs[system], references, bleu, sources
         )
-        arms.append(ArmExamples(system, control, better, worse))
+        arms.append(ArmExamples(system, baseline, better, worse))
     rule = (
         f"Of each arm the {PER_SIDE} sentences with the largest gain and the {PER_SIDE} with the "
-        "largest loss of sentence BLEU (sacrebleu, effective order) against the control, among "
+        "largest loss of sentence BLEU (sacrebleu, effective order) against the baseline, among "
         f"those whose reference has at least {SHORTEST} words; of equal ones the earlier. Extremes "
         f"by design: they show what changes, not how often. Reference: {where}."
     )
@@ -179,10 +176,11 @@ def find_examples(
 
 def _compared(results: dict[str, Any], outputs: dict[str, list[str]]) -> list[str]:
     """The first system of every arm but the start and the control."""
-    first: dict[str, str] = {}
-    for system in outputs:
-        first.setdefault(arm_of(results, system), system)
-    return [s for arm, s in first.items() if arm not in (START, results["control"])]
+    return [
+        systems[0]
+        for arm, systems in arms_of(results).items()
+        if arm not in (START, results["control"]) and systems[0] in outputs
+    ]
 
 
 def _sentence_bleu(signature: str) -> BLEU:
@@ -214,17 +212,3 @@ def _original(results: dict[str, Any], split: str, folders: list[Path | None]) -
         sources = read_lines(source) if source.is_file() else None
         return sources, [read_lines(folder / name) for name in names], ", ".join(names)
     return None
-
-
-def _segmented(results: dict[str, Any], split: str, work_dir: Path) -> Texts | None:
-    sides: list[list[str]] = []
-    for lang in results["languages"]:
-        pieces = work_dir / "segmented" / f"{split}.{lang}"
-        models = [work_dir / f"sentencepiece{suffix}.model" for suffix in (f".{lang}", "")]
-        model = next((path for path in models if path.is_file()), None)
-        if model is None or not pieces.is_file():
-            return None
-        processor = load_sentencepiece(model)
-        sides.append([decode_pieces(processor, line) for line in read_lines(pieces)])
-    sources, reference = sides
-    return sources, [reference], f"{split}.{results['languages'][1]}, put together from its pieces"

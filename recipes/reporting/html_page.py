@@ -13,37 +13,24 @@ from recipes.reporting import tables
 from recipes.reporting.examples import Examples
 from recipes.reporting.output_tables import length_table, statistics_table
 from recipes.reporting.plots import curve_plots, lines_of, score_plots
-from recipes.running.layout import START
 
 _CODE = re.compile(r"`([^`]*)`")
 _FLAG = re.compile(r"--?[\w-]{1,38}$")
 _REMARK = re.compile(r"([\d.]+(?: ± [\d.]+)?) (\([^()]*\))$")
 
 
-def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> str:
+def html_page(results: dict[str, Any], examples: Examples | None) -> str:
     """The page.
 
     Args:
         results: of ``results.json``.
         examples: of :func:`~recipes.reporting.examples.find_examples`.
-        data: name of the file that holds all figures.
     """
     columns = tables.splits_and_beams(results)
-    scores = list(tables.score_tables(results))
     main = tables.main_column(results)
     outputs = [
-        (column_tables, column == main)
+        ([statistics_table(results, column), length_table(results, column)], column == main)
         for column in columns
-        if (
-            column_tables := [
-                table
-                for table in (
-                    statistics_table(results, column),
-                    length_table(results, column),
-                )
-                if table is not None
-            ]
-        )
     ]
     environment = Environment(
         loader=FunctionLoader(_template),
@@ -56,10 +43,9 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
     return environment.get_template("report.html").render(
         results=results,
         style=Markup(_template("report.css")),
-        findings=_findings(results),
+        how_to_read=tables.how_to_read(results),
         score_plots=_plots(score_plots(results, tables.largest_beams(results))),
-        bleu=scores[0],
-        other_scores=scores[1:],
+        scores=[tables.score_table(results, column) for column in columns],
         seeds=tables.seed_table(results),
         legend=_legend(results),
         curves=_plots(curve_plots(results)),
@@ -68,13 +54,7 @@ def html_page(results: dict[str, Any], examples: Examples | None, data: str) -> 
         outputs=outputs,
         cost=tables.cost_table(results),
         arms=tables.arms_table(results),
-        data_link=data_link(data),
     )
-
-
-def data_link(name: str) -> Markup:
-    """The link to the file of all figures, a file in the page's folder."""
-    return Markup('<a href="{0}">{0}</a>').format(name)
 
 
 def _template(name: str) -> str:
@@ -115,26 +95,3 @@ def _legend(results: dict[str, Any]) -> list[dict[str, Any]]:
         {"name": system, "color": line.color, "dashed": line.dashed, "marker": line.marker}
         for system, line in lines_of(results).items()
     ]
-
-
-def _findings(results: dict[str, Any]) -> list[str]:
-    """BLEU of the selected arm (of all, where none is selected) against the control, in words."""
-    columns = tables.largest_beams(results)
-    arms = [results["selected"]] if results["selected"] else list(results["systems"])
-    sentences = []
-    # The first split is the validation set.
-    for column in columns[1:] or columns:
-        for system in results["systems"]:
-            change = tables.difference(results, system, "bleu", column)
-            if system == START or change is None or tables.arm_of(results, system) not in arms:
-                continue
-            score = tables.figures(results, system, column)["scores"]["bleu"]
-            tested = tables.p_values(results, system, "bleu", column)
-            p_value = f" (p\u00a0=\u00a0{tested[0]:.3f})" if tested else ""
-            sentences.append(
-                f"`{system}`: {score['value']:.2f} BLEU on "
-                f"{tables.column_name(results, column)}, {change:+.2f} against "
-                f"`{tables.baseline_of(results, system, column)}`"
-                f"{p_value}"
-            )
-    return sentences

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.fairseq_commands.training_log import SECONDS
-from recipes.reporting.tables import Column, arm_of, column_name, figures
+from recipes.reporting.tables import (
+    Column,
+    arms_of,
+    column_name,
+    figures,
+    has_seeds,
+    score,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,14 +87,10 @@ def lines_of(results: dict[str, Any]) -> dict[str, Line]:
     arms: dict[str, int] = {}
     lines = {}
     for system in results["curves"]:
-        arm = _arm(results, system)
+        arm = results["systems"][system]["arm"]
         color = arms.setdefault(arm, len(arms)) % PALETTE
         lines[system] = Line(color, arm == results["control"])
     return lines
-
-
-def _arm(results: dict[str, Any], system: str) -> str:
-    return arm_of(results, system) if system in results["systems"] else system
 
 
 def logged_metrics(results: dict[str, Any]) -> list[str]:
@@ -110,9 +113,10 @@ def curve_of(
     if metric not in curves:
         return None
     updates, values = curves[metric]
-    # All arms leave from the same checkpoint, whose BLEU is known.
-    if metric == "bleu" and results.get("start_valid_bleu") is not None:
-        updates, values = [0, *updates], [results["start_valid_bleu"], *values]
+    # The BLEU of the checkpoint that the arm starts from is known.
+    start = results["start_valid_bleu"][results["systems"][system]["start"]]
+    if metric == "bleu" and start is not None:
+        updates, values = [0, *updates], [start, *values]
     if over == "updates":
         return updates, values
     if SECONDS not in curves:
@@ -164,50 +168,50 @@ def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:
 
 
 def score_plots(results: dict[str, Any], columns: list[Column]) -> Iterator[Plot]:
-    """BLEU of every system with its interval, one panel for each column."""
+    """BLEU of every arm with its interval, one panel for each column."""
     import matplotlib
 
-    lines = lines_of(results)
+    lines, arms = lines_of(results), arms_of(results)
     for number, column in enumerate(columns):
         with matplotlib.rc_context(_STYLE):
-            systems = [
-                s
-                for s in results["systems"]
-                if figures(results, s, column)["scores"]["bleu"].get("interval") is not None
-            ]
-            if not systems:
-                continue
-            figure = _figure(1, 1, 4.6, 0.8 + 0.26 * len(systems))
+            figure = _figure(1, 1, 4.6, 0.8 + 0.26 * len(arms))
             (axis,) = figure.axes
-            for row, system in enumerate(systems):
-                score = figures(results, system, column)["scores"]["bleu"]
-                line = lines.get(system)
+            shown = []
+            for row, (arm, systems) in enumerate(arms.items()):
+                mean, low, high = _interval(results, arm, column)
+                line = lines.get(systems[0])
                 axis.errorbar(
-                    score["value"],
+                    mean,
                     row,
-                    # The interval is around the mean of the resamples.
-                    xerr=[
-                        [score["value"] - score["mean"] + score["interval"]],
-                        [score["mean"] + score["interval"] - score["value"]],
-                    ],
+                    xerr=[[mean - low], [high - mean]],
                     fmt=line.marker if line else "o",
                     color=_INK if line is None else _ARM.format(16 + line.color),
                     markersize=5,
                     capsize=2,
                 )
-            control = figures(results, results["control"], column)["scores"]["bleu"]["value"]
-            axis.axvline(control, color=_INK, linestyle="--", linewidth=0.8)
-            axis.set_yticks(range(len(systems)), systems)
+                if arm == results["baseline"]:
+                    axis.axvline(mean, color=_INK, linestyle="--", linewidth=0.8)
+                shown.append(f"{arm} {mean:.2f} ({low:.2f} to {high:.2f})")
+            axis.set_yticks(range(len(arms)), arms)
             axis.invert_yaxis()
             axis.grid(axis="x", linewidth=0.6)
             axis.set_xlabel("BLEU")
             title = f"BLEU on {column_name(results, column)}"
-            shown = ", ".join(
-                f"{s} {score['value']:.2f} ± {score['interval']:.2f}"
-                for s in systems
-                for score in [figures(results, s, column)["scores"]["bleu"]]
-            )
-            yield Plot(title, _svg(figure, f"scores-{number}"), f"{title}: {shown}.")
+            svg = _svg(figure, f"scores-{number}")
+            yield Plot(title, svg, f"{title}: {', '.join(shown)}.")
+
+
+def _interval(results: dict[str, Any], arm: str, column: Column) -> tuple[float, float, float]:
+    """Mean BLEU and its 95 % interval: over seeds or, where there is one, by bootstrap."""
+    found = score(results, arm, "bleu", column)
+    assert found is not None
+    if has_seeds(results):
+        half = found.half_width or 0.0
+        return found.mean, found.mean - half, found.mean + half
+    scored = figures(results, arms_of(results)[arm][0], column)["scores"]["bleu"]
+    # The interval is around the mean of the resamples.
+    center, half = scored["mean"], scored["interval"]
+    return found.mean, min(found.mean, center - half), max(found.mean, center + half)
 
 
 def _axis_name(over: str) -> str:

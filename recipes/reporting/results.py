@@ -6,7 +6,8 @@ import datetime
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,15 @@ from recipes.evaluating.scoring import compare, describe
 from recipes.fairseq_commands.checkpoints import checkpoint_updates
 from recipes.fairseq_commands.commands import display_path, has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
+from recipes.fairseq_commands.resume import LAST
 from recipes.fairseq_commands.training_log import read_training_log
-from recipes.running.layout import START, Layout, training_log
-from recipes.running.trained_arms import TrainedArm
+from recipes.running.layout import Layout, training_log
+from recipes.running.trained_arms import CONSTANT_REWARD, START, seed_of
 from recipes.schema.flags import flag_value
-from recipes.schema.recipe import Arm, Recipe
+from recipes.schema.recipe import Recipe
 from recipes.text import read_lines
 
-# Of results.json; 1 had no such key, nor statistics beside scores and length; 2 no repeats in a
-# row, and no names of searches.
-SCHEMA = 3
+SCHEMA = 4  # of results.json
 _FAIRSEQ_REFINEMENTS = 10  # where no --iter-decode-max-iter is given
 _DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
 
@@ -66,22 +66,14 @@ def collect_results(
         commands: (stage, shell line) of everything that makes the results.
         lenpen: length penalty by (system, beam).
     """
-    systems: dict[str, dict[str, Any]] = {}
-    curves: dict[str, dict[str, list[Any]]] = {}
-    for system in layout.systems:
-        flags = layout.training(START).flags if system == START else recipe.arms[system].flags
-        described = "the checkpoint all arms start from"
-        systems[system] = {
-            "description": described if system == START else recipe.arms[system].description,
-            **({} if system == START else _identity(recipe.arms[system])),
-            **_training(layout.save_dir(system), flags),
-            "lenpen": {str(b): lenpen[system, b] for b in recipe.decoding.beams},
-            "scores": {},
-        }
-        if system != START:
-            curves[system] = read_training_log(layout.training_log(system)).curves()
     evaluation = recipe.evaluation
     options = MetricOptions.of_recipe(evaluation)
+    systems = _systems(recipe, layout, lenpen)
+    baselines = [START, recipe.control, *(arm.arm for arm in recipe.arms.values() if arm.baseline)]
+    bleu = _valid_bleu(recipe, layout, decoded, systems, options)
+    candidates = {arm: mean for arm, mean in bleu.items() if arm in baselines}
+    others = [arm for arm in bleu if arm not in baselines and not arm.endswith(CONSTANT_REWARD)]
+    best = max(candidates, key=lambda arm: bleu[arm])
     signatures: dict[str, str] = {}
     randomization_signatures: dict[str, str] = {}
     reference_rates = {}
@@ -92,7 +84,7 @@ def collect_results(
         references[split] = ", ".join(display_path(file.name) for file in files)
         lines = [read_lines(file) for file in files]
         for beam in recipe.decoding.beams:
-            for baseline, group in _groups(layout.systems, systems, recipe.control).items():
+            for baseline, group in paired_systems(systems, best).items():
                 texts = {s: read_lines(decoded[split, beam, s]) for s in group}
                 compared = compare(
                     texts,
@@ -114,6 +106,7 @@ def collect_results(
                     scores.average_probability = average_probability(log)
                     by_split = systems[system]["scores"].setdefault(split, {})
                     by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
+    logs = {arm: training_log(layout.save_dir(arm)) for arm in systems if arm in recipe.arms}
     return {
         "schema": SCHEMA,
         "recipe": recipe.name,
@@ -123,7 +116,9 @@ def collect_results(
         "versions": versions(),
         "device": device(),
         "control": recipe.control,
-        "selected": recipe.selected,
+        "baseline": best,
+        "baselines": candidates,
+        "selected": max(others, key=lambda arm: bleu[arm], default=None),
         "metrics": list(evaluation.metrics),
         "bootstrap_samples": evaluation.bootstrap_samples,
         "randomization_trials": evaluation.randomization_trials,
@@ -134,13 +129,10 @@ def collect_results(
         "reference_consecutive_repeats_per_100_tokens": reference_repeats,
         "searches": {str(beam): _search(recipe, beam) for beam in recipe.decoding.beams},
         "shared_flags": shlex.join(recipe.finetune.flags),
-        "start_stages": [
-            {"stage": stage, **_training(layout.work_dir / stage, training.flags)}
-            for stage, training in layout.start_stages.items()
-        ],
         "systems": systems,
-        "curves": curves,
-        "start_valid_bleu": _start_bleu(recipe, layout, decoded),
+        "set_aside": sorted(path.name for path in layout.work_dir.glob("arms/*.old*")),
+        "curves": {arm: read_training_log(log).curves() for arm, log in logs.items()},
+        "start_valid_bleu": {s: _start_bleu(recipe, layout, decoded, s) for s in layout.starts},
         "commands": [list(pair) for pair in commands],
     }
 
@@ -154,51 +146,97 @@ def _search(recipe: Recipe, beam: int) -> str:
     return "greedy" if beam == 1 else f"beam {beam}"
 
 
-def _identity(arm: Arm) -> dict[str, Any]:
-    """The arm that a system shares with those of other seeds, and its seed."""
-    return {"arm": arm.arm, "seed": arm.seed} if isinstance(arm, TrainedArm) else {}
+def _systems(
+    recipe: Recipe, layout: Layout, lenpen: Mapping[tuple[str, int], float]
+) -> dict[str, dict[str, Any]]:
+    """What is known of every system before its output is scored."""
+    found: dict[str, dict[str, Any]] = {}
+    for system in layout.systems:
+        if system in layout.starts:
+            trainings = layout.start_stages(system)
+            stages = [
+                {"stage": name, **_training(layout.work_dir / name, t.checkpoint_name, t.flags)}
+                for name, t in trainings.items()
+            ]
+            known = {
+                "description": "the checkpoint all arms start from",
+                "arm": START,
+                "seed": seed_of(next(iter(trainings.values())).flags),
+                "start": system,
+                "stages": stages,
+            }
+        else:
+            arm, checkpoint = recipe.arms[system], layout.checkpoint(system)
+            known = {
+                "description": arm.description,
+                "arm": arm.arm,
+                "seed": arm.seed,
+                "start": arm.start,
+                **_training(checkpoint.parent, checkpoint.name, arm.flags),
+            }
+        penalties = {str(beam): lenpen[system, beam] for beam in recipe.decoding.beams}
+        found[system] = {**known, "lenpen": penalties, "scores": {}}
+    return found
 
 
-def _groups(
-    names: Sequence[str], systems: Mapping[str, dict[str, Any]], control: str
-) -> dict[str, list[str]]:
-    """Systems by the baseline they are tested against: the control with the same seed.
+def _training(save_dir: Path, checkpoint: str, flags: list[str]) -> dict[str, Any]:
+    """What one fairseq-train did: its flags, updates and time, and the checkpoint it is used by."""
+    log = read_training_log(training_log(save_dir))
+    updates, each = checkpoint_updates(save_dir / LAST), log.seconds_per_update()
+    return {
+        "flags": shlex.join(flags),
+        "updates": updates,
+        "epochs": len(log.epochs),
+        "validations": len(log.valid),
+        "checkpoint_update": checkpoint_updates(save_dir / checkpoint),
+        "seconds_per_update": each,
+        "seconds": None if each is None else each * updates,
+    }
 
-    ``start``, and a seed that the control was not trained with, belong to the control itself.
-    Every group begins with its baseline.
+
+def _valid_bleu(
+    recipe: Recipe,
+    layout: Layout,
+    decoded: Mapping[tuple[str, int, str], Path],
+    systems: Mapping[str, dict[str, Any]],
+    options: MetricOptions,
+) -> dict[str, float]:
+    """BLEU on valid of every arm, its mean over searches and seeds."""
+    valid = recipe.data.valid
+    lines = [read_lines(file) for file in reference_files(recipe, layout.text_dir, valid)]
+    scores: dict[str, list[float]] = {}
+    for beam in recipe.decoding.beams:
+        texts = {name: read_lines(decoded[valid, beam, name]) for name in systems}
+        scored = compare(texts, lines, metrics=["bleu"], options=options).systems
+        for name, system in systems.items():
+            scores.setdefault(system["arm"], []).append(scored[name].scores["bleu"].value)
+    return {arm: statistics.fmean(values) for arm, values in scores.items()}
+
+
+def paired_systems(systems: Mapping[str, dict[str, Any]], baseline: str) -> dict[str, list[str]]:
+    """Systems by the baseline that they are compared with, which begins its group.
+
+    It is the baseline arm's system with the same seed or, where the baseline is the start, the
+    one that an arm started from.
     """
-    controls = {systems[name].get("seed"): name for name in names if _arm(systems, name) == control}
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        seed = None if name == START else systems[name].get("seed")
-        baseline = controls.get(seed, control)
-        group = groups.setdefault(baseline, [baseline])
-        if name != baseline:
+    of_seed = {s["seed"]: name for name, s in systems.items() if s["arm"] == baseline}
+    groups: dict[str, list[str]] = {name: [name] for name in of_seed.values()}
+    for name, system in systems.items():
+        same = system["start"] if baseline == START else of_seed.get(system["seed"])
+        group = groups[same or next(iter(groups))]
+        if name not in group:
             group.append(name)
     return groups
 
 
-def _arm(systems: Mapping[str, dict[str, Any]], name: str) -> str:
-    return systems[name].get("arm", name)
-
-
-def _training(save_dir: Path, flags: list[str]) -> dict[str, Any]:
-    """What one fairseq-train did: its flags, updates and time for each update."""
-    return {
-        "flags": shlex.join(flags),
-        "updates": checkpoint_updates(save_dir / "checkpoint_last.pt"),
-        "seconds_per_update": read_training_log(training_log(save_dir)).seconds_per_update(),
-    }
-
-
 def _start_bleu(
-    recipe: Recipe, layout: Layout, decoded: Mapping[tuple[str, int, str], Path]
+    recipe: Recipe, layout: Layout, decoded: Mapping[tuple[str, int, str], Path], start: str
 ) -> float | None:
     """Where the curves of valid BLEU begin: the start's greedy output scored as fairseq does
     during training, that is against the references put together from their pieces."""
-    valid = decoded.get((recipe.data.valid, 1, START))
+    valid = decoded.get((recipe.data.valid, 1, start))
     if valid is None:
         return None
     reference = detokenised(generate_log(valid), layout.sentencepiece(recipe.target_lang), "T")
-    scores = compare({START: read_lines(valid)}, [reference], metrics=["bleu"])
-    return scores.systems[START].scores["bleu"].value
+    scores = compare({start: read_lines(valid)}, [reference], metrics=["bleu"])
+    return scores.systems[start].scores["bleu"].value

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipes.running.layout import START
+from recipes.evaluating.over_seeds import OverSeeds, over_seeds
+from recipes.running.trained_arms import START
 
 THEN = ", then "
-METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
-LOWER_IS_BETTER = ("ter",)
+# Columns of the tables of scores; of the first four, the difference to the baseline is shown too.
+MEASURES = {
+    "bleu": "BLEU",
+    "geometric_mean": "BLEU without brevity penalty",
+    "chrf": "chrF2",
+    "ter": "TER (lower is better)",
+    "length_ratio": "length ratio",
+    "average_probability": "probability",
+}
+_COMPARED = ("bleu", "geometric_mean", "chrf", "ter")
 
 Column = tuple[str, str]  # split, beam
 
@@ -49,31 +57,25 @@ def main_column(results: dict[str, Any]) -> Column:
     return columns[min(1, len(columns) - 1)]
 
 
-def search_name(results: dict[str, Any], beam: str) -> str:
-    """How outputs were searched for: ``greedy``, ``beam 5``, ``one pass``."""
-    # Results of earlier versions have no names, only searches with a beam.
-    return results.get("searches", {}).get(beam) or ("greedy" if beam == "1" else f"beam {beam}")
-
-
 def column_name(results: dict[str, Any], column: Column) -> str:
-    """How a column is headed."""
+    """How a column is headed: ``test, greedy``, ``test, beam 5``, ``test, one pass``."""
     split, beam = column
-    return f"{split}, {search_name(results, beam)}"
+    return f"{split}, {results['searches'][beam]}"
 
 
-def arm_of(results: dict[str, Any], system: str) -> str:
-    """The arm of a system, which has several where it was trained with several seeds."""
-    return results["systems"][system].get("arm", system)
+def arms_of(results: dict[str, Any]) -> dict[str, list[str]]:
+    """The systems of each arm: one for every seed."""
+    arms: dict[str, list[str]] = {}
+    for name, system in results["systems"].items():
+        arms.setdefault(system["arm"], []).append(name)
+    return arms
 
 
-def label(results: dict[str, Any], system: str) -> str:
-    """A system's name, and what is special about it."""
-    marks = []
-    if arm_of(results, system) == results["control"]:
-        marks.append("control")
-    if arm_of(results, system) == results["selected"]:
-        marks.append("selected on valid")
-    return f"`{system}`" + (f" ({', '.join(marks)})" if marks else "")
+def label(results: dict[str, Any], arm: str) -> str:
+    """An arm's name, and what is special about it."""
+    marks = {"control": "control", "baseline": "baseline", "selected": "best arm on valid"}
+    found = [mark for key, mark in marks.items() if results[key] == arm]
+    return f"`{arm}`" + (f" ({', '.join(found)})" if found else "")
 
 
 def figures(results: dict[str, Any], system: str, column: Column) -> dict[str, Any]:
@@ -82,183 +84,247 @@ def figures(results: dict[str, Any], system: str, column: Column) -> dict[str, A
     return results["systems"][system]["scores"][split][beam]
 
 
-def baseline_of(results: dict[str, Any], system: str, column: Column) -> str:
-    """What a system is tested against: the control, with the same seed where there are several."""
-    return figures(results, system, column).get("baseline") or results["control"]
+def mean_of(
+    results: dict[str, Any],
+    arm: str,
+    column: Column,
+    figure: Callable[[dict[str, Any]], float | None],
+) -> OverSeeds | None:
+    """A figure over the seeds of an arm; None where it is not known for all of them."""
+    values = [figure(figures(results, s, column)) for s in arms_of(results)[arm]]
+    return None if None in values else over_seeds([v for v in values if v is not None])
 
 
-def difference(results: dict[str, Any], system: str, metric: str, column: Column) -> float | None:
-    """Score minus the baseline's; None for the baseline itself."""
-    baseline = baseline_of(results, system, column)
-    if baseline == system:
-        return None
-    ours, theirs = (
-        figures(results, name, column)["scores"][metric]["value"] for name in (system, baseline)
+def score(results: dict[str, Any], arm: str, measure: str, column: Column) -> OverSeeds | None:
+    """One of :data:`MEASURES` over the seeds of an arm."""
+    return mean_of(results, arm, column, lambda found: _value(found, measure))
+
+
+def difference(results: dict[str, Any], arm: str, measure: str, column: Column) -> OverSeeds | None:
+    """Score minus that of the baseline with the same seed; None for the baseline itself."""
+
+    def change(found: dict[str, Any]) -> float | None:
+        ours = _value(found, measure)
+        theirs = _value(figures(results, found["baseline"], column), measure)
+        return None if ours is None or theirs is None else ours - theirs
+
+    return None if arm == results["baseline"] else mean_of(results, arm, column, change)
+
+
+def _value(found: dict[str, Any], measure: str) -> float | None:
+    scored = found["scores"].get(measure)
+    return scored["value"] if scored else found[measure]
+
+
+def p_values(results: dict[str, Any], arm: str, measure: str, column: Column) -> list[float]:
+    """Of approximate randomisation, for each seed; none where that test was not made."""
+    scored = [figures(results, s, column)["scores"][measure] for s in arms_of(results)[arm]]
+    return [s["p_value"] for s in scored if s["p_value"] is not None]
+
+
+def score_cell(results: dict[str, Any], arm: str, measure: str, column: Column) -> str:
+    """``38.83 ± 1.41 (+1.46, p=0.004)``; see :func:`how_to_read`."""
+    found = score(results, arm, measure, column)
+    if found is None:
+        return ""
+    if measure not in _COMPARED:
+        return _with_spread(found, ".3f")
+    scored = figures(results, arms_of(results)[arm][0], column)["scores"].get(measure, {})
+    text = _with_spread(found, ".2f")
+    if not has_seeds(results) and scored.get("interval") is not None:
+        text += f" ± {scored['interval']:.2f}"
+    change = difference(results, arm, measure, column)
+    if change is None:
+        return text
+    p_value = change.p_value if has_seeds(results) else scored.get("p_value")
+    return f"{text} ({change.mean:+.2f}" + (f", p={p_value:.3f})" if p_value is not None else ")")
+
+
+def _with_spread(found: OverSeeds, form: str) -> str:
+    text = f"{found.mean:{form}}"
+    return text if found.deviation is None else f"{text} ± {found.deviation:{form}}"
+
+
+def score_table(results: dict[str, Any], column: Column) -> Table:
+    """All measures of all arms on one split with one search."""
+    measures = [m for m in MEASURES if m not in ("chrf", "ter") or m in results["metrics"]]
+    return Table(
+        f"{column_name(results, column)}: differences to {results['baseline']}",
+        ["arm", *(MEASURES[measure] for measure in measures)],
+        [
+            [label(results, arm), *(score_cell(results, arm, m, column) for m in measures)]
+            for arm in arms_of(results)
+        ],
     )
-    return ours - theirs
 
 
-def p_values(results: dict[str, Any], system: str, metric: str, column: Column) -> list[float]:
-    """Of the paired bootstrap and, where it was made, of approximate randomisation."""
-    found = figures(results, system, column)
-    values = [
-        found["scores"][metric]["p_value"],
-        found.get("approximate_randomization", {}).get(metric),
+def how_to_read(results: dict[str, Any]) -> list[str]:
+    """What was compared with what, and what the cells of the tables of scores hold."""
+    texts = ", ".join(f"`{name}`" for name in results["scored_text"].values())
+    means = ", ".join(f"`{arm}` {bleu:.2f}" for arm, bleu in results["baselines"].items())
+    sentences = [
+        f"Scored: detokenised output against the original text of {texts}. Every arm that was run "
+        "with this recipe file is listed.",
+        f"Differences and p-values are to `{results['baseline']}`, the best baseline on valid "
+        f"(mean BLEU over searches and seeds: {means}).",
+        _convergence(results),
+        "Chosen on valid, for every system alike: its checkpoint and its length penalty for each "
+        "beam (see Cost).",
     ]
-    return [value for value in values if value is not None]
-
-
-def score_cell(
-    results: dict[str, Any], system: str, metric: str, column: Column, interval: bool = True
-) -> str:
-    """``38.83 ± 1.41 (+1.46, p=0.004)``."""
-    score = figures(results, system, column)["scores"][metric]
-    text = f"{score['value']:.2f}"
-    if interval and score.get("interval") is not None:
-        text += f" ± {score['interval']:.2f}"
-    change, tested = (read(results, system, metric, column) for read in (difference, p_values))
-    if change is not None and tested:
-        text += f" ({change:+.2f}, p={'/'.join(f'{p:.3f}' for p in tested)})"
-    return text
-
-
-def score_tables(results: dict[str, Any]) -> Iterator[Table]:
-    """One table for each metric, one column for each split and beam."""
-    columns = splits_and_beams(results)
-    for metric in results["metrics"]:
-        worse = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-        rows = [
-            [label(results, s), *(score_cell(results, s, metric, c) for c in columns)]
-            for s in results["systems"]
-        ]
-        notes = [f"Signature: `{results['signatures'][metric]}`"]
-        second = results.get("randomization_signatures", {}).get(metric)
-        if second:
-            notes.append(f"Signature of approximate randomisation: `{second}`")
-        yield Table(
-            METRIC_NAMES[metric] + worse,
-            ["arm", *(column_name(results, c) for c in columns)],
-            rows,
-            how_scored(results),
-            notes,
+    test = f"approximate randomisation ({results['randomization_trials']} trials)"
+    if has_seeds(results):
+        sentences.append(
+            "Cells: mean ± standard deviation over the seeds and, in brackets, the mean difference "
+            "to the baseline of the same seed with the p-value of a paired t-test over the seeds; "
+            f"p of each seed: {test}."
         )
+    else:
+        sentences.append(
+            "Cells: score ± half width of its 95 % bootstrap interval "
+            f"({results['bootstrap_samples']} resamples) and, in brackets, the difference to the "
+            f"baseline with the p-value of {test}. It is about the choice of test sentences, not "
+            "about the seed of training; among many arms some are small by chance."
+        )
+    signatures = [f"{metric}: `{name}`" for metric, name in results["signatures"].items()]
+    tests = results["randomization_signatures"].items()
+    signatures += [f"{metric}, test: `{name}`" for metric, name in tests]
+    return [*sentences, "; ".join(signatures) + "."]
 
 
-def how_scored(results: dict[str, Any]) -> str:
-    """What the cells of the tables of scores hold."""
-    text = "Score ± half width of its 95 % bootstrap interval, and in brackets the difference to "
-    text += "the control" + (" of the same seed" if has_seeds(results) else "")
-    tests = f"paired bootstrap, {results['bootstrap_samples']} resamples"
-    if results.get("randomization_signatures"):
-        trials = results.get("randomization_trials")
-        tests += f" / approximate randomisation, {trials} trials"
-    return f"{text} and sacrebleu's p-value ({tests})."
+def _convergence(results: dict[str, Any]) -> str:
+    """How converged the start is: the less, the more any arm gains."""
+    stages = THEN.join(
+        f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
+        for stage in results["systems"][START]["stages"]
+    )
+    scores = []
+    for column in splits_and_beams(results):
+        # The first split is the validation set.
+        if column[0] == next(iter(results["scored_text"])):
+            found = score(results, START, "bleu", column)
+            assert found is not None
+            scores.append(f"{found.mean:.2f} ({results['searches'][column[1]]})")
+    return f"The start: {stages}; valid BLEU {', '.join(scores)}."
 
 
 def has_seeds(results: dict[str, Any]) -> bool:
     """Whether an arm was trained with more than one seed."""
-    return len({arm_of(results, s) for s in results["systems"]}) < len(results["systems"])
+    return any(len(systems) > 1 for systems in arms_of(results).values())
 
 
-def seed_table(results: dict[str, Any], metric: str = "bleu") -> Table | None:
-    """Mean and spread over the seeds of each arm; None where no arm has several."""
+def seed_table(results: dict[str, Any]) -> Table | None:
+    """BLEU over the seeds, and the paired difference; None where no arm has several."""
     if not has_seeds(results):
         return None
-    columns = splits_and_beams(results)
-    arms: dict[str, list[str]] = {}
-    for system in results["systems"]:
-        arms.setdefault(arm_of(results, system), []).append(system)
     rows = []
-    for arm, systems in arms.items():
-        cells = []
-        for column in columns:
-            scores = [figures(results, s, column)["scores"][metric]["value"] for s in systems]
-            changes = [difference(results, s, metric, column) for s in systems]
-            text = mean_and_deviation(scores)
-            if arm not in (START, results["control"]) and None not in changes:
-                text += f" ({mean_and_deviation(changes, '+')})"  # type: ignore[arg-type]
-            cells.append(text)
-        rows.append([label(results, systems[0]), str(len(systems)), *cells])
+    for column in splits_and_beams(results):
+        for arm in arms_of(results):
+            found = score(results, arm, "bleu", column)
+            assert found is not None
+            row = [label(results, arm), column_name(results, column), str(found.n)]
+            row += _interval(found, "")
+            change = difference(results, arm, "bleu", column)
+            if change is None:
+                row += [""] * 5
+            else:
+                over = "" if change.p_value is None else f"{change.p_value:.4f}"
+                each = " ".join(f"{p:.3f}" for p in p_values(results, arm, "bleu", column))
+                row += [*_interval(change, "+"), over, each]
+            rows.append(row)
+    spread = ["standard deviation", "95 % interval"]
+    header = ["arm", "set", "seeds", "BLEU", *spread, "difference", *spread]
     return Table(
-        f"{METRIC_NAMES[metric]} over the seeds of training",
-        ["arm", "seeds", *(column_name(results, c) for c in columns)],
+        f"BLEU over seeds: differences to {results['baseline']}",
+        [*header, "p over seeds", "p of each seed"],
         rows,
-        "Mean ± standard deviation over the seeds (n - 1 in the denominator); in brackets that of "
-        "the differences to the control with the same seed.",
+        "Intervals by Student's t. p over seeds: paired t-test; p of each seed: approximate "
+        "randomisation.",
     )
 
 
-def mean_and_deviation(values: list[float], sign: str = "") -> str:
-    """``39.12 ± 0.21``; of one value, that value alone."""
-    text = f"{statistics.fmean(values):{sign}.2f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.2f}"
+def _interval(found: OverSeeds, sign: str) -> list[str]:
+    text = [f"{found.mean:{sign}.2f}"]
+    if found.deviation is None or found.half_width is None:
+        return [*text, "", ""]
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    return [*text, f"{found.deviation:.2f}", f"{low:{sign}.2f} to {high:{sign}.2f}"]
 
 
 def cost_table(results: dict[str, Any]) -> Table:
-    """Updates, time and length ratios."""
-    columns = splits_and_beams(results)
-    rows = [
-        [
-            label(results, s),
-            _updates(results, s),
-            *seconds(results, s),
-            *(f"{figures(results, s, column)['length_ratio']:.3f}" for column in columns),
-        ]
-        for s in results["systems"]
-    ]
-    header = ["arm", "updates", "s / update", "ratio to control"]
+    """Updates, time, and what was chosen on valid."""
+    rows = []
+    for arm, systems in arms_of(results).items():
+        seeds = [_trainings(results, s) for s in systems]
+        rows.append(
+            [
+                label(results, arm),
+                THEN.join(str(training["updates"]) for training in seeds[0]),
+                " / ".join(f"{s[-1]['checkpoint_update']} ({s[-1]['validations']})" for s in seeds),
+                _length_penalties(results, systems),
+                THEN.join(_mean(each, "seconds", ".0f") for each in zip(*seeds, strict=True)),
+                *seconds(results, arm),
+            ]
+        )
+    earlier = ", ".join(f"`{name}`" for name in results["set_aside"])
     return Table(
-        "Cost and length",
-        header + [f"length ratio {column_name(results, c)}" for c in columns],
+        "Cost, and what was chosen on valid",
+        [
+            *("arm", "updates", "checkpoint: update (of so many validations)", "length penalty"),
+            *("seconds of training", "s / update", "ratio to control"),
+        ],
         rows,
-        "Seconds per update are the mean over each arm's own training log, without validation: "
-        "wall-clock time, whatever else the machine did meanwhile; "
-        "`benchmarks/` compares the cost of objectives in one run.",
-        [note] if (note := length_penalties(results)) else [],
+        "Seconds are the mean over the seeds, from each training's log, without validation: "
+        "wall-clock time, whatever else the machine did meanwhile; `benchmarks/` compares the cost "
+        "of objectives in one run.",
+        [f"Trained with other settings before, and not scored: {earlier}."] if earlier else [],
     )
 
 
-def length_penalties(results: dict[str, Any]) -> str:
-    """The chosen length penalties, where they are not all 1."""
-    chosen = {name: system["lenpen"] for name, system in results["systems"].items()}
-    if all(float(value) == 1 for values in chosen.values() for value in values.values()):
-        return ""
-    return "Length penalties chosen on valid: " + "; ".join(
-        f"`{name}` " + ", ".join(f"beam {beam}: {value:g}" for beam, value in values.items())
-        for name, values in chosen.items()
+def _length_penalties(results: dict[str, Any], systems: list[str]) -> str:
+    """The length penalties of each beam, for every seed."""
+    beams = results["systems"][systems[0]]["lenpen"]
+    return "; ".join(
+        f"{results['searches'][beam]}: "
+        + " / ".join(f"{results['systems'][s]['lenpen'][beam]:g}" for s in systems)
+        for beam in beams
+        if int(beam) > 1
     )
+
+
+def seconds(results: dict[str, Any], arm: str) -> list[str]:
+    """Mean seconds per update in the arm's own logs, and their ratio to the control's."""
+    arms = arms_of(results)
+    seeds = [_trainings(results, s) for s in arms[arm]]
+    shown = THEN.join(_mean(each, "seconds_per_update", ".3f") for each in zip(*seeds, strict=True))
+    ours, control = (
+        [results["systems"][s].get("seconds_per_update") for s in arms[name]]
+        for name in (arm, results["control"])
+    )
+    # The start has batches and a purpose of its own.
+    if arm == START or None in ours or None in control:
+        return [shown, ""]
+    return [shown, f"{over_seeds(ours).mean / over_seeds(control).mean:.2f}"]
+
+
+def _mean(trainings: tuple[dict[str, Any], ...], key: str, form: str) -> str:
+    values = [training[key] for training in trainings]
+    return "n/a" if None in values else f"{over_seeds(values).mean:{form}}"
+
+
+def _trainings(results: dict[str, Any], system: str) -> list[dict[str, Any]]:
+    """The trainings of a system, in order: one, but for a start that took two stages."""
+    record = results["systems"][system]
+    return record.get("stages", [record])
 
 
 def arms_table(results: dict[str, Any]) -> Table:
     """What each arm is, and its flags."""
     rows = [
-        [label(results, s), results["systems"][s]["description"], _flags(results, s)]
-        for s in results["systems"]
+        [label(results, arm), results["systems"][s[0]]["description"], _flags(results, s[0])]
+        for arm, s in arms_of(results).items()
     ]
     notes = [f"All arms: `{results['shared_flags']}`"]
     return Table("Arms", ["arm", "what it is", "its own flags"], rows, "", notes)
-
-
-def seconds(results: dict[str, Any], system: str) -> list[str]:
-    """Mean seconds per update in the system's own log, and their ratio to the control's."""
-    means = [training["seconds_per_update"] for training in _trainings(results, system)]
-    shown = THEN.join("n/a" if mean is None else f"{mean:.3f}" for mean in means)
-    control = results["systems"][results["control"]]["seconds_per_update"]
-    # The start has batches and a purpose of its own.
-    if system == START or means[0] is None or not control:
-        return [shown, ""]
-    return [shown, f"{means[0] / control:.2f}"]
-
-
-def _trainings(results: dict[str, Any], system: str) -> list[dict[str, Any]]:
-    """The trainings of a system, in order: one, but for a ``start`` that took two stages."""
-    # Results of earlier versions have no stages.
-    stages = results.get("start_stages") if system == START else None
-    return stages or [results["systems"][system]]
-
-
-def _updates(results: dict[str, Any], system: str) -> str:
-    return THEN.join(str(training["updates"]) for training in _trainings(results, system))
 
 
 def _flags(results: dict[str, Any], system: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recipes.running.trained_arms import START, with_seed
 from recipes.schema.recipe import Recipe, Training
-
-START = "start"  # the row of the checkpoint that all arms start from
 
 
 def training_log(save_dir: Path) -> Path:
@@ -65,28 +64,35 @@ class Layout:
         return self.binarized / f"{self.subset(split)}.{pair}.{lang}.bin"
 
     @property
-    def start_stages(self) -> dict[str, Training]:
-        """The trainings that make ``start``, in order; each one's name is that of its save-dir."""
-        stages = {"cross_entropy": self.recipe.cross_entropy}
-        if self.recipe.annealing is not None:
-            stages["annealing"] = self.recipe.annealing
-        return stages
+    def starts(self) -> list[str]:
+        """The starts that the arms continue: ``start``, and ``start.seedN`` of further seeds."""
+        return list(dict.fromkeys(arm.start for arm in self.recipe.arms.values()))
 
-    def save_dir(self, arm: str) -> Path:
-        """Checkpoint folder of an arm, or of the last training that makes ``start``."""
-        return self.work_dir / (list(self.start_stages)[-1] if arm == START else f"arms/{arm}")
+    def start_stages(self, start: str = START) -> dict[str, Training]:
+        """The trainings that make a start, in order, by the name of their save-dir."""
+        _, _, suffix = start.partition(".")
+        if not suffix:
+            return self.recipe.start_stages
+        seed = int(suffix.removeprefix("seed"))
+        return {
+            f"{name}.{suffix}": replace(training, flags=with_seed(training.flags, seed))
+            for name, training in self.recipe.start_stages.items()
+        }
 
-    def training(self, arm: str) -> Training:
-        """Settings of the training behind a system."""
-        return list(self.start_stages.values())[-1] if arm == START else self.recipe.finetune
+    def save_dir(self, system: str) -> Path:
+        """Checkpoint folder of an arm, or of the last training that makes a start."""
+        return self._folder_and_training(system)[0]
 
-    def checkpoint(self, arm: str) -> Path:
-        """The checkpoint of an arm (or of ``start``) that is decoded."""
-        return self.save_dir(arm) / self.training(arm).checkpoint_name
+    def checkpoint(self, system: str) -> Path:
+        """The checkpoint of an arm, or of a start, that is decoded."""
+        folder, training = self._folder_and_training(system)
+        return folder / training.checkpoint_name
 
-    def training_log(self, arm: str) -> Path:
-        """What fairseq-train printed."""
-        return training_log(self.save_dir(arm))
+    def _folder_and_training(self, system: str) -> tuple[Path, Training]:
+        if system.partition(".")[0] != START:
+            return self.work_dir / "arms" / system, self.recipe.finetune
+        name, training = [*self.start_stages(system).items()][-1]
+        return self.work_dir / name, training
 
     def hypotheses(self, system: str, split: str, beam: int, lenpen: float) -> Path:
         """Detokenised output of one decoding."""
@@ -95,6 +101,6 @@ class Layout:
 
     @property
     def systems(self) -> list[str]:
-        """Everything decoded: the start, then the control, then the other arms."""
+        """Everything decoded: the starts, then the control, then the other arms."""
         control = self.recipe.control
-        return [START, control, *(arm for arm in self.recipe.arms if arm != control)]
+        return [*self.starts, control, *(arm for arm in self.recipe.arms if arm != control)]

@@ -30,7 +30,7 @@ class Run:
         dry_run: print the commands, run nothing.
         redo: names of stages to redo although nothing changed.
         cache_dir: where downloads are kept; the user's cache folder if not given.
-        seeds: of the fine-tuning runs, see :func:`~recipes.running.trained_arms.expand`; arms that
+        seeds: see :func:`~recipes.running.trained_arms.expand`, as for ``shared_start``; arms that
             were trained in ``work_dir`` before are evaluated too, whatever their seed.
         arms: names of the arms to train.
         constant_reward: train the controls of arms with a reward.
@@ -59,6 +59,7 @@ class Run:
         until: str | None = None,
         take_over: bool = False,
         arguments: Sequence[str] | None = None,
+        shared_start: bool = False,
     ) -> None:
         missing = missing_text(recipe, data_dir)
         if missing is not None:
@@ -66,7 +67,7 @@ class Run:
         if jobs < 1:
             raise RecipeError(f"--jobs {jobs}: at least 1")
         recorded = [p.name[: -len(".stage.json")] for p in work_dir.glob("arms/*.stage.json")]
-        recipe = expand(recipe, seeds, arms, constant_reward, more=recorded)
+        recipe = expand(recipe, seeds, arms, constant_reward, recorded, shared_start)
         # Text that has to be made or changed first lies in the work-dir.
         in_place = reads_folder(recipe, data_dir)
         text_dir = data_dir if data_dir is not None and in_place else work_dir / "text"

@@ -13,7 +13,7 @@ from recipes.steps.training import (
     check_updates,
     drop_unfinished,
     train_arms,
-    train_start,
+    train_starts,
 )
 
 
@@ -41,7 +41,7 @@ def _run_stages(run: Run) -> None:
     prepare_text(run)
     segment(run)
     preprocess(run)
-    train_start(run)
+    train_starts(run)
     drop_unfinished(run)
     train_arms(run)
     check_updates(run)

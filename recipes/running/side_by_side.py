@@ -23,10 +23,11 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
     Args:
         tasks: by the name that their lines begin with.
     """
-    if run.jobs == 1:
+    jobs = min(run.jobs, len(tasks))
+    if jobs <= 1:
         return {name: task(run) for name, task in tasks.items()}
     shares: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for share in machine_shares(run.jobs):
+    for share in machine_shares(jobs):
         shares.put(share)
     branches = {name: run.branch(name) for name in tasks}
 
@@ -40,7 +41,7 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
         finally:
             shares.put(branch.environment)
 
-    with ThreadPoolExecutor(run.jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         futures = {name: pool.submit(work, name) for name in tasks}
         try:
             for future in as_completed(futures.values()):

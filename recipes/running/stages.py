@@ -180,7 +180,8 @@ class StageRunner:
 
     def up_to_date(self, stage: Stage) -> bool:
         """Whether there is nothing to do."""
-        return self._state(stage)[-1] is None
+        made = all(path.exists() for path in stage.inputs.values())
+        return made and self._state(stage)[-1] is None
 
     def _state(
         self, stage: Stage

@@ -12,6 +12,7 @@ from recipes.schema.checks import check_recipe
 from recipes.schema.flags import flag_value, without_flag
 from recipes.schema.recipe import Arm, Recipe
 
+START = "start"  # the system of the checkpoint that all arms start from
 CONSTANT_REWARD = "constant_reward"
 # Names of --objective whose cost is a reward, unless --cost says otherwise.
 REWARD_OBJECTIVES = (
@@ -36,13 +37,14 @@ class TrainedArm(Arm):
     """An arm of :func:`expand`: one fine-tuning run with one seed.
 
     ``arm`` is the name it shares with the other seeds, ``own_seed`` whether its seed is that of
-    the recipe file, in which case it has no seed in its own name. One that was not ``asked`` for
-    counts if it was trained before.
+    the recipe file, in which case it has no seed in its own name. ``start`` is the system that it
+    starts from. One that was not ``asked`` for counts if it was trained before.
     """
 
     arm: str = dataclasses.field(kw_only=True)
     seed: int = dataclasses.field(kw_only=True)
     own_seed: bool = dataclasses.field(kw_only=True)
+    start: str = dataclasses.field(kw_only=True)
     asked: bool = dataclasses.field(default=True, kw_only=True)
 
     @property
@@ -64,6 +66,11 @@ def seed_of(flags: Sequence[str]) -> int:
         raise ConfigError(f"--seed {value}: expected a whole number") from None
 
 
+def with_seed(flags: Sequence[str], seed: int) -> list[str]:
+    """``flags`` with another ``--seed``."""
+    return [*without_flag(list(flags), "--seed"), "--seed", str(seed)]
+
+
 def has_reward(flags: Sequence[str]) -> bool:
     """Whether an arm trains on a reward of ``--criterion stochastic_graph``."""
     given = list(flags)
@@ -81,15 +88,19 @@ def expand(
     arms: Sequence[str] = (),
     constant_reward: bool = False,
     more: Sequence[str] = (),
+    shared_start: bool = False,
 ) -> Recipe:
     """The recipe with an arm for everything that is trained.
 
     Args:
-        seeds: of every arm; without any, each arm has its own one.
+        seeds: of the whole chain, from cross-entropy to every arm; without any, each training has
+            its own one.
         arms: names of the arms that are wanted, all if empty. The control is always added, with
             every seed and with its own.
-        constant_reward: beside every arm with a reward, one whose reward is always 1.
+        constant_reward: beside every arm with a reward, one whose reward is always 1, as with the
+            recipe's own ``constant_reward``.
         more: names that this function forms, wanted besides; others among them do not matter.
+        shared_start: the arms of all seeds start from one checkpoint, with the recipe's own seeds.
 
     Raises:
         ConfigError: there is no such arm; no arm has a reward; two names are equal.
@@ -106,8 +117,10 @@ def expand(
     found: dict[str, TrainedArm] = {}
     # The control and its seeds come first, as in the report.
     for name in sorted(recipe.arms, key=lambda name: name != recipe.control):
-        for key, trained in _derived(recipe, name, [*seeds, *_seeds_in_names(more)]).items():
-            asked = name in wanted and (constant_reward or trained.arm == name)
+        every_seed = [*seeds, *_seeds_in_names(more)]
+        for key, trained in _derived(recipe, name, every_seed, shared_start).items():
+            controlled = constant_reward or recipe.constant_reward
+            asked = name in wanted and (controlled or trained.arm == name)
             asked = asked and (trained.seed in seeds if seeds else trained.own_seed)
             trained.asked = asked or key == recipe.control
             if not trained.asked and key not in more:
@@ -115,13 +128,14 @@ def expand(
             if key != name and key in recipe.arms:
                 raise ConfigError(f"arms: {key!r} is what the runner calls a run of arm {name!r}")
             found[key] = trained
-    selected = recipe.selected if recipe.selected in found else None
-    expanded = dataclasses.replace(recipe, arms=found, selected=selected)
+    expanded = dataclasses.replace(recipe, arms=found)
     check_recipe(expanded)
     return expanded
 
 
-def _derived(recipe: Recipe, name: str, seeds: Sequence[int]) -> dict[str, TrainedArm]:
+def _derived(
+    recipe: Recipe, name: str, seeds: Sequence[int], shared_start: bool
+) -> dict[str, TrainedArm]:
     """Everything that can be trained from an arm: its own seed first, then ``seeds``."""
     variants = {name: recipe.arms[name]}
     own = seed_of(recipe.arm_flags(name))
@@ -129,11 +143,12 @@ def _derived(recipe: Recipe, name: str, seeds: Sequence[int]) -> dict[str, Train
         variants[f"{name}.{CONSTANT_REWARD}"] = _constant_reward(recipe.arms[name])
     found = {}
     for arm, settings in variants.items():
-        found[arm] = TrainedArm(**vars(settings), arm=arm, seed=own, own_seed=True)
+        found[arm] = TrainedArm(**vars(settings), arm=arm, seed=own, own_seed=True, start=START)
         for seed in sorted({*seeds} - {own}):
-            flags = [*without_flag(settings.flags, "--seed"), "--seed", str(seed)]
+            given = {**vars(settings), "flags": with_seed(settings.flags, seed)}
+            start = START if shared_start else f"{START}.seed{seed}"
             found[f"{arm}.seed{seed}"] = TrainedArm(
-                flags, settings.description, arm=arm, seed=seed, own_seed=False
+                **given, arm=arm, seed=seed, own_seed=False, start=start
             )
     return found
 
@@ -144,4 +159,5 @@ def _seeds_in_names(names: Sequence[str]) -> list[int]:
 
 def _constant_reward(arm: Arm) -> Arm:
     flags = [*without_flag(arm.flags, "--reward"), "--reward", "constant"]
-    return Arm(flags, f"every output has the reward 1; else as: {arm.description}")
+    description = f"every output has the reward 1; else as: {arm.description}"
+    return Arm(flags, description, arm.budget)

@@ -7,7 +7,7 @@ import re
 from recipes.errors import ConfigError
 from recipes.schema.data import check_data
 from recipes.schema.evaluation import check_evaluation
-from recipes.schema.flags import BUDGET_FLAGS, RESERVED_FLAGS, flag_value
+from recipes.schema.flags import BUDGET_FLAGS, ENDS, RESERVED_FLAGS, flag_value
 from recipes.schema.recipe import Recipe
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
@@ -30,28 +30,21 @@ def check_recipe(recipe: Recipe) -> None:
     check_data(recipe.data, recipe.languages)
     if recipe.control not in recipe.arms:
         raise ConfigError(f"control: {recipe.control!r} is not an arm ({', '.join(recipe.arms)})")
-    if recipe.selected is not None and recipe.selected not in recipe.arms:
-        raise ConfigError(f"selected: {recipe.selected!r} is not an arm ({', '.join(recipe.arms)})")
-    if "start" in recipe.arms:
-        raise ConfigError("arms: 'start' is the name of the checkpoint all arms start from")
+    for name, arm in recipe.arms.items():
+        if re.match(r"start(\.|\Z)", name):
+            raise ConfigError(f"arms: {name!r}: 'start' is the checkpoint that all arms start from")
+        if arm.budget not in ("updates", "time"):
+            raise ConfigError(f"arms.{name}.budget: {arm.budget!r} is neither updates nor time")
     if recipe.finetune.task is not None:
         raise ConfigError(
             "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
         )
-    start_tasks = {
-        f"{name}.task.flags": stage.task.flags
-        for name, stage in (
-            ("cross_entropy", recipe.cross_entropy),
-            ("annealing", recipe.annealing),
-        )
-        if stage is not None and stage.task is not None
-    }
+    stages = recipe.start_stages
     groups = {
         "task.flags": recipe.task.flags,
-        **start_tasks,
+        **{f"{name}.task.flags": s.task.flags for name, s in stages.items() if s.task},
         "architecture": recipe.architecture,
-        "cross_entropy.flags": recipe.cross_entropy.flags,
-        "annealing.flags": recipe.annealing.flags if recipe.annealing else [],
+        **{f"{name}.flags": stage.flags for name, stage in stages.items()},
         "finetune.flags": recipe.finetune.flags,
         **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
     }
@@ -60,17 +53,27 @@ def check_recipe(recipe: Recipe) -> None:
             if flag.split("=")[0] in RESERVED_FLAGS:
                 raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
     for flag in BUDGET_FLAGS:
-        values = {name: flag_value(recipe.arm_flags(name), flag) for name in recipe.arms}
+        values = {
+            name: flag_value(recipe.arm_flags(name), flag)
+            for name, arm in recipe.arms.items()
+            if arm.budget == "updates"
+        }
         if len(set(values.values())) > 1:
             raise ConfigError(
-                f"arms: all arms must run the same updates, but {flag} differs: {values}"
+                f"arms: all arms must run the same updates, but {flag} differs: {values}; an arm "
+                "with 'budget: time' may make others"
             )
-    if not any(flag_value(recipe.arm_flags(recipe.control), f) for f in BUDGET_FLAGS[:2]):
-        raise ConfigError("finetune.flags: give the arms an end, --max-update or --max-epoch")
-    if recipe.annealing and not any(
-        flag_value(recipe.annealing.flags, f) for f in BUDGET_FLAGS[:2]
-    ):
-        raise ConfigError("annealing.flags: give the stage an end, --max-update or --max-epoch")
+    trained = {name: stage.completed() for name, stage in stages.items()}
+    trained["finetune"] = recipe.arm_flags(recipe.control)
+    for name, flags in trained.items():
+        if name != "cross_entropy" and not any(flag_value(flags, flag) for flag in ENDS):
+            raise ConfigError(f"{name}.flags: give it an end, --max-update or --max-epoch")
+        metric = "--best-checkpoint-metric"
+        if flag_value(flags, metric) == "bleu" and "--eval-bleu" not in flags:
+            raise ConfigError(
+                f"{name}.checkpoint: 'best' is by the BLEU of validation; add --eval-bleu to the "
+                f"flags, or name another {metric}"
+            )
     if recipe.sentencepiece.training_lines is not None and recipe.sentencepiece.training_lines < 1:
         raise ConfigError("sentencepiece.training_lines: at least 1")
     if recipe.sentencepiece.model_type not in ("unigram", "bpe", "char", "word"):

@@ -11,12 +11,12 @@ _METRICS = ("bleu", "chrf", "ter")
 
 @dataclass
 class Evaluation:
-    """sacrebleu's metrics and tests, and the buckets of BLEU by length.
+    """sacrebleu's metrics and test, and the buckets of BLEU by length.
 
     Args:
         metrics: out of bleu, chrf, ter.
-        bootstrap_samples: resamples of the paired bootstrap.
-        randomization_trials: shuffles of approximate randomisation; 0 leaves that test out.
+        bootstrap_samples: resamples of the bootstrap that gives the intervals.
+        randomization_trials: shuffles of approximate randomisation; 0 leaves the test out.
         tokenize: BLEU's tokeniser, as ``sacrebleu --tokenize``; null is sacrebleu's default, 13a.
         lowercase: BLEU that does not see case, as ``sacrebleu --lowercase``.
         chrf_word_order: as ``sacrebleu --chrf-word-order``; 2 is chrF++.

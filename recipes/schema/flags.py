@@ -18,7 +18,8 @@ RESERVED_FLAGS = (
     "--fp16",
 )
 # What "the same number of updates" means for arms that are to be compared.
-BUDGET_FLAGS = ("--max-update", "--max-epoch", "--update-freq", "--max-tokens", "--batch-size")
+ENDS = ("--max-update", "--max-epoch")
+BUDGET_FLAGS = (*ENDS, "--update-freq", "--max-tokens", "--batch-size")
 
 
 def flag_value(flags: list[str], name: str) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recipes.schema.data import Data
 from recipes.schema.evaluation import Evaluation
+from recipes.schema.flags import flag_value
 
 # Tasks that decode by refining all positions at once, not with a beam.
 ITERATIVE_TASKS = ("translation_lev",)
@@ -43,6 +45,7 @@ class SentencePiece:
 class Training:
     """One fairseq-train run: its flags, and which checkpoint of it is used afterwards.
 
+    ``checkpoint`` is a file name, or ``best``: that of the validation with the best BLEU.
     ``task`` is fairseq's task in this run, where it is not the recipe's.
     """
 
@@ -54,20 +57,45 @@ class Training:
     @property
     def checkpoint_name(self) -> str:
         """File name, in the save-dir, of the checkpoint that is used afterwards."""
-        return f"average_{self.average}.pt" if self.average else self.checkpoint
+        file = "checkpoint_best.pt" if self.checkpoint == "best" else self.checkpoint
+        return f"average_{self.average}.pt" if self.average else file
+
+    def completed(self, flags: Sequence[str] = ()) -> list[str]:
+        """This training's flags, then ``flags`` (the later value counts), then what they imply.
+
+        ``checkpoint: best`` is by BLEU unless the flags name another metric, and polynomial decay
+        ends with the last update unless they say when.
+        """
+        found = [*self.flags, *flags]
+        if self.checkpoint == "best" and not flag_value(found, "--best-checkpoint-metric"):
+            found += ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+        end = flag_value(found, "--max-update")
+        decays = flag_value(found, "--lr-scheduler") == "polynomial_decay"
+        if decays and end and not flag_value(found, "--total-num-update"):
+            found += ["--total-num-update", end]
+        return found
 
 
 @dataclass
 class Arm:
-    """One fine-tuning run; its flags are added to those all arms share."""
+    """One fine-tuning run; its flags are added to those all arms share.
+
+    Args:
+        budget: ``updates``, the same ones as all such arms, or ``time``: as many as take the time
+            of a costlier arm.
+        baseline: whether the others are compared with it, as with the start and the control,
+            if it is the best of these on valid.
+    """
 
     flags: list[str]
     description: str = ""
+    budget: str = "updates"
+    baseline: bool = False
 
 
 @dataclass
 class Decoding:
-    """fairseq-generate settings; with several ``lenpen`` values each arm's is chosen on valid.
+    """fairseq-generate settings; of several ``lenpen`` each system's is chosen on valid.
 
     A task that decodes without a beam has ``beams: [1]``; its settings are among the flags.
     """
@@ -81,6 +109,7 @@ class Decoding:
 class Recipe:
     """The whole experiment.
 
+    ``constant_reward``: beside every arm with a reward, train one whose reward is always 1.
     With ``annealing``, a second stage of cross-entropy continues from the first one's checkpoint
     with an optimiser and a learning rate of its own, and the arms start from what it ends with.
     """
@@ -95,7 +124,7 @@ class Recipe:
     annealing: Training | None = None
     description: str = ""
     control: str = "cross_entropy"
-    selected: str | None = None
+    constant_reward: bool = False
     fp16: bool = False
     log_interval: int = 20
     task: Task = field(default_factory=Task)
@@ -109,6 +138,12 @@ class Recipe:
         """Source and target language codes."""
         return self.source_lang, self.target_lang
 
+    @property
+    def start_stages(self) -> dict[str, Training]:
+        """The trainings that make the start, in order, by name."""
+        annealing = {} if self.annealing is None else {"annealing": self.annealing}
+        return {"cross_entropy": self.cross_entropy, **annealing}
+
     def arm_flags(self, arm: str) -> list[str]:
-        """The shared fine-tuning flags followed by the arm's own (the later value counts)."""
-        return [*self.finetune.flags, *self.arms[arm].flags]
+        """The shared fine-tuning flags followed by the arm's own."""
+        return self.finetune.completed(self.arms[arm].flags)

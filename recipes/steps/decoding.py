@@ -39,7 +39,7 @@ def _decode_system(run: Run, system: str) -> Lenpen:
     chosen: Lenpen = {}
     for beam in run.recipe.decoding.beams:
         # Greedy search keeps one hypothesis, so that there are no lengths to weigh.
-        tried = candidates if beam > 1 else candidates[:1]
+        tried = candidates if beam > 1 else [1.0]
         for lenpen in tried:
             decode_split(run, system, data.valid, beam, lenpen)
         if len(tried) > 1 and run.stages.only_names:
@@ -149,18 +149,17 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
     for split in recipe.data.splits[1:]:
         for number, path in enumerate(reference_files(recipe, layout.text_dir, split)):
             inputs[f"reference {split}" + f" {number}" * (number > 0)] = path
-    logs = {system: layout.training_log(system) for system in layout.systems}
-    # The last of the stages that make the start is the start's own.
-    for stage in list(layout.start_stages)[:-1]:
-        logs[f"{stage} stage"] = training_log(layout.work_dir / stage)
+    logs = {arm: training_log(layout.save_dir(arm)) for arm in recipe.arms}
+    for start in layout.starts:
+        for stage in layout.start_stages(start):
+            logs[f"{stage} stage"] = training_log(layout.work_dir / stage)
     inputs.update({f"log {name}": log for name, log in logs.items() if log.is_file()})
     settings = {
         "schema": SCHEMA,
         **asdict(recipe.evaluation),
         "control": recipe.control,
-        "selected": recipe.selected,
         "description": recipe.description,
-        "descriptions": {name: arm.description for name, arm in recipe.arms.items()},
+        "arms": {name: [arm.description, arm.baseline] for name, arm in recipe.arms.items()},
     }
     record = layout.record("results")
     shell = [run.shell_line()]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from recipes.errors import RecipeError
+from recipes.errors import CommandError, RecipeError
 from recipes.fairseq_commands.checkpoints import (
     average_checkpoints,
     checkpoint_updates,
@@ -15,27 +16,41 @@ from recipes.fairseq_commands.checkpoints import (
 from recipes.fairseq_commands.commands import train_command
 from recipes.fairseq_commands.progress import training_progress
 from recipes.fairseq_commands.resume import LAST, mend_last_checkpoint
-from recipes.running.layout import START, training_log
+from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
 from recipes.running.stages import Stage
 from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Training
 
+_NO_BLEU = (
+    "validation has no BLEU while the model writes nothing; begin later: --validate-after-updates"
+)
 # Libraries of which fairseq-train needs one.
 _LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}
 
 
-def train_start(run: Run) -> None:
-    """The checkpoint that all arms start from: each stage fine-tunes the one before."""
-    start = None
-    for name, training in run.layout.start_stages.items():
-        run.run_stage(_stage(run, f"{name} stage", name, training, training.flags, start))
-        start = run.work_dir / name / training.checkpoint_name
+def train_starts(run: Run) -> None:
+    """The checkpoints that the arms start from, one for each seed."""
+    needed = dict.fromkeys(arm.start for arm in run.recipe.arms.values() if arm.asked)
+    side_by_side(run, {name: partial(_train_start, start=name) for name in needed})
+
+
+def _train_start(run: Run, start: str) -> None:
+    for stage in _start(run, start):
+        run.run_stage(stage)
+
+
+def _start(run: Run, start: str) -> Iterator[Stage]:
+    """The stages that make a start: each fine-tunes the one before."""
+    before = None
+    for name, training in run.layout.start_stages(start).items():
+        yield _stage(run, f"{name} stage", name, training, training.completed(), before)
+        before = run.work_dir / name / training.checkpoint_name
 
 
 def train_arms(run: Run) -> None:
-    """All arms, from the common start; those with the seeds of the recipe file come first."""
+    """All arms; those with the seeds of the recipe file come first."""
     arms = run.recipe.arms
     order = sorted(arms, key=lambda name: not arms[name].own_seed)
     side_by_side(run, {arms[name].stage: partial(_train_arm, arm=name) for name in order})
@@ -49,7 +64,8 @@ def drop_unfinished(run: Run) -> None:
     """Of the arms that were not asked for, leave those that were trained before as they are now."""
     kept = []
     for name, arm in run.recipe.arms.items():
-        if arm.asked or run.stages.only_names or run.stages.up_to_date(_arm(run, name)):
+        stages = [*_start(run, arm.start), _arm(run, name)]
+        if arm.asked or run.stages.only_names or all(map(run.stages.up_to_date, stages)):
             kept.append(name)
         else:
             run.say(f"  {arm.stage}: not asked for, and not finished with these settings; left out")
@@ -57,10 +73,9 @@ def drop_unfinished(run: Run) -> None:
 
 
 def _arm(run: Run, arm: str) -> Stage:
-    recipe, start = run.recipe, run.layout.checkpoint(START)
-    return _stage(
-        run, recipe.arms[arm].stage, f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start
-    )
+    recipe, trained = run.recipe, run.recipe.arms[arm]
+    start = run.layout.checkpoint(trained.start)
+    return _stage(run, trained.stage, f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start)
 
 
 def _stage(
@@ -80,7 +95,12 @@ def _stage(
         # With all updates done, fairseq-train would make one more.
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
-            run.execute(command, log, name, training_progress(run.say), append=last.is_file())
+            try:
+                run.execute(command, log, name, training_progress(run.say), append=last.is_file())
+            except CommandError as error:
+                if "KeyError: 'bleu'" in str(error):
+                    raise CommandError(f"{error}\n{_NO_BLEU}") from error
+                raise
         if average:
             paths = last_checkpoints(save_dir, average)
             run.say(f"  average of {', '.join(path.name for path in paths)}")
@@ -118,7 +138,7 @@ def check_loggers(run: Run) -> None:
         RecipeError: names the flag and what to install.
     """
     recipe = run.recipe
-    trainings = {f"{name}.flags": t.flags for name, t in run.layout.start_stages.items()}
+    trainings = {f"{name}.flags": t.flags for name, t in run.layout.start_stages().items()}
     trainings |= {f"flags of arm {name}": recipe.arm_flags(name) for name in recipe.arms}
     for where, flags in trainings.items():
         for flag, libraries in _LOGGERS.items():
@@ -130,9 +150,10 @@ def check_loggers(run: Run) -> None:
 
 
 def check_updates(run: Run) -> None:
-    """All arms must have made the same number of updates, or the comparison is void."""
+    """Arms with a budget of updates must have made as many, or the comparison is void."""
     if run.dry_run:
         return
-    made = {arm: checkpoint_updates(run.layout.save_dir(arm) / LAST) for arm in run.recipe.arms}
+    budgeted = [name for name, arm in run.recipe.arms.items() if arm.budget == "updates"]
+    made = {arm: checkpoint_updates(run.layout.save_dir(arm) / LAST) for arm in budgeted}
     if len(set(made.values())) > 1:
         raise RecipeError(f"the arms made different numbers of updates: {made}; use --max-update")

@@ -92,9 +92,10 @@ class FakeFairseq:
         return [call[0] for call in self.calls()]
 
     def behave(self, **orders) -> None:
-        """Orders: ``kill_at`` (update), ``kill_generate`` (sentence), ``kill_parent`` (as well),
-        ``fail`` (program), ``fail_arm``, ``wait_arm`` (a minute), ``train_wall`` (seconds by
-        folder)."""
+        """Orders: ``kill_at`` (update), ``best_at`` (update of the best validation),
+        ``kill_generate`` (sentence), ``kill_parent`` (as well),
+        ``fail`` (program), ``fail_with`` (last line), ``fail_arm``, ``wait_arm`` (a minute),
+        ``train_wall`` (seconds by folder)."""
         (self.folder / "orders.json").write_text(json.dumps(orders))
 
 

@@ -60,6 +60,8 @@ def train():
     tag = "2026-01-01 00:00:00 | INFO |"
     for update in range(done + 1, int(value("--max-update")) + 1):
         last.write_text(json.dumps([value("--lr"), update]))
+        if "--best-checkpoint-metric" in arguments and update <= orders.get("best_at", update):
+            last.with_name("checkpoint_best.pt").write_text(last.read_text())
         print(
             f"{tag} valid | epoch 001 | valid on 'valid' subset | loss 1 | bleu {update} | "
             f"num_updates {update}"
@@ -90,5 +92,5 @@ def generate():
 
 if orders.get("fail") == program:
     print("line before the end")
-    sys.exit("RuntimeError: out of luck")
+    sys.exit(orders.get("fail_with", "RuntimeError: out of luck"))
 {"fairseq-preprocess": preprocess, "fairseq-train": train, "fairseq-generate": generate}[program]()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recipes.evaluating.scoring import compare, describe
+from recipes.reporting.results import SCHEMA, paired_systems
 from recipes.text import read_lines, write_lines
 
 SPLITS = ("valid", "test")
 SYSTEMS = {  # system: (arm, seed, share of words lost)
-    "start": ("start", None, 0.3),
+    "start": ("start", 1, 0.3),
+    "start.seed2": ("start", 2, 0.31),
     "cross_entropy": ("cross_entropy", 1, 0.25),
     "other": ("other", 1, 0.1),
     "third<b>": ("third<b>", 1, 0.2),
@@ -61,8 +63,18 @@ def _settings() -> dict[str, Any]:
         "sample_length": [[50, 100], [11.0, 12.0]],
         "_seconds": [[20, 40, 50, 60, 100], [20, 40, 60, 90, 180]],
     }
+    training = {
+        "flags": "--criterion a",
+        "updates": 400,
+        "epochs": 4,
+        "validations": 10,
+        "checkpoint_update": 90,
+        "seconds_per_update": 2.0,
+        "seconds": 200.0,
+    }
+    stages = [{"stage": name, **training} for name in ("cross_entropy", "annealing")]
     return {
-        "schema": 3,
+        "schema": SCHEMA,
         "recipe": "small",
         "description": TRICKY,
         "languages": ["de", "en"],
@@ -70,6 +82,8 @@ def _settings() -> dict[str, Any]:
         "versions": {"python": "3.11", "sacrebleu": "2.6.0"},
         "device": "CPU, 2 cores",
         "control": "cross_entropy",
+        "baseline": "cross_entropy",
+        "baselines": {"start": 30.5, "cross_entropy": 40.25},
         "selected": "other",
         "metrics": ["bleu", "chrf", "ter"],
         "bootstrap_samples": 40,
@@ -81,26 +95,25 @@ def _settings() -> dict[str, Any]:
         "reference_consecutive_repeats_per_100_tokens": {},
         "searches": {"1": "greedy", "5": "beam 5"},
         "shared_flags": "--lr 0.1 --eval-bleu-args '{\"beam\": 1}'",
-        "start_stages": [],
         "systems": {
             system: {
                 "arm": arm,
                 "seed": seed,
+                "start": "start" if seed == 1 else "start.seed2",
                 "description": f"what {arm} is",
-                "flags": f"--criterion {arm}",
-                "updates": 100,
-                "seconds_per_update": 2.0,
+                **({"stages": stages} if arm == "start" else {**training, "updates": 100}),
                 "lenpen": {"1": 1.0, "5": 1.0},
                 "scores": {},
             }
             for system, (arm, seed, _) in SYSTEMS.items()
         },
+        "set_aside": ["other.old1"],
         "curves": {
             system: curves if arm == "other" else {k: curves[k] for k in ("bleu", "_seconds")}
             for system, (arm, _, _) in SYSTEMS.items()
             if arm != "start"
         },
-        "start_valid_bleu": 29.0,
+        "start_valid_bleu": {"start": 29.0, "start.seed2": 28.0},
         "commands": [
             ["preprocess", "fairseq-preprocess --x '<y>'"],
             ["arm other", "fairseq-train"],
@@ -116,8 +129,8 @@ def _score(
     beam: str,
 ) -> None:
     """Each seed against the control of that seed, as the evaluation does."""
-    for baseline, seed in (("cross_entropy", (None, 1)), ("cross_entropy.seed2", (2,))):
-        group = {s: texts[s] for s in SYSTEMS if SYSTEMS[s][1] in seed}
+    for baseline, names in paired_systems(results["systems"], results["baseline"]).items():
+        group = {name: texts[name] for name in names}
         compared = compare(group, [reference], baseline, samples=40, trials=40)
         describe(compared, group, [reference], baseline, smallest=10)
         results["signatures"].update(compared.signatures)
@@ -131,24 +144,9 @@ def _score(
             by_split[beam] = {**scores.as_dict(), "baseline": baseline}
 
 
-def as_version_1(results: dict[str, Any]) -> dict[str, Any]:
-    """The same as an earlier version wrote it: one seed, no statistics beside scores and length."""
-    old = json.loads(json.dumps(results))
-    for key in (
-        *("schema", "randomization_trials", "randomization_signatures"),
-        *("reference_repeated_ngram_rate", "reference_consecutive_repeats_per_100_tokens"),
-        *("searches", "start_stages"),
-    ):
-        del old[key]
-    old["systems"] = {s: record for s, record in old["systems"].items() if ".seed" not in s}
-    for record in old["systems"].values():
-        del record["arm"], record["seed"]
-        for beams in record["scores"].values():
-            for beam, scores in beams.items():
-                beams[beam] = {key: scores[key] for key in ("scores", "length_ratio")}
-    old["curves"] = {
-        system: {m: points for m, points in curves.items() if m in ("bleu", "nll_loss")}
-        for system, curves in old["curves"].items()
-        if system in old["systems"]
-    }
-    return old
+def of_one_seed(results: dict[str, Any]) -> dict[str, Any]:
+    """The same with the seed of the recipe alone."""
+    found = json.loads(json.dumps(results))
+    for part in ("systems", "curves", "start_valid_bleu"):
+        found[part] = {s: v for s, v in found[part].items() if ".seed" not in s}
+    return found

@@ -8,7 +8,7 @@ from recipes.fairseq_commands import commands
 from recipes.running.layout import START, Layout
 from recipes.running.run import Run
 from recipes.schema.reading import load_recipe
-from recipes.steps.training import train_start
+from recipes.steps.training import train_starts
 
 CROSS_ENTROPY = """
 fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
@@ -30,9 +30,13 @@ fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task tr
 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4
 --decoder-attention-heads 4 --share-all-embeddings --criterion label_smoothed_cross_entropy
 --label-smoothing 0.1 --dropout 0.3 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
---weight-decay 0.0001 --lr-scheduler polynomial_decay --lr 7e-4 --total-num-update 560
---end-learning-rate 1e-4 --max-tokens 4096 --max-update 560 --seed 1 --no-epoch-checkpoints
---required-batch-size-multiple 1 --cpu --save-dir runs/multi30k-de-en/annealing
+--weight-decay 0.0001 --lr-scheduler polynomial_decay --lr 7e-4 --end-learning-rate 1e-4
+--max-tokens 4096 --max-update 560 --seed 1
+--validate-interval-updates 56 --save-interval-updates 56 --keep-interval-updates 1
+--no-epoch-checkpoints --required-batch-size-multiple 1
+--eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe=sentencepiece
+--best-checkpoint-metric bleu --maximize-best-checkpoint-metric --total-num-update 560
+--cpu --save-dir runs/multi30k-de-en/annealing
 --log-format simple --log-interval 20 --no-progress-bar
 """
 
@@ -44,12 +48,12 @@ def layout(monkeypatch):
     return Layout(load_recipe("multi30k-de-en"), Path("runs/multi30k-de-en"), Path("data"))
 
 
-def test_multi30k_stages_before_the_arms_are_the_published_commands(layout, tmp_path):
+def test_multi30k_stages_before_the_arms(layout, tmp_path):
     for split in layout.recipe.data.splits:
         for lang in layout.recipe.languages:
             (tmp_path / f"{split}.{lang}").touch()
     run = Run(layout.recipe, layout.work_dir, tmp_path, lambda line: None, dry_run=True)
-    train_start(run)
+    train_starts(run)
     expected = [("cross_entropy stage", CROSS_ENTROPY), ("annealing stage", ANNEALING)]
     assert [(name, shlex.split(line)) for name, line in run.commands] == [
         (name, shlex.split(line)) for name, line in expected
@@ -65,6 +69,23 @@ def test_arms_start_from_the_last_stage(recipe_file):
     assert start(annealing=None) == Path("w/cross_entropy/checkpoint_last.pt")
     assert start(annealing=flags) == Path("w/annealing/checkpoint_last.pt")
     assert start(annealing={**flags, "average": 3}) == Path("w/annealing/average_3.pt")
+    best = {"flags": "--max-update 2 --eval-bleu", "checkpoint": "best"}
+    assert start(annealing=best) == Path("w/annealing/checkpoint_best.pt")
+
+
+def test_what_flags_imply_is_added(recipe_file):
+    def added(flags, checkpoint):
+        finetune = {"flags": f"--eval-bleu {flags}", "checkpoint": checkpoint}
+        found = load_recipe(recipe_file(finetune=finetune)).arm_flags("other")
+        return found[len(shlex.split(flags)) + 3 :]  # --eval-bleu, --criterion b
+
+    best = ["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+    assert added("--max-update 9", "best") == best
+    assert added("--max-update 9", "checkpoint_last.pt") == []
+    assert added("--max-update 9 --best-checkpoint-metric loss", "best") == []
+    falling = "--lr-scheduler polynomial_decay --max-update 9"
+    assert added(falling, "checkpoint_last.pt") == ["--total-num-update", "9"]
+    assert added(f"{falling} --total-num-update 12", "checkpoint_last.pt") == []
 
 
 def test_multi30k_preprocess_is_the_published_command(layout):

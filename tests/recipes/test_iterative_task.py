@@ -61,7 +61,7 @@ def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
     recipe = load_recipe("multi30k-de-en-nat")
     layout = Layout(recipe, Path("work"), Path("text"))
     assert recipe.annealing is not None
-    trainings = [recipe.annealing.flags, recipe.arm_flags("nat_loss")]
+    trainings = [recipe.annealing.completed(), recipe.arm_flags("nat_loss")]
     commands = [train_command(recipe, layout.binarized, Path("save"), f) for f in trainings]
     for configuration in convert(commands):
         assert configuration["task"]["_name"] == "translation_lev"
@@ -104,7 +104,7 @@ def test_an_iterative_recipe_runs_to_its_report(fake_fairseq, recipe_file, data_
     results = json.loads((tmp_path / "work/results.json").read_text())
     assert results["searches"] == {"1": "one pass"}
     report = markdown(results, None, "results.json")
-    assert "| valid, one pass | test, one pass |" in report
+    assert "## test, one pass: differences to" in report
     assert "greedy" not in report
 
 

@@ -7,6 +7,7 @@ import pytest
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin
 from recipes.data.test_sets import language_pair
 from recipes.running.run import Run
+from recipes.running.trained_arms import has_reward
 from recipes.schema.flags import BUDGET_FLAGS, flag_value
 from recipes.schema.reading import load_recipe, recipe_names, recipe_text
 
@@ -26,8 +27,45 @@ def test_arms_start_where_annealing_ends_with_its_learning_rate(name):
     flags = recipe.annealing.flags
     rate = float(flag_value(flags, "--end-learning-rate"))
     assert {float(flag_value(recipe.arm_flags(arm), "--lr")) for arm in recipe.arms} == {rate}
-    assert flag_value(flags, "--total-num-update") == flag_value(flags, "--max-update")
     assert flag_value(recipe.finetune.flags, BUDGET_FLAGS[0]) is not None
+
+
+def batch(flags):
+    """Tokens of an update."""
+    value = [flag_value(flags, flag) for flag in ("--max-tokens", "--update-freq")]
+    return int(value[0]) * int(value[1] or 1)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_arms_follow_the_protocol(name):
+    """A learning rate that falls to 0, batch and weight decay as before, ten validations."""
+    recipe = load_recipe(name)
+    before = recipe.cross_entropy.flags
+    for arm in recipe.arms:
+        flags = recipe.arm_flags(arm)
+        assert flag_value(flags, "--lr-scheduler") == "polynomial_decay"
+        assert float(flag_value(flags, "--end-learning-rate")) == 0
+        assert flag_value(flags, "--total-num-update") == flag_value(flags, "--max-update")
+        assert batch(flags) == batch(before)
+        assert flag_value(flags, "--weight-decay") == flag_value(before, "--weight-decay")
+        interval = int(flag_value(flags, "--validate-interval-updates"))
+        assert int(flag_value(flags, "--max-update")) >= 10 * interval
+    rewarded = any(has_reward(recipe.arm_flags(arm)) for arm in recipe.arms)
+    assert recipe.constant_reward is rewarded
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if "-nat" not in n])
+def test_start_and_arms_are_the_best_of_their_validations(name):
+    recipe = load_recipe(name)
+    start = recipe.annealing or recipe.cross_entropy
+    for training, flags in ((start, start.completed()), (recipe.finetune, recipe.finetune.flags)):
+        assert training.checkpoint == "best"
+        assert "--eval-bleu" in flags
+        interval = flag_value(flags, "--validate-interval-updates")
+        # fairseq picks the best of the checkpoints that it saves.
+        assert interval == flag_value(flags, "--save-interval-updates")
+        if interval is None:
+            assert int(flag_value(flags, "--max-epoch")) >= 10
 
 
 @pytest.mark.parametrize("name", NEW)

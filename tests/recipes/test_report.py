@@ -1,20 +1,23 @@
-"""What a report says, and that it says it of results of all versions."""
+"""What a report says."""
 
+import io
 import json
 import random
 import re
 import statistics
 
 import pytest
-from finished_run import TRICKY, as_version_1, make_run
+from finished_run import TRICKY, make_run, of_one_seed
+from rich.console import Console
 from sacrebleu import sentence_bleu
 from sacrebleu.metrics import BLEU
+from scipy import stats
 
+from recipes.errors import RecipeError
 from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
-from recipes.reporting.html_page import html_page
 from recipes.reporting.plots import curve_of, curve_plots, score_plots
-from recipes.reporting.report import markdown, write_report
-from recipes.reporting.tables import seed_table, splits_and_beams
+from recipes.reporting.report import load_results, markdown, print_table, write_report
+from recipes.reporting.tables import MEASURES, seed_table, splits_and_beams
 from recipes.text import read_lines
 
 
@@ -37,98 +40,144 @@ def row(text, name, table):
     return line.strip("| ").split(" | ")
 
 
-def test_markdown_has_scores_with_intervals_differences_and_p_values(results):
-    text = markdown(results, None, "small.json")
-    for metric, title in (("bleu", "BLEU"), ("chrf", "chrF2"), ("ter", "TER")):
-        for system, baseline in (
-            ("other", "cross_entropy"),
-            ("other.seed2", "cross_entropy.seed2"),
-        ):
-            cells = row(text, system, title)[1:]
-            for cell, (split, beam) in zip(cells, splits_and_beams(results), strict=True):
-                ours, theirs = (
-                    results["systems"][name]["scores"][split][beam] for name in (system, baseline)
-                )
-                score, change = ours["scores"][metric], theirs["scores"][metric]["value"]
-                p_values = score["p_value"], ours["approximate_randomization"][metric]
+def value(results, system, measure, column):
+    found = results["systems"][system]["scores"][column[0]][column[1]]
+    return found["scores"][measure]["value"] if measure in found["scores"] else found[measure]
+
+
+def test_cells_have_scores_with_intervals_and_the_difference_to_the_baseline(results):
+    text = markdown(of_one_seed(results), None, "small.json")
+    for column in splits_and_beams(results):
+        split, beam = column
+        title = f"{split}, {results['searches'][beam]}: differences to cross_entropy"
+        cells = row(text, "other", title)[1:]
+        baseline = row(text, "cross_entropy", title)[1:]
+        found = results["systems"]["other"]["scores"][split][beam]
+        assert len(cells) == len(MEASURES)
+        for measure, cell, theirs in zip(MEASURES, cells, baseline, strict=True):
+            ours = value(results, "other", measure, column)
+            change = ours - value(results, "cross_entropy", measure, column)
+            if measure in ("length_ratio", "average_probability"):
+                assert cell == f"{ours:.3f}"
+            elif measure == "geometric_mean":  # no test was made of it
+                assert cell == f"{ours:.2f} ({change:+.2f})"
+            else:
+                score = found["scores"][measure]
                 assert cell == (
-                    f"{score['value']:.2f} ± {score['interval']:.2f} "
-                    f"({score['value'] - change:+.2f}, p={p_values[0]:.3f}/{p_values[1]:.3f})"
+                    f"{ours:.2f} ± {score['interval']:.2f} "
+                    f"({change:+.2f}, p={score['p_value']:.3f})"
                 )
-        assert results["signatures"][metric] in text
+            assert "(" not in theirs
+    for signature in results["randomization_signatures"].values():
+        assert signature in text
 
 
-def test_seeds_are_summarised_by_mean_and_standard_deviation(results):
+def test_head_names_the_baseline_and_how_converged_the_start_is(results, folder):
+    text = markdown(results, None, "small.json")
+    assert "to `cross_entropy`, the best baseline on valid" in text
+    assert "`start` 30.50, `cross_entropy` 40.25" in text
+    means = [
+        statistics.fmean(value(results, s, "bleu", ("valid", beam)) for s in STARTS)
+        for beam in ("1", "5")
+    ]
+    assert (
+        "The start: cross_entropy of 4 epochs (400 updates), then annealing of 4 epochs (400 "
+        f"updates); valid BLEU {means[0]:.2f} (greedy), {means[1]:.2f} (beam 5)."
+    ) in text
+    write_report(folder / "work")
+    page = (folder / "work/results.html").read_text(encoding="utf-8")
+    assert "to <code>cross_entropy</code>, the best baseline" in page
+
+
+STARTS = ("start", "start.seed2")
+
+
+def test_seeds_have_mean_deviation_interval_and_a_paired_test(results):
+    """Against scipy's own paired t-test and interval."""
     table = seed_table(results)
-    (cells,) = (r for r in table.rows if r[0].startswith("`other`"))
-    scores = {
-        system: results["systems"][system]["scores"]["test"]["5"]["scores"]["bleu"]["value"]
-        for system in ("other", "other.seed2", "cross_entropy", "cross_entropy.seed2")
-    }
-    ours = [scores["other"], scores["other.seed2"]]
-    changes = [ours[0] - scores["cross_entropy"], ours[1] - scores["cross_entropy.seed2"]]
-    # Of two values the deviation is their distance over the root of 2.
-    spread, changed = (abs(a - b) / 2**0.5 for a, b in (ours, changes))
-    assert cells[1] == "2"
-    assert cells[-1] == (
-        f"{statistics.fmean(ours):.2f} ± {spread:.2f} "
-        f"({statistics.fmean(changes):+.2f} ± {changed:.2f})"
+    assert table.title == "BLEU over seeds: differences to cross_entropy"
+    (cells,) = (r for r in table.rows if r[0].startswith("`other`") and r[1] == "test, beam 5")
+    column = ("test", "5")
+    ours, theirs = (
+        [value(results, f"{arm}{seed}", "bleu", column) for seed in ("", ".seed2")]
+        for arm in ("other", "cross_entropy")
     )
-    assert seed_table(as_version_1(results)) is None
+    changes = [one - other for one, other in zip(ours, theirs, strict=True)]
+    expected = ["2"]
+    for values, sign in ((ours, ""), (changes, "+")):
+        low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        expected += [
+            f"{statistics.fmean(values):{sign}.2f}",
+            f"{statistics.stdev(values):.2f}",
+            f"{low:{sign}.2f} to {high:{sign}.2f}",
+        ]
+    p_values = [
+        results["systems"][f"other{s}"]["scores"]["test"]["5"]["scores"]["bleu"]["p_value"]
+        for s in ("", ".seed2")
+    ]
+    expected.append(f"{stats.ttest_rel(ours, theirs).pvalue:.4f}")
+    expected.append(" ".join(f"{p:.3f}" for p in p_values))
+    assert cells[2:] == expected
+    # The table of the set says the same in short.
+    text = markdown(results, None, "small.json")
+    assert row(text, "other", "test, beam 5:")[1] == (
+        f"{expected[1]} ± {expected[2]} ({expected[4]}, p={stats.ttest_rel(ours, theirs)[1]:.3f})"
+    )
+    # Of one seed there is no test over seeds, and the other test is not mistaken for it.
+    assert "p=" not in row(text, "third<b>", "test, beam 5:")[1]
+    assert not any(r[6] for r in table.rows if r[0].startswith("`cross_entropy`"))
+    assert seed_table(of_one_seed(results)) is None
+
+
+def test_cost_has_updates_time_and_what_was_chosen_on_valid(results):
+    results["systems"]["other.seed2"]["lenpen"]["5"] = 0.5
+    results["systems"]["other.seed2"]["checkpoint_update"] = 80
+    results["systems"]["other.seed2"]["seconds"] = 220.0
+    text = markdown(results, None, "small.json")
+    title = "Cost, and what was chosen on valid"
+    assert row(text, "other", title)[1:] == [
+        *("100", "90 (10) / 80 (10)", "beam 5: 1 / 0.5", "210", "2.000", "1.00"),
+    ]
+    assert row(text, "start", title)[1] == "400, then 400"
+    assert "Trained with other settings before, and not scored: `other.old1`." in text
+
+
+def test_terminal_shows_every_arm_once(results):
+    console = Console(file=io.StringIO(), width=120)
+    print_table(results, console)
+    shown = console.file.getvalue()
+    assert "valid: BLEU (difference to cross_entropy, p-value)" in shown
+    assert shown.count("other (best arm on valid)") == 2
+    assert ".seed2" not in shown
 
 
 def test_statistics_of_the_output_are_shown(results):
     text = markdown(results, None, "small.json")
-    found = results["systems"]["other"]["scores"]["test"]["5"]
-    cells = row(text, "other", "Output statistics: test, beam 5")[1:]
+    found = results["systems"]["third<b>"]["scores"]["test"]["5"]
+    cells = row(text, "third<b>", "Output statistics: test, beam 5")[1:]
     assert cells == [
         *(f"{precision:.1f}" for precision in found["precisions"]),
         f"{found['brevity_penalty']:.3f}",
-        f"{found['length_ratio']:.3f}",
         *(f"{100 * found['repeated_ngram_rate'][n]:.2f}%" for n in ("1", "2", "4")),
         f"{found['consecutive_repeats_per_100_tokens']:.2f}",
-        "0.750",
     ]
-    buckets = row(text, "other", "BLEU by length: test, beam 5")[1:]
+    buckets = row(text, "third<b>", "BLEU by length: test, beam 5")[1:]
     assert buckets == [
-        f"{b['bleu']:.2f} ({b['bleu'] - b['control_bleu']:+.2f})" for b in found["length_buckets"]
+        f"{b['bleu']:.2f} ({b['bleu'] - b['baseline_bleu']:+.2f})" for b in found["length_buckets"]
     ]
+    # Of several seeds the mean is shown.
+    penalties = [
+        results["systems"][s]["scores"]["test"]["5"]["brevity_penalty"]
+        for s in ("other", "other.seed2")
+    ]
+    cells = row(text, "other", "Output statistics: test, beam 5")
+    assert cells[5] == f"{statistics.fmean(penalties):.3f}"
 
 
-def test_results_of_earlier_versions_render(results):
-    old = as_version_1(results)
-    text, page = markdown(old, None, "small.json"), html_page(old, None, "small.json")
-    assert "Output statistics" not in text
-    assert "randomisation" not in text
-    for system, record in old["systems"].items():
-        for split, beam in splits_and_beams(old):
-            score = record["scores"][split][beam]["scores"]["bleu"]
-            cell = f"{score['value']:.2f} ± {score['interval']:.2f}"
-            assert cell in text, system
-            assert cell in page, system
-    # Without times there is nothing to draw over time.
-    titles = [plot.title for plot in curve_plots(old)]
-    assert len(titles) == 2
-    assert not any("minutes" in title for title in titles)
-
-
-def test_curves_missing_in_results_are_read_from_the_logs(folder, results, tmp_path):
-    work = tmp_path / "work"
-    log = work / "arms/other/train.log"
-    log.parent.mkdir(parents=True)
-    head = "2026-01-01 00:00"
-    log.write_text(
-        f"{head}:01 | INFO | fairseq.trainer | begin training epoch 1\n"
-        f"{head}:31 | INFO | train_inner | epoch 001: 20 / 90 reward=0.5, num_updates=20, wall=1\n"
-    )
-    (work / "results.json").write_text(json.dumps(as_version_1(results)))
-    write_report(work, tmp_path / "docs")
-    curves = json.loads((tmp_path / "docs/small.json").read_text())["curves"]
-    assert curves["other"]["reward"] == [[20], [0.5]]
-    assert curves["other"]["_seconds"] == [[20], [30]]
-    assert curves["other"]["bleu"] == results["curves"]["other"]["bleu"]
-    assert "_seconds" not in curves["cross_entropy"]
-    assert "reward of sampled output" in (tmp_path / "docs/small.html").read_text()
+def test_results_of_another_version_are_refused(results, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({**results, "schema": 3}))
+    with pytest.raises(RecipeError, match="of another version; run the recipe again"):
+        load_results(tmp_path / "results.json")
 
 
 def test_curves_begin_at_the_start_and_run_over_updates_or_minutes(results):
@@ -136,15 +185,18 @@ def test_curves_begin_at_the_start_and_run_over_updates_or_minutes(results):
     assert curve_of(results, "other", "bleu", "minutes") == ([0, 1, 3], [29.0, 30.0, 32.5])
     assert curve_of(results, "other", "reward", "minutes")[0] == [1 / 3, 2 / 3, 1.5]
     assert curve_of(results, "cross_entropy", "reward", "updates") is None
+    # Each seed has a start of its own.
+    assert curve_of(results, "other.seed2", "bleu", "updates")[1][0] == 28.0
 
 
 def test_plots_say_in_words_what_they_show(results):
     plots = {plot.title: plot for plot in curve_plots(results)}
     assert len(plots) == 16
     assert "other 32.5" in plots["valid BLEU (greedy, while training), over updates"].description
-    (plot,) = score_plots(results, [("test", "5")])
+    (plot,) = score_plots(of_one_seed(results), [("test", "5")])
     score = results["systems"]["other"]["scores"]["test"]["5"]["scores"]["bleu"]
-    assert f"other {score['value']:.2f} ± {score['interval']:.2f}" in plot.description
+    low, high = (score["mean"] + sign * score["interval"] for sign in (-1, 1))
+    assert f"other {score['value']:.2f} ({low:.2f} to {high:.2f})" in plot.description
     # The same results give the same bytes.
     assert next(curve_plots(results)).svg == next(iter(plots.values())).svg
 
@@ -208,11 +260,12 @@ def test_equal_outputs_give_no_examples():
 
 def test_text_from_outside_is_escaped(folder, results):
     write_report(folder / "work", folder / "docs", folder / "text")
-    page = (folder / "docs/small.html").read_text(encoding="utf-8")
+    assert {path.suffix for path in (folder / "docs").iterdir()} == {".md", ".json", ".png"}
+    page = (folder / "work/results.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "third<b>" not in page
     assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; a | bar." in page
-    assert not re.search(r"(src|href)=\"(?!#|data:,|small\.json)", page)
+    assert not re.search(r"(src|href)=\"(?!#|data:,|results\.json)", page)
     assert TRICKY in (folder / "docs/small.md").read_text(encoding="utf-8")
 
 

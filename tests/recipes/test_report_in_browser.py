@@ -4,7 +4,7 @@ import json
 
 import pytest
 from browser import DESKTOP, PHONE, browser, find_chromium
-from finished_run import as_version_1, make_run
+from finished_run import make_run, of_one_seed
 
 from recipes.reporting.report import write_report
 
@@ -55,18 +55,18 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, data_dir):
-    """The page of a run with everything, and that of an earlier version's."""
+    """The page of a run with several seeds, and of one with one."""
     folder = tmp_path_factory.mktemp("finished")
     results = make_run(folder, data_dir)
     pages = {}
-    for version, content in (("new", results), ("old", as_version_1(results))):
+    for version, content in (("seeds", results), ("one seed", of_one_seed(results))):
         (folder / "work/results.json").write_text(json.dumps(content))
         write_report(folder / "work", None, folder / "text")
         pages[version] = (folder / "work/results.html").rename(folder / f"{version}.html")
     return pages
 
 
-@pytest.mark.parametrize("version", ["new", "old"])
+@pytest.mark.parametrize("version", ["seeds", "one seed"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_page_is_quiet_asks_for_nothing_and_fits(page, pages, size, dark, version):
@@ -85,14 +85,15 @@ def test_page_is_quiet_asks_for_nothing_and_fits(page, pages, size, dark, versio
 
 
 def test_every_table_and_figure_is_there(page, pages):
-    page.open(pages["new"])
+    page.open(pages["seeds"])
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     captions = page.evaluate("[...document.querySelectorAll('caption')].map(c => c.textContent)")
     columns = [f"{split}, {beam}" for split in ("valid", "test") for beam in ("greedy", "beam 5")]
     assert captions == [
-        *("BLEU", "BLEU over the seeds of training", "chrF2", "TER (lower is better)"),
+        *(f"{column}: differences to cross_entropy" for column in columns),
+        "BLEU over seeds: differences to cross_entropy",
         *(f"{title}: {c}" for c in columns for title in ("Output statistics", "BLEU by length")),
-        *("Cost and length", "Arms"),
+        *("Cost, and what was chosen on valid", "Arms"),
     ]
     # Two splits; eight metrics over updates and over time.
     plots = "[...document.querySelectorAll('figure.plot svg')]"
@@ -107,7 +108,7 @@ def test_every_table_and_figure_is_there(page, pages):
 
 
 def test_page_can_be_read_aloud(page, pages):
-    page.open(pages["new"])
+    page.open(pages["seeds"])
     assert page.evaluate("document.documentElement.lang") == "en"
     assert page.evaluate("document.querySelectorAll('h1').length") == 1
     assert page.evaluate("[...document.querySelectorAll('th')].every(th => th.scope)")

@@ -70,6 +70,18 @@ def test_threads_and_gpus_are_divided(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in side_by_side.machine_shares(4)[0]
 
 
+def test_what_is_alone_has_the_whole_machine(run, monkeypatch):
+    asked = []
+
+    def shares(jobs):
+        asked.append(jobs)
+        return [{} for _ in range(jobs)]
+
+    monkeypatch.setattr(side_by_side, "machine_shares", shares)
+    run("work", jobs=4)
+    assert asked == [2, 3]  # two arms, then three systems to decode; not the one start
+
+
 def test_jobs_below_one_are_refused(run):
     with pytest.raises(RecipeError, match="--jobs 0: at least 1"):
         run("work", jobs=0)

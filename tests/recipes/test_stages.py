@@ -172,7 +172,9 @@ def test_report_names_both_stages_before_the_arms(run, tmp_path):
     text = (tmp_path / "work/results.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `start`")]
     # 12 s of training in each stage: 4 updates, then 2.
-    assert rows[-2].startswith("| `start` | 4, then 2 | 3.000, then 6.000 |  |")
+    assert (
+        "| `start` (baseline) | 4, then 2 | 2 (2) |  | 12, then 12 | 3.000, then 6.000 |  |" in text
+    )
     assert rows[-1].endswith(
         "| cross_entropy: `--max-update 4 --lr 0.001`, "
         "then annealing: `--max-update 2 --lr 0.0005` |"
@@ -185,25 +187,12 @@ def test_time_is_that_of_each_arm_and_compared_with_the_control(run, fake_fairse
     run()
     write_report(tmp_path / "work")
     text = (tmp_path / "work/results.md").read_text()
-    assert "| `cross_entropy` (control) | 3 | 3.000 | 1.00 |" in text
-    assert "| `other` | 3 | 6.000 | 2.00 |" in text
+    assert "| `cross_entropy` (control, baseline) | 3 | 3 (3) |  | 9 | 3.000 | 1.00 |" in text
+    assert "| `other` (best arm on valid) | 3 | 3 (3) |  | 18 | 6.000 | 2.00 |" in text
     console = Console(file=io.StringIO(), width=120)
     print_table(load_results(tmp_path / "work/results.json"), console)
     rows = re.findall(r"^│ other .*│ +6\.000 │ +2\.00 │$", console.file.getvalue(), re.MULTILINE)
     assert len(rows) == 2  # valid and test
-
-
-def test_report_of_results_without_stages_has_the_start_alone(run, tmp_path):
-    run()
-    path = tmp_path / "work/results.json"
-    results = load_results(path)
-    write_report(tmp_path / "work")
-    text = (tmp_path / "work/results.md").read_text()
-    assert "`start` | 4 | 3.000 |  |" in text
-    del results["start_stages"]
-    path.write_text(json.dumps(results))
-    write_report(tmp_path / "work")
-    assert (tmp_path / "work/results.md").read_text() == text
 
 
 def test_failing_command_names_stage_log_and_last_lines(run, fake_fairseq, tmp_path):
@@ -218,6 +207,16 @@ def test_failing_command_names_stage_log_and_last_lines(run, fake_fairseq, tmp_p
     fake_fairseq.calls()
     fake_fairseq.behave()
     assert run() == ALL
+
+
+def test_a_model_that_writes_nothing_yet_is_told_from_other_failures(run, fake_fairseq):
+    fake_fairseq.behave(fail="fairseq-train", fail_with="KeyError: 'bleu'")
+    with pytest.raises(CommandError, match="begin later: --validate-after-updates"):
+        run()
+    fake_fairseq.behave(fail="fairseq-train")
+    with pytest.raises(CommandError) as error:
+        run()
+    assert "--validate-after-updates" not in str(error.value)
 
 
 def test_redo_names_a_stage(run):
@@ -252,6 +251,25 @@ def test_length_penalty_is_chosen_on_valid_for_every_arm(run, tmp_path):
     assert all(system["lenpen"] == {"1": 1.0, "2": 0.0} for system in systems.values())
 
 
+def test_greedy_search_has_no_length_penalty_to_choose(run, tmp_path):
+    run({"decoding": {"beams": [1, 2], "lenpen": [0.5, 0.0]}})
+    systems = load_results(tmp_path / "work/results.json")["systems"]
+    assert all(system["lenpen"] == {"1": 1.0, "2": 0.0} for system in systems.values())
+
+
+BEST = {"finetune": {"flags": "--max-update 3 --lr 1 --eval-bleu", "checkpoint": "best"}}
+
+
+def test_best_checkpoint_on_valid_is_decoded_and_named(run, fake_fairseq, tmp_path):
+    fake_fairseq.behave(best_at=2)
+    run(BEST)
+    record = tmp_path / "work/decoded/other/test.beam1.lenpen1.en.stage.json"
+    command = json.loads(record.read_text())["settings"]["command"]
+    assert command[command.index("--path") + 1] == "{work}/arms/other/checkpoint_best.pt"
+    system = load_results(tmp_path / "work/results.json")["systems"]["other"]
+    assert (system["updates"], system["checkpoint_update"], system["validations"]) == (3, 2, 3)
+
+
 def test_length_penalty_is_chosen_by_the_recipes_own_bleu(recipe_file, data_dir, tmp_path):
     recipe = load_recipe(
         recipe_file(decoding={"beams": [2], "lenpen": [0.0, 1.0]}), ["evaluation.lowercase=true"]
@@ -280,11 +298,11 @@ def test_length_penalty_is_chosen_by_the_recipes_own_bleu(recipe_file, data_dir,
 
 
 def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
-    run({"selected": "other"})
+    run()
     written = write_report(tmp_path / "work", tmp_path / "docs")
     assert {path.name for path in written} == {
         *("results.html", "results.md", "curves.png"),
-        *("small.html", "small.md", "small.png", "small.json"),
+        *("small.md", "small.png", "small.json"),
     }
     assert (tmp_path / "docs/small.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "docs/small.md").read_text()
@@ -292,20 +310,21 @@ def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
     for system in ("start", "cross_entropy", "other"):
         score = results["systems"][system]["scores"]["test"]["1"]["scores"]["bleu"]
         assert f"{score['value']:.2f}" in text
-    assert "`other` (selected on valid)" in text
+    assert "`other` (best arm on valid)" in text
     assert "bs:50|seed:12345" in results["signatures"]["bleu"]
     assert results["signatures"]["bleu"] in text
-    assert "| 4.000 |" in text  # 12 s of training, 3 updates
+    assert "| 12 | 4.000 |" in text  # 12 s of training, 3 updates
     assert text.count("fairseq-train ") == 3
     assert results["curves"]["other"]["bleu"] == [[1, 2, 3], [1.0, 2.0, 3.0]]
 
 
-def test_arms_with_different_updates_are_refused(run, tmp_path, fake_fairseq):
+def test_arms_with_different_updates_are_refused_unless_they_have_the_same_time(run, tmp_path):
     run()
     checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
     checkpoint.write_text(json.dumps(["0.0001", 2]))
     with pytest.raises(RecipeError, match="different numbers of updates"):
         run()
+    run(settings=["arms.other.flags=--criterion b", "arms.other.budget=time"])
 
 
 def test_data_dir_is_required(recipe_file, tmp_path):
