@@ -23,8 +23,8 @@ $(INSTALLED): setup.py constraints.txt
 	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-demo: $(INSTALLED) ## train and score a small translation model, with and without the expected-BLEU loss
-	$(BIN)/python -m recipes run demo
+demo: $(INSTALLED) ## train and score a small translation model, with and without expected BLEU
+	$(BIN)/python -m recipes run demo --jobs 2
 
 test: lint ## lint, type check and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

@@ -54,7 +54,7 @@ def test_arms_follow_the_protocol(name):
     assert recipe.constant_reward is rewarded
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_names() if "-nat" not in n])
+@pytest.mark.parametrize("name", [n for n in recipe_names() if not load_recipe(n).task.iterative])
 def test_start_and_arms_are_the_best_of_their_validations(name):
     recipe = load_recipe(name)
     start = recipe.annealing or recipe.cross_entropy
