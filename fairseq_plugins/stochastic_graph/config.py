@@ -227,6 +227,8 @@ def resolve(cfg: StochasticGraphCriterionConfig) -> tuple[Settings, set[str]]:
             given.add(known.name)
         elif "unset" in known.metadata:
             values[known.name] = preset.get(known.name, known.metadata["unset"])
+    if values["sentence_end"] == "auto":
+        values["sentence_end"] = "ignore" if values["cost"] == "reward" else "ngram"
     settings = Settings(**values)
     changed = given & {"feed", "emit", "cost"}
     if "estimator" not in given and (changed or "estimator" not in preset):

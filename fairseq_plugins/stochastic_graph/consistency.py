@@ -158,7 +158,8 @@ def _without_effect(s: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield _OF_REWARDS, "cost", "nothing is emitted and rewarded; use --cost reward"
     if s.cost == "cross_entropy":
         yield ("cross_entropy_weight",), "cost", "the cost is the cross-entropy already"
-        yield ("max_order", "smoothing"), "cost", "it is of BLEU; use expected_bleu or reward"
+        names = ("max_order", "smoothing", "sentence_end")
+        yield names, "cost", "it is of BLEU; use expected_bleu or reward"
     elif s.cross_entropy_weight == 0 and s.label_smoothing > 0:
         yield ("label_smoothing",), "cross_entropy_weight", "there is nothing to smooth"
     if s.estimator != "candidate_set":
@@ -195,7 +196,10 @@ def _without_effect(s: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
     if s.reward not in ("sentence_bleu", "gleu", "constant"):
         yield ("reward_sacrebleu_tokenizer",), "reward", "only BLEU and GLEU have one"
         if rewarded:
-            yield ("max_order", "smoothing"), "reward", "this reward does not have it"
+            names = ("max_order", "smoothing", "sentence_end")
+            yield names, "reward", "this reward does not have it"
+    if rewarded and s.reward_level == "text":
+        yield ("sentence_end",), "reward_level", "text has no </s>; use --reward-level tokens"
     if rewarded and s.reward == "gleu":
         yield ("smoothing",), "reward", "this reward does not have it"
     if ":" in s.reward:

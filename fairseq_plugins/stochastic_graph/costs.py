@@ -227,7 +227,7 @@ class ExpectedBleu(Cost):
             reference,
             self.dictionary,
             max_order=self.settings.max_order,
-            count_eos=self.settings.sentence_end != "ignore",
+            count_eos=self.settings.sentence_end == "ngram",
         )
         return bleu_from_statistics(*statistics, smoothing=self.settings.smoothing)
 
@@ -251,7 +251,7 @@ class NegativeReward(Cost):
             sacrebleu_tokenizer=settings.reward_sacrebleu_tokenizer,
             max_order=settings.max_order,
             smoothing=settings.smoothing,
-            sentence_end="ngram" if settings.sentence_end == "ngram" else "ignore",
+            sentence_end=settings.sentence_end,
         )
         if settings.credit == "reward_to_go" and not self.reward.per_token:
             raise ValueError(

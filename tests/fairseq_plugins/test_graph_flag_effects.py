@@ -50,7 +50,7 @@ TRIED = {
     "reward_sacrebleu_tokenizer": ["char"],
     "max_order": [2],
     "smoothing": ["none"],
-    "sentence_end": ["ngram"],
+    "sentence_end": ["ngram", "ignore"],
     "max_decode_ratio": [0.1],
     "max_decode_length": [3],
     "ignore_prefix_size": [1],
