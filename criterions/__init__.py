@@ -36,10 +36,13 @@ from criterions.token_categorical import (
     token_log_probabilities,
 )
 
+TokenLaw = TokenCategorical  # its former name
+
 __all__ = [
     "CANDIDATE_LOSSES",
     "BleuStatistics",
     "TokenCategorical",
+    "TokenLaw",
     "bleu",
     "bleu_from_statistics",
     "clip_rewards",

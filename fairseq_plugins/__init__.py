@@ -7,6 +7,9 @@ from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints
 
 allow_fairseq_checkpoints()
 
-from fairseq_plugins import criterions, models  # noqa: E402  (a criterion may load a checkpoint)
+# After that, as a criterion may load a checkpoint. Importing a criterion registers it.
+import fairseq_plugins.expected_bleu.criterion  # noqa: E402
+import fairseq_plugins.stochastic_graph.criterion  # noqa: E402, F401
+from fairseq_plugins import models  # noqa: E402
 
-__all__ = ["allow_fairseq_checkpoints", "criterions", "models"]
+__all__ = ["allow_fairseq_checkpoints", "models"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from criterions.bleu.statistics import SMOOTHINGS
 from criterions.checks import check_choice, check_order, check_shape, check_token_ids
-from criterions.stochastic_graph.registry import Registry
+from criterions.registry import Registry
 from fairseq_plugins.flags import SENTENCE_ENDS, at_least
 
 LEVELS = ("tokens", "text")

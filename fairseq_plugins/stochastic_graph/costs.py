@@ -20,10 +20,10 @@ from criterions.candidate_losses import (
     first_occurrences,
     unique_samples,
 )
+from criterions.registry import Registry
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import Estimator, GreedyDecode
-from criterions.stochastic_graph.registry import Registry
-from criterions.token_law import TokenLaw
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import policy_logits
 from fairseq_plugins.expected_bleu.autoregressive import autoregressive_statistics
 from fairseq_plugins.rewards import Outputs, build_reward
@@ -88,9 +88,9 @@ class Cost(ABC):
             greedy: decodes the greedy output.
         """
 
-    def token_distribution(self, logits: Tensor) -> TokenLaw:
+    def token_distribution(self, logits: Tensor) -> TokenCategorical:
         """What decoding draws from, for all positions ``[rows, length, vocab]`` of a pass."""
-        return TokenLaw(
+        return TokenCategorical(
             policy_logits(
                 logits,
                 eos=self.dictionary.eos(),
@@ -100,7 +100,12 @@ class Cost(ABC):
         )
 
     def record_tokens(
-        self, done: ScoredPass, name: str, distribution: TokenLaw, tokens: Tensor, mask: Tensor
+        self,
+        done: ScoredPass,
+        name: str,
+        distribution: TokenCategorical,
+        tokens: Tensor,
+        mask: Tensor,
     ) -> None:
         """Add tokens that were drawn, ``[rows, length]``, where ``mask`` is True."""
         done.graph.sample(
@@ -313,7 +318,7 @@ class NegativeReward(Cost):
         return self._logged(rewards, rollout, outputs)
 
     def _record_candidates(
-        self, done: ScoredPass, distribution: TokenLaw, rollout: Rollout
+        self, done: ScoredPass, distribution: TokenCategorical, rollout: Rollout
     ) -> Logs:
         """A loss over the set of a source's outputs."""
         _check_layers_have_no_scores(done)

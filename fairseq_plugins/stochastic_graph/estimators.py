@@ -11,7 +11,7 @@ from criterions.stochastic_graph import (
     BASELINES,
     ESTIMATORS,
     Baseline,
-    Downstream,
+    CostToGo,
     Estimator,
     Expectation,
     GreedyDecode,
@@ -50,7 +50,7 @@ class WorkersMovingAverage(MovingAverage):
         self._sums: list[Tensor] = []
 
     @torch.no_grad()
-    def update(self, node: Downstream) -> None:
+    def update(self, node: CostToGo) -> None:
         weight = node.weight.expand_as(node.cost)
         self._sums.append(torch.stack([(weight * node.cost).sum(), weight.sum()]).float())
 

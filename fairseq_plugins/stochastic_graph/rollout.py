@@ -18,7 +18,7 @@ from criterions.stochastic_graph import (
     StepwiseDraws,
     UnexpectedDrawError,
 )
-from criterions.token_law import TokenLaw
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import (
     DecodedTokens,
     ForcedTokens,
@@ -75,7 +75,9 @@ class Rollout:
         return self.batch.after_prefix(self.tokens), self.batch.size_after_prefix(self.lengths)
 
     @torch.no_grad()
-    def emitting(self, distribution: TokenLaw, eos: int, pad: int, *, greedy: bool) -> Rollout:
+    def emitting(
+        self, distribution: TokenCategorical, eos: int, pad: int, *, greedy: bool
+    ) -> Rollout:
         """Tokens that the pass with gradient emits, of which none is fed.
 
         An output has as many tokens as the reference, ``</s>`` included, at most.

@@ -14,12 +14,12 @@ from torch import Tensor
 from criterions.stochastic_graph import (
     Expectation,
     Mode,
-    OneHotLaw,
     ReplayingGraph,
     SampleRequest,
     Schedule,
     StochasticGraph,
     StochasticNode,
+    UncheckedOneHotCategorical,
 )
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import model_pass
@@ -124,7 +124,7 @@ class ScoredPasses:
             allowed = logits.index_fill(-1, pad, -torch.inf)
             if settings.feed == "soft":
                 allowed = allowed / self.temperature(graph.update)
-            distribution = OneHotLaw(logits=allowed)
+            distribution = UncheckedOneHotCategorical(logits=allowed)
             return graph.sample(FED, distribution, estimator=self.estimators.relaxed, step=step)
 
         unroll = unrolled_logits if settings.unroll == "step_by_step" else two_pass_logits

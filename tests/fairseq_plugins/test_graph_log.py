@@ -15,7 +15,7 @@ from fairseq_setup import (
     setup,
 )
 
-from criterions.token_law import TokenLaw
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import DecodedTokens
 from fairseq_plugins.stochastic_graph import rollout
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
@@ -219,7 +219,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
     samples = options.get("samples", 1)
     sample = built.batch(20, 24, 28)
     drawn = {}
-    decode, sample_law = rollout.decode, TokenLaw.sample
+    decode, sample_law = rollout.decode, TokenCategorical.sample
     replaying = None
 
     def recording_decode(*arguments, sampling=None, **keywords):
@@ -242,7 +242,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
         return drawn["tokens"][replaying : replaying + 1, : law.batch_shape[1]]
 
     monkeypatch.setattr(rollout, "decode", recording_decode)
-    monkeypatch.setattr(TokenLaw, "sample", recording_sample)
+    monkeypatch.setattr(TokenCategorical, "sample", recording_sample)
     loss, gradients, logged = built.gradient(sample)
     total, log_total = 0.0, 0.0
     summed = {name: torch.zeros_like(value) for name, value in gradients.items()}

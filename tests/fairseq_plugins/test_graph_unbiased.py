@@ -13,7 +13,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq_setup import graph_criterion, sample_of, setup
 
-from criterions.token_law import TokenLaw
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import DecodedTokens
 from fairseq_plugins.stochastic_graph import rollout
 from fairseq_plugins.stochastic_graph.batch import Batch
@@ -283,7 +283,7 @@ def test_tokens_emitted_by_a_teacher_forced_decoder(corpus, monkeypatch, arch, c
     for output, probability in zip(outputs, probabilities.detach(), strict=True):
         # What follows </s> is drawn as well, and must not count.
         drawn = torch.tensor([[*output, *[4] * (3 - len(output))]])
-        monkeypatch.setattr(TokenLaw, "sample", lambda law, drawn=drawn: drawn)
+        monkeypatch.setattr(TokenCategorical, "sample", lambda law, drawn=drawn: drawn)
         for sum_, gradient in zip(total, tiny.estimate(criterion), strict=True):
             sum_ += probability * gradient
     assert_same_gradients(total, expected)

@@ -14,12 +14,12 @@ from torch.nn.functional import softplus
 
 from criterions.manifolds import (
     Circle,
-    EmbeddedLaw,
+    EmbeddedDistribution,
     Embedding,
     Rotations,
     Sphere,
     Torus,
-    UniformLaw,
+    UniformOnManifold,
     divergence_estimate,
     rotation_from_numbers,
 )
@@ -112,7 +112,7 @@ class ManifoldKind(LatentKind):
         self.embedding = embedding
 
     def _fixed_part(self, zeros: Tensor) -> Distribution:
-        return UniformLaw(self.embedding, zeros)
+        return UniformOnManifold(self.embedding, zeros)
 
     def _part(self, parameters: Tensor) -> Distribution:
         coordinates = self.embedding.coordinates
@@ -122,7 +122,7 @@ class ManifoldKind(LatentKind):
         return self._located(location, deviation)
 
     @abstractmethod
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedLaw:
+    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
         """From ``[batch, parts, location_parameters]`` and ``[batch, parts, coordinates]``."""
 
 
@@ -135,8 +135,8 @@ class AnglesKind(ManifoldKind):
     On the torus angles that are uniform leave more points on the inside than on the outside.
     """
 
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedLaw:
-        return EmbeddedLaw(_gaussian(location, deviation), self.embedding)
+    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
+        return EmbeddedDistribution(_gaussian(location, deviation), self.embedding)
 
 
 class RotatedKind(ManifoldKind):
@@ -149,9 +149,9 @@ class RotatedKind(ManifoldKind):
     widest = 2.0
     """Wider is no closer to uniform."""
 
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedLaw:
+    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
         gaussian = _gaussian(torch.zeros_like(deviation), deviation)
-        return EmbeddedLaw(gaussian, self.embedding, rotation_from_numbers(location))
+        return EmbeddedDistribution(gaussian, self.embedding, rotation_from_numbers(location))
 
 
 def _gaussian(mean: Tensor, deviation: Tensor) -> Independent:

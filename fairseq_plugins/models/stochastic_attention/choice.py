@@ -12,9 +12,9 @@ from criterions.stochastic_graph import (
     Enumeration,
     Estimator,
     GumbelSoftmax,
-    OneHotLaw,
     Schedule,
     StraightThroughGumbel,
+    UncheckedOneHotCategorical,
     estimator_of,
     one_hot_argmax,
     sample,
@@ -163,7 +163,7 @@ class PositionChoice(nn.Module):
             return scores.softmax(-1)
         if selection == "mode":
             return one_hot_argmax(scores)
-        distribution = OneHotLaw(logits=scores)
+        distribution = UncheckedOneHotCategorical(logits=scores)
         if selection == "sample":
             return distribution.sample()
         if estimator_of(self.name) is None:

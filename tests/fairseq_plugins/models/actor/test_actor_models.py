@@ -115,12 +115,12 @@ def test_in_training_a_gaussian_is_drawn_and_elsewhere_its_mean_is_taken(corpus,
     nodes = [node for (name, _), node in graph.nodes.items() if name == NODE]
     assert len(nodes) == (fed.size(1) if base == "lstm" else 1)
     for node in nodes:
-        assert node.law.event_shape == (16,)
-        assert node.law.base_dist.stddev.eq(0.25).all()
-        assert not torch.equal(node.value, node.law.mean)
+        assert node.distribution.event_shape == (16,)
+        assert node.distribution.base_dist.stddev.eq(0.25).all()
+        assert not torch.equal(node.value, node.distribution.mean)
         mask = fed[:, node.step].ne(1) if base == "lstm" else fed.ne(1)
         assert torch.equal(node.mask, mask)
-        assert torch.equal(deterministic_value(node.law), node.law.mean)
+        assert torch.equal(deterministic_value(node.distribution), node.distribution.mean)
     with evaluating(ours):
         one, two = (ours.model(**batch["net_input"])[0] for _ in range(2))
     assert torch.equal(one, two)
@@ -251,7 +251,7 @@ def test_the_standard_deviation_follows_its_schedule(corpus, learnt):
     def std():
         with StochasticGraph() as graph:
             built.model(**built.batch(20)["net_input"])
-        return float(graph.nodes[NODE, None].law.base_dist.stddev.max())
+        return float(graph.nodes[NODE, None].distribution.base_dist.stddev.max())
 
     found = []
     for update in (0, 2, 4, 9):

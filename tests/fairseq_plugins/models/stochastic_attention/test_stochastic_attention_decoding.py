@@ -23,7 +23,7 @@ from stochastic_attention_models import (
     sentences,
 )
 
-from criterions.stochastic_graph import OneHotLaw, StochasticGraph
+from criterions.stochastic_graph import StochasticGraph, UncheckedOneHotCategorical
 from fairseq_plugins import decoding
 from fairseq_plugins.models.stochastic_attention.choice import EVALUATIONS, KINDS
 from fairseq_plugins.stochastic_graph import batch as batches
@@ -169,7 +169,7 @@ def test_reinforce_is_unbiased_over_all_positions_and_outputs(arch, monkeypatch)
         return position.reshape(law.batch_shape + law.event_shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OneHotLaw, "sample", given)
+        patch.setattr(UncheckedOneHotCategorical, "sample", given)
         patch.setattr(decoding, "draw", lambda logits, sampling: next(steps))
         sources = batches.Batch.of(sample_from(batch), dictionary())
         rollout = criterion.rollouts.of(model, sources, 0)

@@ -141,7 +141,7 @@ def test_exact_attention_with_dropout_is_hard_attention_summed():
         with StochasticGraph(values={"attention.layer1": drawn}) as graph:
             emitted = hard(**batch.net_input)[0].softmax(-1)
         (node,) = graph.nodes.values()
-        total = total + node.law.probs[:, :, 0, position, None] * emitted
+        total = total + node.distribution.probs[:, :, 0, position, None] * emitted
     torch.manual_seed(5)
     log_probs = exact(**batch.net_input)[0]
     torch.testing.assert_close(log_probs[:, 0].exp(), total[:, 0], rtol=1e-6, atol=1e-8)
