@@ -4,9 +4,7 @@ import itertools
 
 import pytest
 import torch
-from fairseq_setup import graph_criterion, setup
-from stochastic_layer_models import DECODERS, EOS, PAD, UNK, WORD, Exact, Outcome
-from test_layers_in_models import (
+from estimates_in_models import (
     SOURCE,
     Table,
     assert_same,
@@ -18,6 +16,8 @@ from test_layers_in_models import (
     mean_estimate,
     tiny,
 )
+from fairseq_setup import graph_criterion, setup
+from stochastic_layer_models import DECODERS, EOS, PAD, UNK, WORD, Exact, Outcome
 from torch.distributions import Normal
 
 from criterions.stochastic_graph import StepwiseDraws

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from estimates_in_models import Table, gradient_of, reward_of
 from latent_models import (
     BOS,
     EOS,
@@ -18,7 +19,6 @@ from latent_models import (
     prior_of,
     tiny,
 )
-from test_layers_in_models import Table, gradient_of, reward_of
 from torch.distributions import Normal
 
 TARGET = [WORD, OTHER, WORD]

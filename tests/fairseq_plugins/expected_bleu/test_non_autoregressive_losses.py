@@ -221,7 +221,7 @@ def test_16_bits_are_near_float32(corpus, arch, dtype):
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_the_criterion_reads_nothing_back_from_the_device(corpus, arch, monkeypatch):
     """What comes after the model's own pass; on a CPU exact overlaps look for repeated tokens."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "criterions")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "criterions")
     from host_reads import HostReads
 
     built = nat_setup(corpus, arch, label_smoothing=0.1, overlap="upper")
