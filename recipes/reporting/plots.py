@@ -1,4 +1,4 @@
-"""Plots: curves of all arms, and their scores with intervals; PNG, or SVG for the page."""
+"""Plots, in SVG: gains over the baseline, curves of all arms, scores with intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from recipes.fairseq_commands.training_log import SECONDS
@@ -15,9 +16,11 @@ from recipes.reporting.tables import (
     Column,
     arms_of,
     column_name,
+    differences,
     figures,
     has_seeds,
     score,
+    splits_and_beams,
 )
 
 if TYPE_CHECKING:
@@ -126,27 +129,34 @@ def curve_of(
     return ([x for x, _ in known], [value for _, value in known]) if known else None
 
 
-def plot_curves(results: dict[str, Any], path: Path) -> bool:
-    """Draw one panel for each metric that some arm logged, as PNG; False when there is none."""
-    panels = logged_metrics(results)
-    if not panels:
-        return False
-    figure = _figure(min(len(panels), 2), -(-len(panels) // 2), 5.5, 3.6)
-    axes = figure.axes
-    for axis, metric in zip(axes, panels, strict=False):
-        _draw_curves(axis, results, metric, "updates", "C{}")
-        axis.set_title(METRICS[metric], fontsize=10)
-    handles, names = max(
-        (axis.get_legend_handles_labels() for axis in axes), key=lambda h: len(h[1])
-    )
-    axes[0].legend(handles, names, fontsize=8)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.suptitle(results["recipe"])
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
+def plot_gains(results: dict[str, Any], path: Path) -> None:
+    """Draw every arm's BLEU minus the baseline's, a dot for each seed and a bar at their mean."""
+    import matplotlib
+
+    columns = splits_and_beams(results)
+    arms = [arm for arm in arms_of(results) if arm != results["baseline"]]
+    step = 0.7 / max(len(arms), 1)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure = _figure(1, 1, 7.2, 1 + len(columns) * (0.2 + 0.12 * len(arms)))
+        (axis,) = figure.axes
+        for number, arm in enumerate(arms):
+            rows = [n + step * (number + 0.5) - 0.35 for n in range(len(columns))]
+            for row, column in zip(rows, columns, strict=True):
+                gains = differences(results, arm, "bleu", column)
+                style = {"color": f"C{number % PALETTE}", "markersize": 5}
+                marker = _MARKERS[number % len(_MARKERS)]
+                shown = arm if row == rows[0] else None
+                axis.plot(gains, [row] * len(gains), marker, alpha=0.6, label=shown, **style)
+                axis.plot(fmean(gains), row, "|", markeredgewidth=2, **{**style, "markersize": 11})
+        axis.axvline(0, color="black", linestyle="--", linewidth=0.8)
+        axis.set_yticks(range(len(columns)), [column_name(results, c) for c in columns])
+        axis.invert_yaxis()
+        axis.grid(axis="x", linewidth=0.6)
+        axis.set_xlabel(f"BLEU minus that of {results['baseline']}")
+        axis.legend(fontsize=8)
+        temporary = path.with_name(f".{path.name}")
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
     os.replace(temporary, path)
-    return True
 
 
 def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:

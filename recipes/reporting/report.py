@@ -14,7 +14,7 @@ from recipes.reporting import tables
 from recipes.reporting.examples import find_examples
 from recipes.reporting.html_page import html_page
 from recipes.reporting.output_tables import length_table, statistics_table
-from recipes.reporting.plots import plot_curves
+from recipes.reporting.plots import plot_gains
 from recipes.reporting.results import SCHEMA
 from recipes.text import write_bytes, write_text
 
@@ -38,11 +38,11 @@ def load_results(path: Path) -> dict[str, Any]:
 def write_report(
     work_dir: Path, results_dir: Path | None = None, text_dir: Path | None = None
 ) -> list[Path]:
-    """Write results.html, results.md and curves.png in ``work_dir``.
+    """Write results.html, results.md and gains.svg in ``work_dir``.
 
     Args:
         work_dir: of the finished run.
-        results_dir: where NAME.md, NAME.png and NAME.json go, if anywhere.
+        results_dir: where NAME.md, NAME.svg and NAME.json go, if anywhere.
         text_dir: folder of the original text, for the examples; see
             :func:`~recipes.reporting.examples.find_examples`.
 
@@ -52,32 +52,28 @@ def write_report(
     results = load_results(work_dir / "results.json")
     examples = find_examples(results, work_dir, text_dir)
     files = {"html": work_dir / "results.html", "md": work_dir / "results.md"}
-    plot = work_dir / "curves.png"
-    if plot_curves(results, plot):
-        files["png"] = plot
+    files["svg"] = work_dir / "gains.svg"
+    plot_gains(results, files["svg"])
     write_text(files["html"], html_page(results, examples))
-    write_text(files["md"], markdown(results, files.get("png"), "results.json"))
+    write_text(files["md"], markdown(results, files["svg"].name, "results.json"))
     written = list(files.values())
     if results_dir is None:
         return written
-    name = results["recipe"]
-    kinds = [kind for kind in (*files, "json") if kind != "html"]
-    copies = {kind: results_dir / f"{name}.{kind}" for kind in kinds}
-    data = copies["json"]
-    write_text(copies["md"], markdown(results, copies.get("png"), data.name))
-    if "png" in copies:
-        write_bytes(copies["png"], plot.read_bytes())
-    write_text(data, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    copies = {kind: results_dir / f"{results['recipe']}.{kind}" for kind in ("md", "svg", "json")}
+    write_text(copies["md"], markdown(results, copies["svg"].name, copies["json"].name))
+    write_bytes(copies["svg"], files["svg"].read_bytes())
+    write_text(copies["json"], json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return [*written, *copies.values()]
 
 
-def markdown(results: dict[str, Any], plot: Path | None, data: str) -> str:
+def markdown(results: dict[str, Any], plot: str, data: str) -> str:
     """The whole report; ``plot`` and ``data`` are files in its folder."""
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts = [
         f"# {results['recipe']}",
         results["description"],
         f"{results['date']}; {results['device']}; {versions}.",
+        f"![BLEU of every arm and seed, minus the baseline's]({plot})",
         "\n".join(f"* {sentence}" for sentence in tables.how_to_read(results)),
     ]
     for column in tables.splits_and_beams(results):
@@ -87,8 +83,6 @@ def markdown(results: dict[str, Any], plot: Path | None, data: str) -> str:
     parts += _parts(statistics_table(results, column))
     parts += _parts(length_table(results, column))
     parts += _parts(tables.cost_table(results))
-    if plot is not None:
-        parts += ["## Curves", f"![validation curves]({plot.name})"]
     parts += _parts(tables.arms_table(results))
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])
     parts += [

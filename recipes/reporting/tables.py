@@ -101,14 +101,20 @@ def score(results: dict[str, Any], arm: str, measure: str, column: Column) -> Ov
 
 
 def difference(results: dict[str, Any], arm: str, measure: str, column: Column) -> OverSeeds | None:
-    """Score minus that of the baseline with the same seed; None for the baseline itself."""
+    """:func:`differences` over seeds; None for the baseline itself."""
+    if arm == results["baseline"]:
+        return None
+    return over_seeds(differences(results, arm, measure, column))
 
-    def change(found: dict[str, Any]) -> float | None:
-        ours = _value(found, measure)
-        theirs = _value(figures(results, found["baseline"], column), measure)
-        return None if ours is None or theirs is None else ours - theirs
 
-    return None if arm == results["baseline"] else mean_of(results, arm, column, change)
+def differences(results: dict[str, Any], arm: str, measure: str, column: Column) -> list[float]:
+    """Score of each seed of an arm minus that of the baseline with the same seed."""
+    found = [figures(results, system, column) for system in arms_of(results)[arm]]
+    baselines = [figures(results, scored["baseline"], column) for scored in found]
+    return [
+        _value(ours, measure) - _value(theirs, measure)
+        for ours, theirs in zip(found, baselines, strict=True)
+    ]
 
 
 def _value(found: dict[str, Any], measure: str) -> float | None:

@@ -15,9 +15,9 @@ from scipy import stats
 
 from recipes.errors import RecipeError
 from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
-from recipes.reporting.plots import curve_of, curve_plots, score_plots
+from recipes.reporting.plots import curve_of, curve_plots, plot_gains, score_plots
 from recipes.reporting.report import load_results, markdown, print_table, write_report
-from recipes.reporting.tables import MEASURES, seed_table, splits_and_beams
+from recipes.reporting.tables import MEASURES, arms_of, seed_table, splits_and_beams
 from recipes.text import read_lines
 
 
@@ -201,6 +201,20 @@ def test_plots_say_in_words_what_they_show(results):
     assert next(curve_plots(results)).svg == next(iter(plots.values())).svg
 
 
+def test_plot_of_gains_has_a_dot_for_every_seed_of_every_arm(results, tmp_path):
+    plot_gains(results, tmp_path / "gains.svg")
+    drawn = (tmp_path / "gains.svg").read_text(encoding="utf-8")
+    assert "BLEU minus that of cross_entropy" in drawn
+    seeds = {arm: len(systems) for arm, systems in arms_of(results).items()}
+    seeds.pop(results["baseline"])
+    # Each dot, each mean and each arm's entry in the legend uses a marker; ticks do as well.
+    dots = len(splits_and_beams(results)) * sum(number + 1 for number in seeds.values())
+    ticks = drawn.count('id="xtick_') + drawn.count('id="ytick_')
+    assert drawn.count("<use ") >= dots + len(seeds) + ticks
+    plot_gains(results, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == drawn
+
+
 def test_matched_ngrams_are_clipped_and_the_longest_one_counts():
     def orders(output, *references):
         return matched_orders(output.split(), [reference.split() for reference in references])
@@ -260,7 +274,7 @@ def test_equal_outputs_give_no_examples():
 
 def test_text_from_outside_is_escaped(folder, results):
     write_report(folder / "work", folder / "docs", folder / "text")
-    assert {path.suffix for path in (folder / "docs").iterdir()} == {".md", ".json", ".png"}
+    assert {path.suffix for path in (folder / "docs").iterdir()} == {".md", ".json", ".svg"}
     page = (folder / "work/results.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "third<b>" not in page

@@ -301,10 +301,9 @@ def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
     run()
     written = write_report(tmp_path / "work", tmp_path / "docs")
     assert {path.name for path in written} == {
-        *("results.html", "results.md", "curves.png"),
-        *("small.md", "small.png", "small.json"),
+        *("results.html", "results.md", "gains.svg"),
+        *("small.md", "small.svg", "small.json"),
     }
-    assert (tmp_path / "docs/small.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "docs/small.md").read_text()
     results = load_results(tmp_path / "docs/small.json")
     for system in ("start", "cross_entropy", "other"):
