@@ -34,3 +34,36 @@ def test_the_descent_on_the_logits_of_eos(count_eos: bool):
     before, at_end = DESCENTS[count_eos]
     assert descent[:LENGTH].sum().item() == pytest.approx(before, abs=2e-3)
     assert descent[LENGTH].item() == pytest.approx(at_end, abs=5e-4)
+
+
+@pytest.mark.parametrize("hazard", [0.3, 0.7])
+def test_length_follows_the_more_probable_decision(hazard: float):
+    """A model that equals the distribution of the data, whose sentences have random lengths.
+
+    After four words a sentence ends with probability ``hazard`` at each position. Descending moves
+    any such model towards its mode: with ``</s>`` in the n-grams that holds for the length, too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    positions, sentences = 9, 2000
+    eos = torch.zeros(positions)
+    eos[4:-1], eos[-1] = hazard, 1 - 1e-6
+    words = torch.full((positions, VOCABULARY - 1), 0.4 / (VOCABULARY - 2))
+    words[torch.arange(positions), torch.arange(positions)] = 0.6
+    data = torch.multinomial(words, sentences, replacement=True, generator=generator).T + 1
+    lengths = (torch.rand(sentences, positions, generator=generator) < eos).int().argmax(1)
+    references = torch.where(torch.arange(positions) < lengths.unsqueeze(1), data, 1)[:, :-1]
+    logits = torch.cat([eos.unsqueeze(1), (1 - eos).unsqueeze(1) * words], 1).log()
+    p = logits.requires_grad_().softmax(-1)
+    length = (1 - p[:, EOS]).cumprod(0).sum()
+    score = expected_bleu(
+        p[:, references].transpose(0, 1),
+        references,
+        lengths=lengths + 1,
+        reference_lengths=lengths,
+        eos_probabilities=p[:, EOS].expand(sentences, -1),
+        count_eos=True,
+    )
+    (ascent,) = torch.autograd.grad(score, logits, retain_graph=True)
+    (longer,) = torch.autograd.grad(length, logits)
+    change = float((ascent * longer).sum())
+    assert change < -1e-3 if hazard > 0.5 else change > 1e-3
