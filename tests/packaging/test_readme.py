@@ -46,7 +46,7 @@ def test_python_example_runs() -> None:
     ("number", "expected"),
     [
         (0, {"criterion": "expected_bleu", "overlap": "exact", "cross_entropy_weight": 0.1}),
-        (1, {"criterion": "stochastic_graph", "objective": "leave_one_out", "samples": 5}),
+        (1, {"criterion": "stochastic_graph", "objective": "self_critical"}),
     ],
 )
 def test_training_commands_parse(number: int, expected: dict[str, object]) -> None:
