@@ -61,7 +61,7 @@ class UserFunction(Reward):
                 f"{name} must return a number for each of {len(hypotheses)} hypotheses; "
                 f"got {len(rewards)}"
             )
-        checked = torch.tensor(rewards, dtype=torch.float32)
+        checked = torch.tensor(rewards, dtype=torch.float64).float()
         if wrong := (~checked.isfinite()).nonzero().flatten().tolist():
             index = wrong[0]
             raise ValueError(
