@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,27 @@ def sum_over_workers(local: Tensor) -> Tensor:
     return total + (local - local.detach())
 
 
+class StepSums:
+    """The sums over workers of one training step, in their order.
+
+    Args:
+        sizes: number of elements of each.
+        weight: 1, or 0 where this worker's batch will be thrown away.
+    """
+
+    def __init__(self, sizes: Sequence[int], weight: float) -> None:
+        self.left = list(sizes)
+        self._weight = weight
+
+    def __call__(self, local: Tensor) -> Tensor:
+        """The next sum: :func:`sum_over_workers` of a vector of that size, or shorter."""
+        padding = self.left.pop(0) - local.numel()
+        if padding < 0:
+            raise ValueError(f"{local.numel()} numbers for a sum of {padding + local.numel()}")
+        padded = torch.nn.functional.pad(local.double() * self._weight, (0, padding))
+        return sum_over_workers(padded)[: local.numel()].to(local.dtype)
+
+
 class TrainStepWatch:
     """What fairseq tells a task of the batch in training, but not a criterion.
 
@@ -40,6 +62,7 @@ class TrainStepWatch:
     """
 
     def __init__(self, task: Any) -> None:
+        self.sum_over_workers: Callable[[Tensor], Tensor] = _own
         self.is_dummy = False
         self.update = 0
         train_step = task.train_step
@@ -57,10 +80,38 @@ class TrainStepWatch:
 
         task.train_step = listening_train_step
 
-    @property
-    def weight(self) -> float:
-        """0 for a batch that will be thrown away, else 1."""
-        return 0.0 if self.is_dummy else 1.0
+    @contextmanager
+    def sums(self, sizes: Sequence[int], device: torch.device, training: bool) -> Iterator[None]:
+        """Let ``sum_over_workers`` sum vectors over all workers, as often as there are ``sizes``.
+
+        A step makes the same sums on every worker, also on one that raises an exception: it takes
+        part in those that are left, with zeros, before the exception goes on.  fairseq leaves a
+        batch out for which one worker ran out of memory, while the other workers wait for its part
+        of a sum.
+
+        Args:
+            sizes: number of elements of each sum, at least.
+            device: of the model.
+            training: in validation workers are not in step, so each has its own numbers only.
+        """
+        if not training:
+            yield
+            return
+        step = StepSums(sizes, 0.0 if self.is_dummy else 1.0)
+        self.sum_over_workers = step
+        try:
+            yield
+        except BaseException:
+            while step.left:
+                step(torch.zeros(step.left[0], device=device))
+            raise
+        finally:
+            self.sum_over_workers = _own
+
+
+def _own(local: Tensor) -> Tensor:
+    """What a sum over workers is outside of a training step."""
+    return local
 
 
 @dataclass(frozen=True)

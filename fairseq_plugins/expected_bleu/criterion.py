@@ -57,6 +57,11 @@ class ExpectedBleuCriterion(FairseqCriterion):
             ValueError: the model is no encoder-decoder model, has an adaptive softmax, or does
                 not fit the task or the flags.
         """
+        size = BatchSums.size(self.settings.max_order)
+        with self.train_step.sums([size], sample["target"].device, self.training):
+            return self._forward(model, sample)
+
+    def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         check_model(model, "expected_bleu")
         scores = self.autoregressive
         if is_non_autoregressive(model):
@@ -70,7 +75,7 @@ class ExpectedBleuCriterion(FairseqCriterion):
 
         sentences, ntokens = sample["target"].size(0), sample["ntokens"]
         sample_size = sentences if self.settings.sentence_avg else ntokens
-        sums = BatchSums.of(scored, sample_size, self.train_step.weight if self.training else None)
+        sums = BatchSums.of(scored, sample_size, self.train_step.sum_over_workers)
         loss, value = self._loss(scored, sums, sample_size)
         logged = {
             "ntokens": ntokens,

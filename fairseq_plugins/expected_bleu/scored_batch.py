@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from criterions import BleuStatistics
-from fairseq_plugins.workers import sum_over_workers
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,21 @@ class BatchSums:
     sentences: Tensor
     added_counts: list[Tensor]
 
+    @staticmethod
+    def size(max_order: int) -> int:
+        """How many numbers are summed: of BLEU, sizes, and counts of up to 8 added losses."""
+        return 2 * max_order + 2 + 2 + 8
+
     @classmethod
-    def of(cls, scored: ScoredBatch, sample_size: int, worker_weight: float | None) -> BatchSums:
+    def of(
+        cls, scored: ScoredBatch, sample_size: int, sum_over_workers: Callable[[Tensor], Tensor]
+    ) -> BatchSums:
         """Sum over the sentences and over all workers, in one reduction.
 
         Args:
             scored: this worker's batch.
             sample_size: its size.
-            worker_weight: 1, or 0 where this worker's batch will be thrown away; None to leave
-                the other workers out, as in validation.
+            sum_over_workers: of a vector of :meth:`size` numbers at most.
         """
         corpus = scored.statistics.over_corpus()
         sizes = [sample_size, scored.statistics.matches.size(0)]
@@ -70,9 +75,7 @@ class BatchSums:
             else corpus.matches.new_full((1,), size)
             for size in (*sizes, *(loss.count for loss in scored.added))
         ]
-        sums = torch.cat([*(item.flatten() for item in corpus), *filled])
-        if worker_weight is not None:
-            sums = sum_over_workers(sums * worker_weight)
+        sums = sum_over_workers(torch.cat([*(item.flatten() for item in corpus), *filled]))
         orders = corpus.matches.size(0)
         matches, totals, rest = sums.split([orders, orders, sums.numel() - 2 * orders])
         hypothesis_length, reference_length, size, sentences, *counts = rest

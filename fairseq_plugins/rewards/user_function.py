@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,15 +29,26 @@ class UserFunction(Reward):
     def __call__(self, outputs: Outputs) -> Tensor:
         hypotheses = self._texts.hypotheses(outputs)
         references = self._texts.references(outputs)
-        with torch.no_grad():
-            result = self._function(hypotheses, references, self._texts.sources(outputs))
-        rewards = self._checked(result, hypotheses)
-        return torch.tensor(rewards, dtype=torch.float32).to(outputs.tokens.device)
+        sources = self._texts.sources(outputs)
+        try:
+            with torch.no_grad():
+                result = self._function(hypotheses, references, sources)
+                if isinstance(result, Tensor):
+                    result = result.tolist()  # one copy from an accelerator for all elements
+                elif isinstance(result, Iterator):
+                    result = list(result)
+        except KeyboardInterrupt:
+            raise
+        # fairseq leaves a batch out after a RuntimeError that speaks of memory, and an exit would
+        # end training as if it had succeeded.
+        except BaseException as error:
+            raise ValueError(
+                f"--reward {self.options.name} raised {type(error).__name__}: {error}"
+            ) from error
+        return self._checked(result, hypotheses).to(outputs.tokens.device)
 
-    def _checked(self, result: Any, hypotheses: list[str]) -> list[float]:
+    def _checked(self, result: Any, hypotheses: list[str]) -> Tensor:
         name = f"--reward {self.options.name}"
-        if isinstance(result, Tensor):
-            result = result.tolist()  # one copy from an accelerator, not one for each element
         try:
             rewards = [float(reward) for reward in result]
         except (TypeError, ValueError) as error:
@@ -51,13 +61,14 @@ class UserFunction(Reward):
                 f"{name} must return a number for each of {len(hypotheses)} hypotheses; "
                 f"got {len(rewards)}"
             )
-        for index, reward in enumerate(rewards):
-            if not math.isfinite(reward):
-                raise ValueError(
-                    f"{name} must return finite numbers; got {reward} for hypothesis {index}: "
-                    f"{hypotheses[index]!r}"
-                )
-        return rewards
+        checked = torch.tensor(rewards, dtype=torch.float64).float()
+        if wrong := (~checked.isfinite()).nonzero().flatten().tolist():
+            index = wrong[0]
+            raise ValueError(
+                f"{name} must return numbers that are finite in float32; got {rewards[index]} for "
+                f"hypothesis {index}: {hypotheses[index]!r}"
+            )
+        return checked
 
 
 def load_function(name: str) -> Function:

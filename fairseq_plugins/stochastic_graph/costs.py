@@ -33,6 +33,7 @@ from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
+from fairseq_plugins.workers import TrainStepWatch
 
 Logs = dict[str, Tensor]
 
@@ -44,13 +45,13 @@ class CostOptions:
     ``settings``: all flags.
     ``task``: fairseq's.
     ``token_estimator``: of the nodes of tokens.
-    ``sum_over_workers``: for what is normalised over the whole batch.
+    ``train_step``: whose sums over workers normalise over the whole batch.
     """
 
     settings: Settings
     task: Any
     token_estimator: Estimator
-    sum_over_workers: Callable[[Tensor], Tensor]
+    train_step: TrainStepWatch
 
 
 class Cost(ABC):
@@ -356,7 +357,9 @@ class NegativeReward(Cost):
         """``[rows]``: the cost of outputs with these rewards, ``samples`` for each source."""
         mode = self.settings.reward_normalization
         shaped = normalize_rewards(
-            rewards.reshape(-1, samples), mode, sum_over_workers=self.options.sum_over_workers
+            rewards.reshape(-1, samples),
+            mode,
+            sum_over_workers=self.options.train_step.sum_over_workers,
         ).flatten()
         if self.bounds != (None, None):
             shaped = clip_rewards(shaped, *self.bounds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
@@ -28,7 +27,7 @@ from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, Tok
 from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollouts
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
-from fairseq_plugins.workers import LossScale, TrainStepWatch, sum_over_workers
+from fairseq_plugins.workers import LossScale, TrainStepWatch
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class StochasticGraphCriterion(FairseqCriterion):
             self.dictionary,
         )
         self.passes = ScoredPasses(self.settings, self.estimators, temperature, self.dictionary)
-        options = CostOptions(self.settings, task, self.estimators.token, self._sum_over_workers)
+        options = CostOptions(self.settings, task, self.estimators.token, self.train_step)
         self.cost: Cost = COSTS.create(self.settings.cost, options)
 
     def forward(
@@ -82,6 +81,14 @@ class StochasticGraphCriterion(FairseqCriterion):
             ValueError: the model is no autoregressive encoder-decoder model, or has an adaptive
                 softmax.
         """
+        # Of sizes, of rewards that are normalised, and of what moving averages learn.
+        normalized = [3] if self.settings.reward_normalization == "batch" else []
+        learned = [size] if (size := self.estimators.learned_size) else []
+        sizes = [3, *normalized, *learned]
+        with self.train_step.sums(sizes, sample["target"].device, self.training):
+            return self._forward(model, sample)
+
+    def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         check_model(model, "stochastic_graph")
         check_autoregressive(model, "stochastic_graph")
         sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
@@ -93,8 +100,7 @@ class StochasticGraphCriterion(FairseqCriterion):
             sample["ntokens"],
             sentence_avg=self.settings.sentence_avg,
             device=sources.prev_output_tokens.device,
-            # Validation is not in step: a worker may have fewer batches than another.
-            sum_over_workers=self._sum_over_workers if self.training else torch.Tensor.detach,
+            sum_over_workers=self.train_step.sum_over_workers,
         )
         step = self._training_step if self.training else self._validation_step
         loss, value, logs = step(model, sources, scale)
@@ -170,9 +176,6 @@ class StochasticGraphCriterion(FairseqCriterion):
             counts, logs = counts & self.rollouts.forced_prefix(sources, update), {}
         graph.cost("cross_entropy", losses.smoothed, mask=counts)
         return graph, logs
-
-    def _sum_over_workers(self, local: Tensor) -> Tensor:
-        return sum_over_workers(local * self.train_step.weight)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, **options: Any) -> Any:
         """Load what fits: the checkpoint may be that of another objective.

@@ -23,7 +23,7 @@ from criterions.stochastic_graph import (
     StraightThroughGumbel,
 )
 from fairseq_plugins.stochastic_graph.config import Settings
-from fairseq_plugins.workers import TrainStepWatch, sum_over_workers
+from fairseq_plugins.workers import TrainStepWatch
 
 FED = "fed_token"
 """Name of the node of the tokens (or weights) that the decoder is fed."""
@@ -36,17 +36,15 @@ class WorkersMovingAverage(MovingAverage):
     """The moving average of the costs of all data-parallel workers, the same on each of them.
 
     The mean of an update is over all nodes that share the baseline.  It is taken in by
-    :meth:`learn`, which every worker calls once: of a layer that records a node for each step,
-    a worker has as many nodes as its longest sentence has tokens.
+    :meth:`CriterionEstimators.learn`, which every worker calls once: of a layer that records a node
+    for each step, a worker has as many nodes as its longest sentence has tokens.
 
     Args:
         decay: as for :class:`MovingAverage`.
-        train_step: tells which batches will be thrown away.
     """
 
-    def __init__(self, decay: float, train_step: TrainStepWatch) -> None:
+    def __init__(self, decay: float) -> None:
         super().__init__(decay)
-        self._train_step = train_step
         self._sums: list[Tensor] = []
 
     @torch.no_grad()
@@ -54,14 +52,10 @@ class WorkersMovingAverage(MovingAverage):
         weight = node.weight.expand_as(node.cost)
         self._sums.append(torch.stack([(weight * node.cost).sum(), weight.sum()]).float())
 
-    @torch.no_grad()
-    def learn(self) -> None:
-        """Take in the costs of all workers since the last time."""
-        if not self._sums:
-            return
-        sums = torch.stack(self._sums).sum(0) * self._train_step.weight
-        self._sums = []
-        self.take_in(*sum_over_workers(sums))
+    def seen(self) -> Tensor:
+        """``[2]``: sum and number of this worker's costs since the last time."""
+        sums, self._sums = [self.total.new_zeros(2), *self._sums], []
+        return torch.stack(sums).sum(0)
 
 
 class CriterionEstimators(nn.Module):
@@ -76,17 +70,18 @@ class CriterionEstimators(nn.Module):
     Args:
         settings: the objective.
         temperature: of relaxed feeding, by update.
-        train_step: tells which batches will be thrown away.
+        train_step: sums over workers.
     """
 
     def __init__(
         self, settings: Settings, temperature: Schedule, train_step: TrainStepWatch
     ) -> None:
         super().__init__()
+        self._train_step = train_step
 
         def baseline(name: str) -> Baseline:
             if name == "moving_average":
-                return WorkersMovingAverage(settings.baseline_decay, train_step)
+                return WorkersMovingAverage(settings.baseline_decay)
             if name == "learned":
                 return BASELINES.create(name, settings.baseline_state_dim)
             return BASELINES.create(name)
@@ -126,9 +121,21 @@ class CriterionEstimators(nn.Module):
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""
-        for module in self.modules():
-            if isinstance(module, WorkersMovingAverage):
-                module.learn()
+        if averages := self._averages:
+            seen = torch.cat([average.seen() for average in averages])
+            for average, sums in zip(
+                averages, self._train_step.sum_over_workers(seen).view(-1, 2), strict=True
+            ):
+                average.take_in(*sums)
+
+    @property
+    def learned_size(self) -> int:
+        """How many numbers :meth:`learn` sums over workers."""
+        return 2 * len(self._averages)
+
+    @property
+    def _averages(self) -> list[WorkersMovingAverage]:
+        return [module for module in self.modules() if isinstance(module, WorkersMovingAverage)]
 
     def check_state(self, states: Tensor) -> None:
         """Raise ``ValueError`` unless the learned baseline can read the decoder's states.

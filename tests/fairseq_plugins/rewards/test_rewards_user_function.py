@@ -111,8 +111,15 @@ def test_any_sequence_of_numbers_will_do(monkeypatch, result):
     ("result", "message"),
     [
         ([1.0, 2.0], "a number for each of 4 hypotheses; got 2"),
-        ([0.0, float("nan"), 0.0, 0.0], "finite numbers; got nan for hypothesis 1: 'c'"),
-        ([0.0, 0.0, 0.0, float("inf")], "finite numbers; got inf for hypothesis 3: 'b b'"),
+        (
+            [0.0, float("nan"), 0.0, 0.0],
+            "finite in float32; got nan for hypothesis 1: 'c'",
+        ),
+        (
+            [0.0, 0.0, 0.0, float("inf")],
+            "finite in float32; got inf for hypothesis 3: 'b b'",
+        ),
+        ([0.0, 0.0, 1e39, 0.0], "finite in float32; got 1e+39 for hypothesis 2"),
         (None, "a sequence of numbers, one for each hypothesis; got NoneType"),
         (0.5, "a sequence of numbers, one for each hypothesis; got float"),
         (torch.tensor(0.5), "a sequence of numbers, one for each hypothesis; got float"),
@@ -122,5 +129,25 @@ def test_any_sequence_of_numbers_will_do(monkeypatch, result):
 )
 def test_what_is_wrong_with_the_result_is_named(monkeypatch, result, message):
     monkeypatch.setattr("reward_cases.answer", lambda *_: result, raising=False)
-    with pytest.raises(ValueError, match=rf"--reward reward_cases:answer must .*{message}"):
+    with pytest.raises(
+        ValueError, match=rf"--reward reward_cases:answer must .*{re.escape(message)}"
+    ):
         reward("reward_cases:answer")(OUTPUTS)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), SystemExit(0), KeyError(3)])
+def test_what_the_function_raises_ends_the_run_with_an_error(monkeypatch, error):
+    """fairseq would leave the batch out for ever, or end as if all was well."""
+
+    def failing(*_):
+        raise error
+
+    def failing_later(*_):
+        yield 1.0
+        raise error
+
+    for function in (failing, failing_later):
+        monkeypatch.setattr("reward_cases.answer", function, raising=False)
+        message = rf"--reward reward_cases:answer raised {type(error).__name__}: .*{error.args[0]}"
+        with pytest.raises(ValueError, match=message):
+            reward("reward_cases:answer")(OUTPUTS)
