@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_result_is_named(monkeypatch, result, message):
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), SystemExit(0), KeyError(3)])
 def test_what_the_function_raises_ends_the_run_with_an_error(monkeypatch, error):
-    """fairseq would leave the batch out for ever, or end as if all was well."""
+    """fairseq would leave the batch out, or end as if all was well."""
 
     def failing(*_):
         raise error
