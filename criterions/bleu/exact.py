@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from criterions.bleu.ngrams import HypothesisNgrams, ReferenceNgrams
+from criterions.bleu.ngrams import HypothesisNgrams
+from criterions.second_derivatives import differentiable_gradients
 
 
 def exact_overlap(ngrams: HypothesisNgrams) -> Tensor:
@@ -32,118 +32,103 @@ def exact_overlap(ngrams: HypothesisNgrams) -> Tensor:
     Returns:
         ``[orders, batch]``.
     """
-    reference = ngrams.reference
+    reference, ref_len = ngrams.reference, ngrams.products.size(-1)
+    c = _by_position(ngrams.products)
+    q, alive = c, None
+    if ngrams.continues is not None:
+        alive, survival = (
+            values.t().unsqueeze(2).expand(-1, -1, ref_len).flatten(1)
+            for values in (ngrams.continues, ngrams.survival)
+        )
+        q = c * survival.unsqueeze(1)
     distances = range(1, len(ngrams.orders))
-    if ngrams.p_ref.device.type == "cpu" and not bool(reference.periods.any()):
+    if c.device.type == "cpu" and not bool(reference.periods.any()):
         distances = range(0)  # rare; looking costs nothing where no device has to be waited for
-    tails = [ngrams.tail_products(distance) for distance in distances]
-    occurs: Tensor = _Occurrences.apply(
-        ngrams.products,
-        ngrams.probability,
-        torch.stack(tails) if tails else ngrams.products.new_zeros(0, *ngrams.products.shape),
-        ngrams.continues,
-        reference,
-    )
-    return occurs.masked_fill(~reference.valid, 0).sum(-1)
+    tails = [_by_position(ngrams.tail_products(distance)) for distance in distances]
+    t = torch.stack(tails) if tails else c.new_zeros(0, *c.shape)
+    is_first = (reference.rank == 0).flatten(1)
+    neighbours = _flat_index(reference.previous), _flat_index(reference.next)
+    occurs: Tensor = _Occurrences.apply(c, q, t, alive, is_first, *neighbours)
+    return occurs.view(reference.valid.shape).masked_fill(~reference.valid, 0).sum(-1)
 
 
 class _Occurrences(torch.autograd.Function):
     """Probability that occurrence ``rank + 1`` of each reference n-gram exists.
 
-    One scan over the positions forward and one backward, vectorised over orders, sentences and
-    reference n-grams: a buffer has ``[orders, batch * ref_len]`` for each position.
+    ``c``, ``q`` and each of ``t`` are ``[positions, orders, batch * ref_len]``, ``alive``
+    ``[positions, batch * ref_len]``. One scan over the positions forward and one backward, each
+    vectorised over the rest.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        products: Tensor,
-        probability: Tensor,
-        tails: Tensor,
-        continues: Tensor | None,
-        reference: ReferenceNgrams,
-    ) -> Tensor:
-        c, q = _positions_first(products), _positions_first(probability)
-        t = tails.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
-        alive = None if continues is None else _per_ngram(continues, products.size(-1))
-        is_first = (reference.rank == 0).flatten(1)
-        previous = _flat_index(reference.previous)
-
-        ended, f = _buffer_by_end(c)
-        finished = torch.zeros_like(c)
-        for i in range(c.size(0)):
-            if i > 0:
-                finished[i] = finished[i - 1] if alive is None else finished[i - 1] * alive[i - 1]
-            again = c[i] * finished[i].add_(ended[i])
-            for d in range(1, 1 + min(i, len(t))):
-                again.addcmul_(t[d - 1, i], f[i - d])
-            f[i] = torch.where(is_first, q[i], again.gather(1, previous)) - again
-        ctx.save_for_backward(c, t, alive, f, finished, is_first, _flat_index(reference.next))
-        ctx.shape = products.shape
-        orders, batch, _, ref_len = products.shape
-        return f.sum(0).view(orders, batch, ref_len)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        f, finished = _scan(*inputs)
+        ctx.save_for_backward(*inputs, f, finished)
+        return f.sum(0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        c, t, alive, f, finished, is_first, following = ctx.saved_tensors
-        rows = c.size(0)
-        grad = grad.flatten(1)
-        has_next = following != torch.arange(following.size(1), device=following.device)
-        # The adjoint of each line of the recursion, from the last row to the first.
-        grad_finished, grad_finished_at_end = _buffer_by_end(c)
+        *inputs, f, finished = ctx.saved_tensors
+        if torch.is_grad_enabled():  # under create_graph
+            return differentiable_gradients(lambda *x: _scan(*x)[0].sum(0), inputs, grad)
+        c, _, t, alive, is_first, _, following = inputs
+        positions, orders, width = c.shape
+        has_next = following != torch.arange(width, device=c.device)
+        grad_t = torch.zeros_like(t)
+        grad_alive = None if alive is None else torch.zeros_like(alive)
+        # What is written at an n-gram's start is read, by its order, at the position after its end.
+        buffer = c.new_zeros(positions + orders, orders, width)
+        stride = orders * width
+        grad_finished_at_end = buffer.as_strided(c.shape, (stride, stride + width, 1), stride)
+        grad_finished = buffer[:positions]
         grad_f, grad_again = torch.empty_like(c), torch.empty_like(c)
-        for i in range(rows - 1, -1, -1):
+        # The adjoint of each line of the recursion, from the last position to the first.
+        for i in range(positions - 1, -1, -1):
             torch.add(grad, grad_finished_at_end[i], out=grad_f[i])
-            for d in range(1, 1 + min(rows - 1 - i, len(t))):
+            for d in range(1, 1 + min(positions - 1 - i, len(t))):
                 grad_f[i].addcmul_(t[d - 1, i + d], grad_again[i + d])
             torch.sub(grad_f[i].gather(1, following) * has_next, grad_f[i], out=grad_again[i])
             torch.mul(c[i], grad_again[i], out=grad_finished[i])
-            if i + 1 < rows:
+            if i + 1 < positions:
                 carried = grad_finished[i + 1]
                 grad_finished[i] += carried if alive is None else carried * alive[i]
-        grad_products = _positions_third(grad_again * finished, ctx.shape)
-        grad_probability = _positions_third(grad_f * is_first, ctx.shape)
-        grad_tails = grad_continues = None
-        if len(t):
-            earlier = (torch.cat([torch.zeros_like(f[:d]), f[:-d]]) for d in range(1, 1 + len(t)))
-            by_distance = [grad_again * before[:rows] for before in earlier]
-            grad_tails = torch.stack([_positions_third(grad, ctx.shape) for grad in by_distance])
-        if alive is not None:
-            _, batch, _, ref_len = ctx.shape
-            per_ngram = (grad_finished[1:rows] * finished[: rows - 1]).sum(1)
-            per_row = per_ngram.view(rows - 1, batch, ref_len).sum(-1)
-            grad_continues = torch.cat([per_row, per_row.new_zeros(1, batch)]).t()
-        return grad_products, grad_probability, grad_tails, grad_continues, None
+        for d in range(1, 1 + min(positions - 1, len(t))):
+            torch.mul(grad_again[d:], f[:-d], out=grad_t[d - 1, d:])
+        if grad_alive is not None:
+            grad_alive[:-1] = (grad_finished[1:] * finished[:-1]).sum(1)
+        return grad_again * finished, grad_f * is_first, grad_t, grad_alive, None, None, None
 
 
-def _buffer_by_end(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros for the scan, and a view of them that is shifted by each order's length.
+def _scan(
+    c: Tensor,
+    q: Tensor,
+    t: Tensor,
+    alive: Tensor | None,
+    is_first: Tensor,
+    previous: Tensor,
+    following: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``f`` and ``P`` of :func:`exact_overlap`, ``[positions, orders, batch * ref_len]``."""
+    f: list[Tensor] = []
+    finished: list[Tensor] = []
+    orders, width = c.shape[1:]
+    nothing = c.new_zeros(width)
+    for i in range(c.size(0)):
+        ended = torch.stack([f[i - n][n - 1] if i >= n else nothing for n in range(1, 1 + orders)])
+        if i > 0:
+            carried = finished[-1]
+            ended = ended + (carried if alive is None else carried * alive[i - 1])
+        again = c[i] * ended
+        for d in range(1, 1 + min(i, len(t))):
+            again = torch.addcmul(again, t[d - 1, i], f[i - d])
+        finished.append(ended)
+        f.append(torch.where(is_first, q[i], again.gather(1, previous)) - again)
+    return (torch.stack(f), torch.stack(finished)) if f else (c, c)
 
-    Row ``i`` of the second, ``[rows, orders, ngrams]``, is for order ``n`` row ``i + n`` of the
-    first: what is written at an n-gram's start is read at the position after its end.
-    """
-    rows, orders, ngrams = like.shape
-    buffer = like.new_zeros(rows + orders, orders, ngrams)
-    stride = orders * ngrams
-    by_start = buffer.as_strided(like.shape, (stride, stride + ngrams, 1), storage_offset=stride)
-    return buffer, by_start
 
-
-def _positions_first(tensor: Tensor) -> Tensor:
-    """``[orders, batch, tgt_len, ref_len]`` -> ``[rows, orders, batch * ref_len]``."""
-    return tensor.permute(2, 0, 1, 3).flatten(2).contiguous()
-
-
-def _positions_third(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Undo :func:`_positions_first`; ``shape`` is ``[orders, batch, tgt_len, ref_len]``."""
-    orders, batch, rows, ref_len = shape
-    return tensor.view(rows, orders, batch, ref_len).permute(1, 2, 0, 3)
-
-
-def _per_ngram(per_row: Tensor, ref_len: int) -> Tensor:
-    """``[batch, rows]`` -> ``[rows, batch * ref_len]``, each value repeated."""
-    return per_row.t().repeat_interleave(ref_len, dim=1)
+def _by_position(ngrams: Tensor) -> Tensor:
+    """``[orders, batch, tgt_len, ref_len]`` -> ``[tgt_len, orders, batch * ref_len]``."""
+    return ngrams.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
 def _flat_index(ngrams: Tensor) -> Tensor:

@@ -9,11 +9,9 @@ shapes are static: no value is read by the host.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -52,7 +50,6 @@ class HypothesisNgrams:
     ``products``: ``[orders, batch, tgt_len, ref_len]``; element ``[n, b, i, j]`` is the
     probability that the tokens from position ``i`` on are the n-gram at reference token ``j``,
     given that the hypothesis has not ended before ``i``; 0 where an n-gram leaves the matrix.
-    ``probability``: the same without the condition, ``q_i = S_i * product``.
     ``reference``: the reference's n-grams.
     ``continues``: ``[batch, tgt_len]``, ``1 - e_i`` with ``e_i`` the probability of ``</s>``; None
     where no position may end the hypothesis.
@@ -63,7 +60,6 @@ class HypothesisNgrams:
 
     p_ref: Tensor
     products: Tensor
-    probability: Tensor
     reference: ReferenceNgrams
     continues: Tensor | None
     survival: Tensor
@@ -73,6 +69,11 @@ class HypothesisNgrams:
     def orders(self) -> range:
         """The n-gram orders, from 1 on."""
         return range(1, 1 + self.products.size(0))
+
+    @property
+    def probability(self) -> Tensor:
+        """``products`` without the condition, ``q_i = S_i * product``."""
+        return self.products * self.survival.unsqueeze(-1)
 
     def tail_products(self, distance: int) -> Tensor:
         """Probability of an n-gram's last tokens, where it may overlap an equal one before it.
@@ -84,14 +85,9 @@ class HypothesisNgrams:
             ``[orders, batch, tgt_len, ref_len]``: product of the last ``d`` factors where
             ``d < n`` is a period of the n-gram, else 0.
         """
-        last = ngram_products(self.p_ref, distance)[-1]
+        last = self.products[distance - 1]
         tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
         return torch.stack(tails) * self.reference.periods[distance - 1].unsqueeze(2)
-
-    def head_products(self, distance: int) -> Tensor:
-        """As :meth:`tail_products`, for the first ``d`` factors."""
-        first = ngram_products(self.p_ref, distance)[-1]
-        return first * self.reference.periods[distance - 1].unsqueeze(2)
 
     def token_probabilities(self, *, count_eos: bool) -> Tensor:
         """``[batch, tgt_len]``: probability that the hypothesis has a token at each position.
@@ -124,8 +120,8 @@ class HypothesisNgrams:
             elif words:
                 column = (reference_lengths - words).view(-1, 1, 1)
                 word = self.p_ref.gather(2, column.clamp(min=0).expand(-1, tgt_len, 1))
-                ending = ending * _later(word.masked_fill(column < 0, 0).squeeze(2), words)
-            found.append((ending * _later(self.survival, words)).sum(1))
+                ending = ending * shift(word.masked_fill(column < 0, 0).squeeze(2), 0, -words)
+            found.append((ending * shift(self.survival, 0, -words)).sum(1))
         return torch.stack(found, dim=1)
 
 
@@ -143,14 +139,13 @@ def hypothesis_ngrams(
     exists = length_mask(lengths, p_ref.size(1), like=p_ref)
     columns = length_mask(reference_lengths, p_ref.size(2), like=p_ref)
     p_ref = p_ref.masked_fill(~(exists.unsqueeze(2) & columns.unsqueeze(1)), 0)
-    probability = products = ngram_products(p_ref, max_order)
     continues, survival = None, p_ref.new_ones(p_ref.shape[:2])
     if eos_probabilities is not None:
         continues = (1 - eos_probabilities.to(p_ref.dtype)).masked_fill(~exists, 1)
-        survival = _later(_RunningProduct.apply(continues), 1, fill=1)
-        probability = products * survival.unsqueeze(-1)
+        survival = _product_before(continues)
+    products = ngram_products(p_ref, max_order)
     reference = reference_ngrams(references, max_order, reference_lengths)
-    return HypothesisNgrams(p_ref, products, probability, reference, continues, survival, exists)
+    return HypothesisNgrams(p_ref, products, reference, continues, survival, exists)
 
 
 @torch.no_grad()
@@ -229,39 +224,23 @@ def length_mask(lengths: Tensor | None, size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device) < lengths.to(like.device).unsqueeze(1)
 
 
-def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
-    """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or zero."""
+def shift(tensor: Tensor, rows: int, columns: int, fill: float = 0) -> Tensor:
+    """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or fill."""
     if tensor.numel() == 0:
         return tensor  # torch < 2 does not pad an empty side
     rows = max(-tensor.size(-2), min(rows, tensor.size(-2)))
     columns = max(-tensor.size(-1), min(columns, tensor.size(-1)))
-    return functional.pad(tensor, (-columns, columns, -rows, rows))
+    return functional.pad(tensor, (-columns, columns, -rows, rows), value=fill)
 
 
-def _later(values: Tensor, positions: int, fill: float = 0) -> Tensor:
-    """``[batch, tgt_len]`` values, moved to later positions."""
-    if values.size(1) == 0:
-        return values
-    positions = min(positions, values.size(1))
-    return functional.pad(values, (positions, -positions), value=fill)
+def _product_before(factors: Tensor) -> Tensor:
+    """Product of the factors before each position; ``[batch, tgt_len]`` as the factors.
 
-
-class _RunningProduct(torch.autograd.Function):
-    """``cumprod`` over ``[batch, length]`` whose gradient does not look for zeros on the host."""
-
-    @staticmethod
-    def forward(ctx: Any, factors: Tensor) -> Tensor:
-        products = factors.cumprod(1)
-        ctx.save_for_backward(factors, products)
-        return products
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        factors, products = ctx.saved_tensors
-        # h_i = grad_i + factor_{i+1} h_{i+1}; the gradient of factor i is product_{i-1} h_i.
-        carried = grad.clone()
-        for i in range(factors.size(1) - 2, -1, -1):
-            carried[:, i].addcmul_(factors[:, i + 1], carried[:, i + 1])
-        carried[:, 1:] *= products[:, :-1]
-        return carried
+    ``cumprod``'s gradient looks for zeros on the host. Here each step doubles the number of
+    factors.
+    """
+    product, step = shift(factors, 0, -1, fill=1), 1
+    while step < factors.size(1):
+        product = product * shift(product, 0, -step, fill=1)
+        step *= 2
+    return product

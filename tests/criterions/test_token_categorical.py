@@ -97,6 +97,17 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
 
 
+def test_second_derivatives():
+    logits = random_logits(2, 3, 4).requires_grad_()
+    value = torch.tensor([[[0, 3, 1], [2, 2, 0]], [[1, 3, 1], [0, 1, 3]]])
+    assert torch.autograd.gradgradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
+    hessians = [
+        torch.autograd.functional.hessian(lambda z, make=make: make(z).log_prob(value).sum(), logits)
+        for make in (TokenCategorical, plain)
+    ]
+    torch.testing.assert_close(*hessians)
+
+
 def test_an_excluded_token_does_not_spoil_the_others_gradient():
     logits = torch.tensor([[[0.0, -INF, 0.0]] * 2], requires_grad=True)
     log_prob = TokenCategorical(logits).log_prob(torch.tensor([[0, 1]]))
