@@ -18,7 +18,8 @@ Every loss is a function of ``log_probs [batch, candidates]`` and ``costs [batch
 returns ``[batch]``.  Costs are in units of the score: multiplying them scales the margins.  What a
 masked candidate holds, NaN included, never counts.  With one candidate, ``risk`` and
 ``softmax_margin`` are its cost and the others 0, all without gradient to the score; with none,
-every loss is 0.
+every loss is 0.  Where all candidates have probability 0, only the two losses of hinges are
+numbers.
 
 Sources:
     Edunov, Ott, Auli, Grangier, Ranzato 2018, arXiv 1711.04956, section 3.2; Shen et al. 2016,
@@ -32,6 +33,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from criterions.checks import check_shape
 
@@ -177,10 +179,8 @@ def max_margin(
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    best = _pseudo_reference(costs, exists)
-    likeliest = _masked(scores.detach(), exists).argmax(1)
-    augmented = scores + costs
-    return (_at(augmented, likeliest) - _at(augmented, best)).relu()
+    likeliest = _masked(scores.detach(), exists).argmax(1, keepdim=True)
+    return _margins(scores, costs, exists).gather(1, likeliest).squeeze(1)
 
 
 def multi_margin(
@@ -197,9 +197,7 @@ def multi_margin(
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    augmented = scores + costs
-    reference = _at(augmented, _pseudo_reference(costs, exists))
-    return (augmented - reference.unsqueeze(1)).relu().masked_fill(~exists, 0).sum(1)
+    return _margins(scores, costs, exists).sum(1)
 
 
 def softmax_margin(
@@ -260,7 +258,10 @@ def _prepared(
     scores = log_probs.to(dtype).masked_fill(~exists, 0)
     if lengths is not None:
         scores = scores / lengths.to(dtype).masked_fill(~exists, 1)
-    return scores, costs.to(dtype).masked_fill(~exists, 0), exists
+    costs = costs.to(dtype).masked_fill(~exists, 0)
+    if log_probs.size(1) == 0:  # one that does not exist, for whatever takes the best of them
+        scores, costs, exists = (functional.pad(x, (0, 1)) for x in (scores, costs, exists))
+    return scores, costs, exists
 
 
 def _masked(scores: Tensor, exists: Tensor) -> Tensor:
@@ -271,6 +272,15 @@ def _masked(scores: Tensor, exists: Tensor) -> Tensor:
 def _normalised(scores: Tensor, exists: Tensor) -> Tensor:
     """Softmax over the candidates that exist; all 0 where none does."""
     return _masked(scores, exists).softmax(1).masked_fill(~exists, 0)
+
+
+def _margins(scores: Tensor, costs: Tensor, exists: Tensor) -> Tensor:
+    """``max(0, cost(u) - cost(u*) + s(u) - s(u*))``, ``[batch, candidates]``."""
+    best = _pseudo_reference(costs, exists).unsqueeze(1)
+    reference = scores.gather(1, best)
+    # Two candidates of probability 0, or u* and itself, have the same score.
+    ahead = (scores - reference).masked_fill(scores.isneginf() & reference.isneginf(), 0)
+    return (costs - costs.gather(1, best) + ahead).relu().masked_fill(~exists, 0)
 
 
 def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:

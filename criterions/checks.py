@@ -44,6 +44,8 @@ def check_logits_and_tokens(logits: Tensor, tokens: Tensor) -> None:
             "logits must be a floating tensor [batch, tgt_len, vocab]; "
             f"got {logits.dtype} of shape {list(logits.shape)}"
         )
+    if logits.size(-1) == 0:
+        raise ValueError(f"logits has no vocabulary: shape {list(logits.shape)}")
     check_token_ids("references", tokens)
     if tokens.dtype != torch.int64:
         raise ValueError(f"references must be int64 to index the vocabulary; got {tokens.dtype}")

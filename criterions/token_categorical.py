@@ -88,7 +88,7 @@ class TokenCategorical(Distribution):
     has_enumerate_support = True
 
     def __init__(self, logits: Tensor, validate_args: bool = False) -> None:
-        if logits.dim() < 1 or not logits.is_floating_point():
+        if logits.dim() < 1 or logits.size(-1) == 0 or not logits.is_floating_point():
             raise ValueError(
                 "logits must be a floating tensor [batch, tgt_len, vocab]; "
                 f"got {logits.dtype} of shape {list(logits.shape)}"
@@ -135,7 +135,8 @@ class TokenCategorical(Distribution):
         if shape[sample_axes:] != self._batch_shape:
             return self.expand(shape[sample_axes:]).log_prob(value)
         # All samples of a position are looked up at once.
-        samples = value.long().expand(shape).reshape(shape[:sample_axes].numel(), -1).t()
+        samples = value.long().expand(shape)
+        samples = samples.reshape(shape[:sample_axes].numel(), self._batch_shape.numel()).t()
         selected = token_log_probabilities(self._positions(), samples).selected
         return selected.squeeze(1).t().reshape(shape)
 

@@ -12,6 +12,7 @@ from criterions.bleu.statistics import (
     BleuStatistics,
     bleu_from_statistics,
     bleu_of,
+    checked_dtype,
 )
 from criterions.checks import check_choice, check_order, check_shape, check_token_ids
 
@@ -122,7 +123,11 @@ def bleu(
     level: str = "corpus",
     smoothing: str = "add-k",
 ) -> Tensor:
-    """BLEU of token ids; on the same tokens, sacrebleu's score divided by 100.
+    """BLEU of token ids.
+
+    On the same tokens it is sacrebleu's score divided by 100, with ``effective_order=False`` (its
+    default for a corpus, not for ``sentence_bleu``) and, but for ``add-k-all``, which sacrebleu
+    does not have, the smoothing of the same name with k = 1.
 
     Args:
         hypotheses: ``[batch, length]`` token ids.
@@ -164,20 +169,13 @@ def gleu_from_statistics(statistics: BleuStatistics) -> Tensor:
             expected (then the result is differentiable in matches and totals).
 
     Returns:
-        ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
+        ``[...]``, 0 to 1, float32 (float64 for float64 statistics).
 
     Raises:
         ValueError: shapes do not fit together.
     """
-    matches, totals, hypothesis_length, reference_length = statistics
-    if matches.dim() < 1:
-        raise ValueError("matches must be [..., orders]; got a scalar")
-    check_shape("totals", totals, matches.shape)
-    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
-    check_shape("reference_length", reference_length, matches.shape[:-1])
-    dtype = torch.get_default_dtype()
-    if matches.is_floating_point():
-        dtype = matches.dtype
+    matches, totals, _, reference_length = statistics
+    dtype = checked_dtype(statistics)
     shorter = torch.arange(matches.size(-1), device=matches.device)
     in_reference = (reference_length.unsqueeze(-1) - shorter).clamp(min=0).sum(-1).to(dtype)
     most = torch.maximum(totals.to(dtype).sum(-1), in_reference)

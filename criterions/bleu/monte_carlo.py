@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from criterions.bleu.counted import counted_statistics
 from criterions.bleu.ngrams import length_mask, reference_ngrams
@@ -48,7 +49,7 @@ def sample_candidates(
     distinct = reference_ngrams(references, 1, reference_lengths).first[0]
     p_tokens = p_ref.detach().to(dtype).masked_fill(~distinct.unsqueeze(1), 0)
     if eos_probabilities is None:
-        p_eos = torch.zeros_like(p_tokens[..., :1])
+        p_eos = p_tokens.new_zeros(batch, rows, 1)
     else:
         p_eos = eos_probabilities.detach().to(dtype).unsqueeze(-1)
     # Rounding can push the sum of what is named past one; then nothing is left for the rest.
@@ -63,7 +64,7 @@ def sample_candidates(
     drawn = drawn.permute(2, 0, 1)
     ends = (drawn == ref_len) | ~exists
     going_on = ends.cumsum(-1) == 0
-    named = torch.cat([references, references.new_full((batch, 2), _SOME_OTHER_TOKEN)], dim=1)
+    named = functional.pad(references.long(), (0, 2), value=_SOME_OTHER_TOKEN)
     tokens = named.expand(samples, -1, -1).gather(2, drawn)
     return tokens, going_on.sum(-1)
 

@@ -56,20 +56,13 @@ def bleu_from_statistics(
         smoothing: ``none``, ``add-k`` or ``add-k-all``.
 
     Returns:
-        ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
+        ``[...]``, 0 to 1, float32 (float64 for float64 statistics).
 
     Raises:
         ValueError: unknown smoothing, or shapes that do not fit together.
     """
     check_choice("smoothing", smoothing, SMOOTHINGS)
-    if matches.dim() < 1:
-        raise ValueError("matches must be [..., orders]; got a scalar")
-    check_shape("totals", totals, matches.shape)
-    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
-    check_shape("reference_length", reference_length, matches.shape[:-1])
-    dtype = torch.promote_types(matches.dtype, torch.get_default_dtype())
-    if matches.is_floating_point():
-        dtype = matches.dtype
+    dtype = checked_dtype(BleuStatistics(matches, totals, hypothesis_length, reference_length))
     added = torch.zeros(matches.size(-1), dtype=dtype, device=matches.device)
     if smoothing != "none":
         added[(1 if smoothing == "add-k" else 0) :] = 1
@@ -86,6 +79,21 @@ def bleu_from_statistics(
     log_precision = (numerator.log() - denominator.log()).mean(-1)
     log_brevity = (1 - reference_length.to(dtype) / length).clamp(max=0)
     return (log_precision + log_brevity).exp().masked_fill(unscored, 0)
+
+
+def checked_dtype(statistics: BleuStatistics) -> torch.dtype:
+    """What a score is computed in; ``ValueError`` where the shapes do not fit together."""
+    matches, totals, hypothesis_length, reference_length = statistics
+    if matches.dim() < 1:
+        raise ValueError("matches must be [..., orders]; got a scalar")
+    check_shape("totals", totals, matches.shape)
+    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
+    check_shape("reference_length", reference_length, matches.shape[:-1])
+    floating = matches.is_floating_point()
+    # Lengths of a corpus are infinite in float16.
+    return torch.promote_types(
+        matches.dtype if floating else torch.get_default_dtype(), torch.float32
+    )
 
 
 def bleu_of(statistics: BleuStatistics, level: str, smoothing: str) -> Tensor:

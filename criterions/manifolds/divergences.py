@@ -86,15 +86,14 @@ def _kl_embedded_uniform(distribution: EmbeddedDistribution, uniform: UniformOnM
     """Exact on circle and torus for Gaussian angles that are independent.
 
     Raises:
-        NotImplementedError: there is no formula, or these are two manifolds.
+        NotImplementedError: there is no formula.
+        ValueError: these are two manifolds.
     """
+    _check_one_manifold(distribution, uniform)
     base, embedding = distribution.base, distribution.embedding
     normal = base.base_dist if isinstance(base, Independent) else None
-    same = type(embedding) is type(uniform.embedding) and (
-        embedding.log_volume == uniform.embedding.log_volume
-    )
     flat = isinstance(embedding, (Circle, FlatTorus, Torus))
-    if not (isinstance(normal, Normal) and flat and same):
+    if not (isinstance(normal, Normal) and flat):
         raise NotImplementedError(
             f"no formula for the divergence on {type(embedding).__name__} with the base "
             f"{base}: average log_prob differences of samples"
@@ -104,6 +103,15 @@ def _kl_embedded_uniform(distribution: EmbeddedDistribution, uniform: UniformOnM
         tube = mean_log_radius(embedding, normal.loc[..., 1], normal.scale[..., 1])
         entropy = entropy + math.log(embedding.tube) + tube
     return embedding.log_volume - entropy
+
+
+def _check_one_manifold(distribution: EmbeddedDistribution, other: Distribution) -> None:
+    own, its = distribution.embedding, getattr(other, "embedding", None)
+    if its is not None and (type(own) is not type(its) or vars(own) != vars(its)):
+        raise ValueError(
+            "a divergence needs distributions on one manifold; got "
+            f"{type(own).__name__} {vars(own)} and {type(its).__name__} {vars(its)}"
+        )
 
 
 def divergence_estimate(
@@ -135,7 +143,11 @@ def divergence_estimate(
 
     Returns:
         ``[...]``.
+
+    Raises:
+        ValueError: these are two manifolds.
     """
+    _check_one_manifold(distribution, other)
     base, embedding, rotation = distribution.base, distribution.embedding, distribution.rotation
     entropy = base.entropy()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import decode_limits, evaluation_mode
-from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_prefix
 from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_sum, smoothed_loss
 from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     WORDS,
@@ -60,7 +60,7 @@ class NonAutoregressiveScores:
         Args:
             model: a fairseq non-autoregressive model, possibly wrapped for data parallelism.
             sample: a batch of the task ``translation_lev``, with ``prev_target``.
-            training: makes no difference.
+            training: whether an ignored prefix must leave something.
 
         Returns:
             the statistics; the loss of the words, that of ``<s>`` and ``</s>`` where they are
@@ -69,6 +69,8 @@ class NonAutoregressiveScores:
             to be logged.
         """
         check_non_autoregressive(model, sample, self.settings, self.task_settings)
+        if training:
+            check_prefix(self.settings, sample["target"].size(1) - _START)
         heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
         reference = reference_of({"target": words["tgt"]}, self.dictionary)

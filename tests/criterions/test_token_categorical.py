@@ -102,7 +102,9 @@ def test_second_derivatives():
     value = torch.tensor([[[0, 3, 1], [2, 2, 0]], [[1, 3, 1], [0, 1, 3]]])
     assert torch.autograd.gradgradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
     hessians = [
-        torch.autograd.functional.hessian(lambda z, make=make: make(z).log_prob(value).sum(), logits)
+        torch.autograd.functional.hessian(
+            lambda z, make=make: make(z).log_prob(value).sum(), logits
+        )
         for make in (TokenCategorical, plain)
     ]
     torch.testing.assert_close(*hessians)

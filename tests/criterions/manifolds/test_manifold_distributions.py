@@ -157,6 +157,17 @@ def test_angles_may_depend_on_each_other():
         kl_divergence(law, UniformOnManifold(law.embedding, tensor(0.0)[0]))
 
 
+def test_two_manifolds_have_no_divergence():
+    """Of two tori, too, whose areas are the same."""
+    law, like = law_of("torus"), tensor(0.0)[0]
+    for other in (Torus(4.0, 0.5), Circle(), FlatTorus()):
+        uniform = UniformOnManifold(other, like)
+        with pytest.raises(ValueError, match="one manifold; got Torus"):
+            kl_divergence(law, uniform)
+        with pytest.raises(ValueError, match="one manifold; got Torus"):
+            divergence_estimate(law, uniform, law.sample())
+
+
 @pytest.mark.parametrize("deviation", [1e-3, 0.1, 0.399, 0.401, 1.0, 2.4, 2.6, 3.0])
 def test_entropy_of_wrapped_normal(deviation):
     """Against integration, over as much of the circle as matters."""
