@@ -36,13 +36,14 @@ def expected_overlap(
     """Expected clipped count of the reference's n-grams in the hypothesis, ``E[O_n]``.
 
     The hypothesis' tokens are independent, ``x_i ~ p[i]``; ``O_n = sum_s min(C_s, r_s)`` over the
-    distinct n-grams ``s`` of the reference is the numerator of BLEU's precision.
+    distinct n-grams ``s`` of the reference is the numerator of BLEU's precision. Time and memory
+    O(B (T + R) R) for each order; ``exact`` has T steps of the host.
 
     Args:
         p_ref: ``[batch, tgt_len, ref_len]``; ``p_ref[b, i, j]`` is the probability of token
             ``references[b, j]`` at position ``i``. float32 or float64 (16-bit probabilities are
             computed in float32).
-        references: ``[batch, ref_len]``, token ids without ``</s>``.
+        references: ``[batch, ref_len]``, integer token ids without ``</s>``.
         order: the length of the n-grams, at least 1.
         value: ``exact`` (the expectation), ``paper`` (the published formula, which is not always a
             bound), ``lower`` and ``upper`` (bounds, always).
@@ -86,44 +87,35 @@ def expected_statistics(
 ) -> BleuStatistics:
     """Expected clipped counts, n-gram totals and lengths of each sentence, with gradient.
 
-    Sum them over sentences, and over data-parallel workers, before taking the score: the more
-    sentences, the nearer is BLEU of the expected statistics to the expected BLEU.
-
-    Args:
-        p_ref, references, value, lengths, reference_lengths, eos_probabilities, count_eos: as in
-            :func:`criterions.expected_overlap`.
-        max_order: highest n-gram order; BLEU's is 4.
-
-    Returns:
-        matches and totals ``[batch, max_order]``, hypothesis and reference length ``[batch]``,
-        in tokens, ``</s>`` among them with ``count_eos``.
-
-    Raises:
-        ValueError: as :func:`criterions.expected_overlap`.
+    Arguments, errors and complexity as of :func:`criterions.expected_overlap`, for the orders 1 to
+    ``max_order``. Returns matches and totals ``[batch, max_order]``, hypothesis and reference
+    length ``[batch]``, in tokens, ``</s>`` among them with ``count_eos``. Sum them over sentences,
+    and over data-parallel workers, before taking the score.
     """
     check_order("max_order", max_order)
     check_choice("value", value, list(OVERLAPS))
     check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
-    counts_eos = count_eos is not False
-    if counts_eos and eos_probabilities is None:
-        raise ValueError("count_eos needs eos_probabilities")
-    if isinstance(count_eos, Tensor):
-        check_shape("count_eos", count_eos, [p_ref.size(0)])
     ngrams = hypothesis_ngrams(
         p_ref, references, max_order, lengths, reference_lengths, eos_probabilities
     )
     matches = OVERLAPS[value](ngrams).t()
     words = length_mask(reference_lengths, references.size(1), like=references).sum(1)
-    if counts_eos and eos_probabilities is not None:
+    is_token = ngrams.survival * ngrams.exists
+    if count_eos is False:
+        if ngrams.continues is not None:
+            is_token = is_token * ngrams.continues
+    elif eos_probabilities is None:
+        raise ValueError("count_eos needs eos_probabilities")
+    else:
         has_eos = count_eos if isinstance(count_eos, Tensor) else torch.ones_like(words).bool()
+        check_shape("count_eos", has_eos, words.shape)
         final = ngrams.final_ngrams(eos_probabilities, words)
         matches = matches + final.masked_fill(~has_eos.unsqueeze(1), 0)
         words = words + has_eos
-    tokens = ngrams.token_probabilities(count_eos=counts_eos)
     return BleuStatistics(
         matches=matches,
-        totals=torch.stack([tokens[:, order - 1 :].sum(1) for order in ngrams.orders], dim=1),
-        hypothesis_length=tokens.sum(1),
+        totals=torch.stack([is_token[:, order - 1 :].sum(1) for order in ngrams.orders], dim=1),
+        hypothesis_length=is_token.sum(1),
         reference_length=words.to(matches.dtype),
     )
 
@@ -146,17 +138,15 @@ def expected_bleu(
     BLEU of expected statistics is not the expected BLEU: with exact counts and a fixed length it
     is an upper bound of one sentence's expected BLEU (the geometric mean is concave; with a random
     length the brevity penalty is not). The more sentences the statistics are summed over, the
-    nearer it is to the expected corpus BLEU.
+    nearer it is to the expected corpus BLEU. With ``eos_probabilities`` length and brevity penalty
+    are expected values and carry gradient.
 
     Args:
         p_ref, references, value, lengths, reference_lengths, eos_probabilities, count_eos: as in
-            :func:`criterions.expected_overlap`. With ``eos_probabilities`` the hypothesis' length
-            and the brevity penalty are expected values and carry gradient; without them the
-            hypotheses have ``lengths`` tokens.
+            :func:`criterions.expected_overlap`.
         max_order: highest n-gram order.
         level: ``corpus``, one score of the whole batch, or ``sentence``.
-        smoothing: ``none``, ``add-k`` or ``add-k-all``; see
-            :func:`criterions.bleu_from_statistics`.
+        smoothing: as in :func:`criterions.bleu_from_statistics`.
 
     Returns:
         Scalar (``corpus``) or ``[batch]`` (``sentence``), 0 to 1.

@@ -17,16 +17,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ReferenceNgrams:
-    """The n-grams of each reference by their first token; every first axis is the order.
+    """The n-grams of each reference by their first token, ``[orders, batch, ref_len]``.
 
-    ``valid``: ``[orders, batch, ref_len]`` bool, the n-gram lies inside the reference.
-    ``count``: ``[orders, batch, ref_len]`` int64, how often it stands in the reference (``r_s``),
-    0 where not valid.
-    ``rank``: ``[orders, batch, ref_len]`` int64, how many equal n-grams precede this one.
-    ``previous``, ``next``: ``[orders, batch, ref_len]`` int64, the nearest equal n-gram before and
-    after this one; the n-gram itself where there is none.
-    ``periods``: ``[distances, orders, batch, ref_len]`` bool; ``periods[d - 1]`` tells whether
-    the n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
+    ``valid``: bool, the n-gram lies inside the reference.
+    ``count``: int64, how often it stands in the reference (``r_s``), 0 where not valid.
+    ``rank``: int64, how many equal n-grams precede this one.
+    ``previous``, ``next``: int64, the nearest equal n-gram before and after this one; the n-gram
+    itself where there is none.
+    ``periods``: bool ``[distances, orders, batch, ref_len]``; ``periods[d - 1]`` tells whether the
+    n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
     """
 
     valid: Tensor
@@ -38,7 +37,7 @@ class ReferenceNgrams:
 
     @property
     def first(self) -> Tensor:
-        """``[orders, batch, ref_len]`` bool: one position for each distinct n-gram."""
+        """One position for each distinct n-gram, bool."""
         return self.valid & (self.rank == 0)
 
 
@@ -76,27 +75,13 @@ class HypothesisNgrams:
         return self.products * self.survival.unsqueeze(-1)
 
     def tail_products(self, distance: int) -> Tensor:
-        """Probability of an n-gram's last tokens, where it may overlap an equal one before it.
+        """Probability of an n-gram's last tokens, ``distance`` positions after an equal n-gram.
 
-        Args:
-            distance: ``d``, how many positions the two occurrences lie apart.
-
-        Returns:
-            ``[orders, batch, tgt_len, ref_len]``: product of the last ``d`` factors where
-            ``d < n`` is a period of the n-gram, else 0.
+        ``[orders, batch, tgt_len, ref_len]``; 0 where the two cannot overlap so.
         """
         last = self.products[distance - 1]
         tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
         return torch.stack(tails) * self.reference.periods[distance - 1].unsqueeze(2)
-
-    def token_probabilities(self, *, count_eos: bool) -> Tensor:
-        """``[batch, tgt_len]``: probability that the hypothesis has a token at each position.
-
-        Their sum is the expected length. Without ``count_eos``, ``</s>`` is not a token.
-        """
-        if count_eos or self.continues is None:
-            return self.survival * self.exists
-        return self.survival * self.continues * self.exists
 
     def final_ngrams(self, eos_probabilities: Tensor, reference_lengths: Tensor) -> Tensor:
         """Probability that the hypothesis ends with the reference's last words and ``</s>``.
@@ -142,7 +127,11 @@ def hypothesis_ngrams(
     continues, survival = None, p_ref.new_ones(p_ref.shape[:2])
     if eos_probabilities is not None:
         continues = (1 - eos_probabilities.to(p_ref.dtype)).masked_fill(~exists, 1)
-        survival = _product_before(continues)
+        # cumprod's gradient looks for zeros on the host; here each step doubles the factors.
+        survival, step = shift(continues, 0, -1, fill=1), 1
+        while step < continues.size(1):
+            survival = survival * shift(survival, 0, -step, fill=1)
+            step *= 2
     products = ngram_products(p_ref, max_order)
     reference = reference_ngrams(references, max_order, reference_lengths)
     return HypothesisNgrams(p_ref, products, reference, continues, survival, exists)
@@ -152,12 +141,9 @@ def hypothesis_ngrams(
 def reference_ngrams(
     references: Tensor, max_order: int, reference_lengths: Tensor | None = None
 ) -> ReferenceNgrams:
-    """Counts, ranks, neighbours and periods of all n-grams, in time and memory O(B R^2 N).
+    """Counts, ranks, neighbours and periods of all n-grams of orders 1 to N.
 
-    Args:
-        references: ``[batch, ref_len]`` integer ids.
-        max_order: highest n-gram order.
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+    Time and memory O(B R^2 N), and N^2 / 2 operations for the periods.
     """
     batch, ref_len = references.shape
     inside = length_mask(reference_lengths, ref_len, like=references)
@@ -195,15 +181,10 @@ def reference_ngrams(
 
 
 def ngram_products(pairs: Tensor, max_order: int) -> Tensor:
-    """Products along the diagonals: one factor for each token of an n-gram.
+    """Products along the diagonals of ``[batch, m, n]`` probabilities, or booleans for equality.
 
-    Args:
-        pairs: ``[batch, rows, columns]``; probabilities, or booleans for equality.
-        max_order: highest n-gram order.
-
-    Returns:
-        ``[max_order, batch, rows, columns]``; element ``[n - 1, b, i, j]`` is the product of
-        ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the n-gram leaves the matrix.
+    Element ``[n - 1, b, i, j]`` of ``[max_order, batch, m, n]`` is the product of
+    ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the n-gram leaves the matrix.
     """
     products = [pairs]
     for distance in range(1, max_order):
@@ -214,33 +195,17 @@ def ngram_products(pairs: Tensor, max_order: int) -> Tensor:
 def length_mask(lengths: Tensor | None, size: int, like: Tensor) -> Tensor:
     """``[batch, size]`` bool: positions before each sentence's length (all, without lengths).
 
-    Args:
-        lengths: ``[batch]`` integers or None.
-        size: number of positions.
-        like: a tensor ``[batch, ...]`` that tells batch size and device.
+    Batch size and device are those of ``like``.
     """
     if lengths is None:
         return torch.ones(like.size(0), size, dtype=torch.bool, device=like.device)
     return torch.arange(size, device=like.device) < lengths.to(like.device).unsqueeze(1)
 
 
-def shift(tensor: Tensor, rows: int, columns: int, fill: float = 0) -> Tensor:
-    """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or fill."""
+def shift(tensor: Tensor, down: int, left: int, fill: float = 0) -> Tensor:
+    """Element ``[..., i, j]`` of the result is ``tensor[..., i + down, j + left]``, or ``fill``."""
     if tensor.numel() == 0:
         return tensor  # torch < 2 does not pad an empty side
-    rows = max(-tensor.size(-2), min(rows, tensor.size(-2)))
-    columns = max(-tensor.size(-1), min(columns, tensor.size(-1)))
-    return functional.pad(tensor, (-columns, columns, -rows, rows), value=fill)
-
-
-def _product_before(factors: Tensor) -> Tensor:
-    """Product of the factors before each position; ``[batch, tgt_len]`` as the factors.
-
-    ``cumprod``'s gradient looks for zeros on the host. Here each step doubles the number of
-    factors.
-    """
-    product, step = shift(factors, 0, -1, fill=1), 1
-    while step < factors.size(1):
-        product = product * shift(product, 0, -step, fill=1)
-        step *= 2
-    return product
+    down = max(-tensor.size(-2), min(down, tensor.size(-2)))
+    left = max(-tensor.size(-1), min(left, tensor.size(-1)))
+    return functional.pad(tensor, (-left, left, -down, down), value=fill)

@@ -22,7 +22,7 @@ class BleuStatistics(NamedTuple):
     """What BLEU is a function of; numbers of tokens and n-grams, expected or counted."""
 
     matches: Tensor
-    """``[..., orders]``: clipped n-gram counts."""
+    """``[..., orders]``: clipped counts of n-grams of order 1, 2, ..."""
     totals: Tensor
     """``[..., orders]``: n-grams of the candidate."""
     hypothesis_length: Tensor
@@ -49,11 +49,8 @@ def bleu_from_statistics(
     of zero, or an empty candidate, makes the score zero; its gradient is then zero as well.
 
     Args:
-        matches: ``[..., orders]``, clipped counts of n-grams of order 1, 2, ...
-        totals: ``[..., orders]``.
-        hypothesis_length: ``[...]``.
-        reference_length: ``[...]``.
-        smoothing: ``none``, ``add-k`` or ``add-k-all``.
+        matches, totals, hypothesis_length, reference_length: of :class:`BleuStatistics`.
+        smoothing: ``none``, ``add-k`` or ``add-k-all``; see :data:`SMOOTHINGS`.
 
     Returns:
         ``[...]``, 0 to 1, float32 (float64 for float64 statistics).
@@ -89,11 +86,9 @@ def checked_dtype(statistics: BleuStatistics) -> torch.dtype:
     check_shape("totals", totals, matches.shape)
     check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
     check_shape("reference_length", reference_length, matches.shape[:-1])
-    floating = matches.is_floating_point()
     # Lengths of a corpus are infinite in float16.
-    return torch.promote_types(
-        matches.dtype if floating else torch.get_default_dtype(), torch.float32
-    )
+    own = matches.dtype if matches.is_floating_point() else torch.get_default_dtype()
+    return torch.promote_types(own, torch.float32)
 
 
 def bleu_of(statistics: BleuStatistics, level: str, smoothing: str) -> Tensor:
