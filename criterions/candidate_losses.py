@@ -77,13 +77,9 @@ def first_occurrences(
 def unique_samples(
     tokens: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """How many different candidates each source has.
+    """How many different candidates each source has, ``[batch]``, int64.
 
-    Args:
-        tokens, lengths, mask: as in :func:`first_occurrences`.
-
-    Returns:
-        ``[batch]``, int64.
+    Arguments and errors as for :func:`first_occurrences`.
     """
     return first_occurrences(tokens, lengths, mask).sum(1)
 
@@ -118,12 +114,12 @@ def minimum_risk(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Expected cost under the model, renormalised over the candidates: ``sum_u q(u) cost(u)``.
+    """Expected cost under the model, renormalised over the candidates.
 
-    ``q(u) = exp(alpha s(u)) / sum_v exp(alpha s(v))``.  Shen et al. 2016, equations 12 and 13, with
-    small sharpness ``alpha`` (theirs 0.005); Edunov et al. 2018 ("Risk") with ``alpha = 1`` and
-    length-normalised scores.  Over all outputs and with ``alpha = 1`` it is the expected cost.
-    Merge duplicates first, see :func:`first_occurrences`: each stands for the same output.
+    Shen et al. 2016, equations 12 and 13, with small sharpness ``alpha`` (theirs 0.005); Edunov et
+    al. 2018 ("Risk") with ``alpha = 1`` and length-normalised scores.  Over all outputs and with
+    ``alpha = 1`` it is the expected cost.  Merge duplicates first, see :func:`first_occurrences`:
+    each stands for the same output.
 
     Args:
         log_probs: ``[batch, candidates]``, log-probability of each whole candidate.
@@ -152,9 +148,7 @@ def sequence_nll(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of the best candidate among the candidates.
-
-    ``-s(u*) + log sum_u exp s(u)``: only the order of the costs matters.
+    """Negative log-likelihood of the best candidate among them: only the costs' order matters.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
@@ -171,10 +165,7 @@ def max_margin(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Hinge on the candidate that the model likes best: its margin should be its extra cost.
-
-    ``max(0, cost(u^) - cost(u*) + s(u^) - s(u*))`` with ``u^`` the first candidate of the highest
-    score; 0 where that is ``u*`` itself.
+    """Hinge on the (first) candidate that the model likes best; 0 where that is ``u*`` itself.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
@@ -192,8 +183,6 @@ def multi_margin(
 ) -> Tensor:
     """Sum of the hinges of all candidates.
 
-    ``sum_u max(0, cost(u) - cost(u*) + s(u) - s(u*))``; the term of ``u*`` itself is 0.
-
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
@@ -209,9 +198,8 @@ def softmax_margin(
 ) -> Tensor:
     """As :func:`sequence_nll`, with scores of the competitors raised by their costs.
 
-    ``-s(u*) + log sum_u exp(s(u) + cost(u))``.  The value does not vanish where ``cost(u*)`` does
-    not; subtracting that constant gives the variant whose numerator is cost-augmented, too, with
-    the same gradient.
+    The value does not vanish where ``cost(u*)`` does not; less that constant it is the variant
+    whose numerator is cost-augmented, too.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least ``cost(u*)``.
     """
@@ -265,7 +253,7 @@ def _prepared(
 
 
 def _masked(scores: Tensor, exists: Tensor) -> Tensor:
-    # Not minus infinity: a source without candidates would pass through NaN on its way to 0.
+    # Not minus infinity: NaN would be computed for a source without candidates.
     return scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
 
 
@@ -289,5 +277,5 @@ def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:
-    """``[batch]``: element ``index[b]`` of row b."""
+    """``[batch]``: element ``index[b]`` of source b."""
     return values.gather(1, index.unsqueeze(1)).squeeze(1)

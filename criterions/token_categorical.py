@@ -1,7 +1,8 @@
 """Probabilities of tokens under ``[batch, tgt_len, vocab]`` logits, without keeping a softmax.
 
-What is kept for the backward pass is the logits (which the model keeps anyway) and one normaliser
-per position; the softmax is formed again, piece by piece, inside the gradient's own memory.
+Saved for the backward pass are the logits (which the model has anyway) and two numbers for each
+position; the softmax is formed again, piece by piece, inside the gradient's own memory. Time is
+O(B T V), memory besides logits and gradient that of the result.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
 
 def _plain(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What :class:`_TokenLogProbabilities` computes, with a softmax that is kept."""
+    """What :class:`_TokenLogProbabilities` computes, with a softmax in memory."""
     log_probs = logits.to(_wide(logits)).log_softmax(-1)
     return log_probs.gather(-1, _index(tokens, logits)), log_probs.mean(-1)
 

@@ -67,9 +67,7 @@ def mean_log_radius(torus: Torus, mean: Tensor, deviation: Tensor) -> Tensor:
 
     The logarithm's Fourier series has coefficients that fall geometrically.
 
-    Args:
-        torus: with ``R`` and ``r``.
-        mean, deviation: of ``v``, any shape.
+    ``mean`` and ``deviation``, of any shape, are those of ``v``.
     """
     ring, tube = torus.ring, torus.tube
     root = math.sqrt(ring**2 - tube**2)

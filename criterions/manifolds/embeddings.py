@@ -200,7 +200,7 @@ class Sphere(Embedding):
 
 
 class Rotations(Embedding):
-    """SO(3), the rotations of space, as matrices in ``R^9``, row by row.
+    """SO(3), the rotations of space, as flattened matrices in ``R^9``.
 
     Coordinates are axis times angle, ``f`` is the exponential map.  The metric is that of ``R^9``,
     in which a turn by a small angle ``w`` has the length ``sqrt(2) w``; the volume is the Haar

@@ -83,7 +83,7 @@ def exponential(vectors: Tensor) -> Tensor:
 def axis_and_angle(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Unit axis ``[..., 3]`` and angle ``[...]`` from 0 to pi, of rotations ``[..., 3, 3]``.
 
-    By way of the quaternion, as the matrix loses the axis near both ends.  The axis of the
+    Through the quaternion, as the matrix loses the axis near both ends.  The axis of the
     identity is arbitrary.
     """
     quaternion = to_quaternion(matrices)

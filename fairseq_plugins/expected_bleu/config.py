@@ -35,7 +35,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     feed: FEED_CHOICES = field(
         default="teacher",
         metadata={
-            "help": "whose prefix conditions the decoder's rows: the reference's (teacher), or "
+            "help": "whose prefix the decoder is fed: the reference's (teacher), or "
             "the model's own greedy or sampled output, decoded without gradient first; "
             "validation takes greedy in place of sample; for a non-autoregressive model, whose "
             "length is the candidate's: the reference's (teacher) or the predicted one (greedy)"
@@ -44,7 +44,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     hypothesis_length: HYPOTHESIS_LENGTH_CHOICES = field(
         default="auto",
         metadata={
-            "help": "length of the candidate: expected, by the rows' </s> probabilities, with "
+            "help": "length of the candidate: expected, by the probabilities of </s>, with "
             "gradient; or fixed, that of the fed prefix (then only the cross-entropy trains </s>); "
             "auto is fixed for a non-autoregressive model, whose length is known before its "
             "tokens are, and expected for all others"

@@ -151,7 +151,7 @@ def checked_logits(heads: Any, masked: Tensor, name: str) -> Tensor:
     shape = None if logits is None else tuple(logits.shape[:2])
     if shape != tuple(masked.shape):
         raise ValueError(
-            f"--feed greedy needs a row for each of the {tuple(masked.shape)} tokens that the "
+            f"--feed greedy needs logits for each of the {tuple(masked.shape)} tokens that the "
             f"model starts from, in out of the head {WORDS!r}; {name} has {shape or 'none'}; take "
             "--feed teacher"
         )

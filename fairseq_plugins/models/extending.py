@@ -95,13 +95,12 @@ def adapt_state_dict(
 ) -> None:
     """Let a checkpoint load that lacks some parts of a module, or has some that the module lacks.
 
-    For ``upgrade_state_dict_named``: parameters of missing parts are added as the module has them,
-    and those of surplus parts are removed.
+    For ``upgrade_state_dict_named``: parameters of missing parts are added to ``state_dict``, that
+    of the whole model, as the module has them (0 for parts in ``zero``), and those of surplus parts
+    are removed.
 
     Args:
-        module: that is to be loaded.
-        state_dict: of the whole model; changed in place.
-        name: the module's name within the model.
+        module, state_dict, name: the module that is to be loaded, as fairseq passes them.
         parts: prefixes of names of parameters within the module, such as ``decoder.actor.``.
         zero: which of the parts start at 0 if they are missing.
     """
