@@ -85,10 +85,10 @@ def unique_samples(
 
 
 def effective_sample_size(log_weights: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Effective sample size of weights: ``1 / sum_i w_i^2`` after normalisation.
+    """Effective sample size of weights (Kish 1965): ``1 / sum_i w_i^2`` after normalisation.
 
-    Kish 1965; Kong 1992.  From 1 (one candidate has all the weight) to the number of candidates
-    (equal weights); 0 where there is no candidate.
+    From 1 (one candidate has all the weight) to the number of candidates (equal weights); 0 where
+    there is no candidate.
 
     Args:
         log_weights: ``[batch, candidates]``, logarithms of weights up to a constant.

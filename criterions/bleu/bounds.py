@@ -17,8 +17,7 @@ def paper_overlap(ngrams: HypothesisNgrams) -> Tensor:
 
     It is a lower bound of the expected clipped count when the n-gram stands once in the
     reference (``r_s = 1``), cannot overlap itself, and the hypothesis has a fixed length.
-    Otherwise it can lie above it: for ``n = 1, r = 2, T = 3, p = 1/2`` it gives 1.5 where the
-    expectation is 1.375; for the n-gram ``(a, a)``, ``T = 3, p = 1/2``, 0.4 for 0.375.
+    Otherwise it can lie above it: for ``n = 1, r = 2, T = 3, p = 1/2`` it gives 1.5 for 1.375.
     """
     probability = ngrams.probability
     others = probability.sum(2, keepdim=True) - probability

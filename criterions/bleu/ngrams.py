@@ -89,12 +89,7 @@ class HypothesisNgrams:
         An n-gram that ends in ``</s>`` occurs once at most, so this is its expected clipped count:
         ``sum_i S_{i-n+1} p[i-n+1, y_{R-n+2}] ... p[i-1, y_R] p[i, </s>]``.
 
-        Args:
-            eos_probabilities: ``[batch, tgt_len]``.
-            reference_lengths: ``[batch]``, int64, words of each reference.
-
-        Returns:
-            ``[batch, orders]``; 0 for orders above the reference's length with ``</s>``.
+        ``[batch, orders]``; 0 for orders above the reference's length with ``</s>``.
         """
         tgt_len, ref_len = self.p_ref.shape[1:]
         ending = eos_probabilities.to(self.p_ref.dtype).masked_fill(~self.exists, 0)

@@ -26,7 +26,7 @@ _SMALLEST_TERM = 1e-17
 
 
 def wrapped_normal_entropy(deviation: Tensor) -> Tensor:
-    """Entropy, in nats, of a Gaussian angle modulo 2 pi.
+    """Entropy, in nats, of a Gaussian angle modulo 2 pi, of standard deviation ``s`` above 0.
 
     Up to rounding: the logarithm of the density is a Fourier series by Jacobi's triple product
     (Mardia and Jupp 2000, "Directional statistics", section 3.5.7, for the density)::
@@ -35,9 +35,6 @@ def wrapped_normal_entropy(deviation: Tensor) -> Tensor:
         q = exp(-s^2),  phi(q) = prod_n (1 - q^n)
 
     and its mean needs only the cosines' means, ``exp(-k^2 s^2 / 2)``.
-
-    Args:
-        deviation: ``s`` before wrapping, any shape, above 0.
     """
     plain = deviation.log() + 0.5 * (1 + math.log(2 * math.pi))
     variance = deviation.clamp(min=_NARROW).square()

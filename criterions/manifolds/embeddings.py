@@ -56,23 +56,16 @@ class Embedding(ABC):
 
     @abstractmethod
     def preimages(self, points: Tensor, near: Tensor) -> Tensor:
-        """Coordinates of given points: those near a place.
+        """Coordinates ``[number, ..., d]`` of points ``[..., n]`` near a place ``[..., d]``.
 
-        Args:
-            points: ``[..., n]`` on the manifold.
-            near: ``[..., d]``.
-
-        Returns:
-            ``[number, ..., d]``: every angle with ``TURNS`` turns more and less.
+        Every angle with ``TURNS`` turns more and less.
         """
 
     @abstractmethod
     def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Points ``[*shape, n]`` drawn uniformly with respect to volume.
 
-        Args:
-            shape: of the result, but for the last axis.
-            like: for dtype and device.
+        ``like`` is for dtype and device.
         """
 
     def rotated(self, points: Tensor, rotations: Tensor) -> Tensor:

@@ -23,10 +23,8 @@ def mixture_log_probabilities(
 
     Args:
         features: ``[..., components, channels]``.
-        log_weights: ``[..., components]``, ``log p(a)``; ``-inf`` for a component that does not
-            exist.
-        weight: ``[vocab, channels]`` of the output layer.
-        bias: ``[vocab]`` or None.
+        log_weights: ``[..., components]``, ``log p(a)``; ``-inf`` where there is no component.
+        weight, bias: of the output layer, ``[vocab, channels]`` and ``[vocab]`` or None.
 
     Returns:
         ``[..., vocab]`` in the dtype of ``features``; its exponentials sum to 1.
