@@ -10,8 +10,8 @@ from torch import Tensor
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
-from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_prefix
-from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -85,7 +85,7 @@ class AutoregressiveScores:
         """
         settings = self.settings
         if training:
-            check_prefix(settings, sample["target"].size(1))
+            check_prefix(settings.ignore_prefix_size, sample["target"].size(1))
         reference = reference_of(sample, self.dictionary)
         scored = reference.without_prefix(settings.ignore_prefix_size)
         added, logged = [], {}

@@ -118,17 +118,3 @@ def check_values(cfg: ExpectedBleuCriterionConfig) -> None:
     at_least("--max-decode-length", cfg.max_decode_length, 1)
     at_least("--max-decode-ratio", cfg.max_decode_ratio, 0)
     at_least("--ignore-prefix-size", cfg.ignore_prefix_size, 0)
-
-
-def check_prefix(cfg: ExpectedBleuCriterionConfig, columns: int) -> None:
-    """Raise ``ValueError`` where the ignored prefix leaves nothing of a batch to train on.
-
-    Args:
-        cfg: the flags.
-        columns: tokens of the longest target, ``</s>`` included.
-    """
-    if cfg.ignore_prefix_size >= columns:
-        raise ValueError(
-            f"--ignore-prefix-size {cfg.ignore_prefix_size} leaves nothing of a batch whose "
-            f"longest target has {columns} tokens, </s> included: take a smaller number"
-        )

@@ -18,14 +18,14 @@ from torch.nn import functional
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import decode_limits, evaluation_mode
-from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_prefix
+from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     WORDS,
     check_non_autoregressive,
     checked_logits,
     checked_words,
 )
-from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
 from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, rows_of
 
 _START = 1
@@ -71,7 +71,7 @@ class NonAutoregressiveScores:
         """
         check_non_autoregressive(model, sample, self.settings, self.task_settings)
         if training:
-            check_prefix(self.settings, sample["target"].size(1) - _START)
+            check_prefix(self.settings.ignore_prefix_size, sample["target"].size(1) - _START)
         heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
         reference = reference_of({"target": words["tgt"]}, self.dictionary)
