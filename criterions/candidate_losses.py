@@ -18,7 +18,8 @@ Every loss is a function of ``log_probs [batch, candidates]`` and ``costs [batch
 returns ``[batch]``.  Costs are in units of the score: multiplying them scales the margins.  What a
 masked candidate holds, NaN included, never counts.  With one candidate, ``risk`` and
 ``softmax_margin`` are its cost and the others 0, all without gradient to the score; with none,
-every loss is 0.
+every loss is 0.  Where all candidates have probability 0, only the two losses of hinges are
+numbers.
 
 Sources:
     Edunov, Ott, Auli, Grangier, Ranzato 2018, arXiv 1711.04956, section 3.2; Shen et al. 2016,
@@ -32,6 +33,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from criterions.checks import check_shape
 
@@ -75,22 +77,18 @@ def first_occurrences(
 def unique_samples(
     tokens: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """How many different candidates each source has.
+    """How many different candidates each source has, ``[batch]``, int64.
 
-    Args:
-        tokens, lengths, mask: as in :func:`first_occurrences`.
-
-    Returns:
-        ``[batch]``, int64.
+    Arguments and errors as for :func:`first_occurrences`.
     """
     return first_occurrences(tokens, lengths, mask).sum(1)
 
 
 def effective_sample_size(log_weights: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Effective sample size of weights: ``1 / sum_i w_i^2`` after normalisation.
+    """Effective sample size of weights (Kish 1965): ``1 / sum_i w_i^2`` after normalisation.
 
-    Kish 1965; Kong 1992.  From 1 (one candidate has all the weight) to the number of candidates
-    (equal weights); 0 where there is no candidate.
+    From 1 (one candidate has all the weight) to the number of candidates (equal weights); 0 where
+    there is no candidate.
 
     Args:
         log_weights: ``[batch, candidates]``, logarithms of weights up to a constant.
@@ -116,12 +114,12 @@ def minimum_risk(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Expected cost under the model, renormalised over the candidates: ``sum_u q(u) cost(u)``.
+    """Expected cost under the model, renormalised over the candidates.
 
-    ``q(u) = exp(alpha s(u)) / sum_v exp(alpha s(v))``.  Shen et al. 2016, equations 12 and 13, with
-    small sharpness ``alpha`` (theirs 0.005); Edunov et al. 2018 ("Risk") with ``alpha = 1`` and
-    length-normalised scores.  Over all outputs and with ``alpha = 1`` it is the expected cost.
-    Merge duplicates first, see :func:`first_occurrences`: each stands for the same output.
+    Shen et al. 2016, equations 12 and 13, with small sharpness ``alpha`` (theirs 0.005); Edunov et
+    al. 2018 ("Risk") with ``alpha = 1`` and length-normalised scores.  Over all outputs and with
+    ``alpha = 1`` it is the expected cost.  Merge duplicates first, see :func:`first_occurrences`:
+    each stands for the same output.
 
     Args:
         log_probs: ``[batch, candidates]``, log-probability of each whole candidate.
@@ -150,9 +148,7 @@ def sequence_nll(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of the best candidate among the candidates.
-
-    ``-s(u*) + log sum_u exp s(u)``: only the order of the costs matters.
+    """Negative log-likelihood of the best candidate among them: only the costs' order matters.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
@@ -169,18 +165,13 @@ def max_margin(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Hinge on the candidate that the model likes best: its margin should be its extra cost.
-
-    ``max(0, cost(u^) - cost(u*) + s(u^) - s(u*))`` with ``u^`` the first candidate of the highest
-    score; 0 where that is ``u*`` itself.
+    """Hinge on the (first) candidate that the model likes best; 0 where that is ``u*`` itself.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    best = _pseudo_reference(costs, exists)
-    likeliest = _masked(scores.detach(), exists).argmax(1)
-    augmented = scores + costs
-    return (_at(augmented, likeliest) - _at(augmented, best)).relu()
+    likeliest = _masked(scores.detach(), exists).argmax(1, keepdim=True)
+    return _margins(scores, costs, exists).gather(1, likeliest).squeeze(1)
 
 
 def multi_margin(
@@ -192,14 +183,10 @@ def multi_margin(
 ) -> Tensor:
     """Sum of the hinges of all candidates.
 
-    ``sum_u max(0, cost(u) - cost(u*) + s(u) - s(u*))``; the term of ``u*`` itself is 0.
-
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    augmented = scores + costs
-    reference = _at(augmented, _pseudo_reference(costs, exists))
-    return (augmented - reference.unsqueeze(1)).relu().masked_fill(~exists, 0).sum(1)
+    return _margins(scores, costs, exists).sum(1)
 
 
 def softmax_margin(
@@ -211,9 +198,8 @@ def softmax_margin(
 ) -> Tensor:
     """As :func:`sequence_nll`, with scores of the competitors raised by their costs.
 
-    ``-s(u*) + log sum_u exp(s(u) + cost(u))``.  The value does not vanish where ``cost(u*)`` does
-    not; subtracting that constant gives the variant whose numerator is cost-augmented, too, with
-    the same gradient.
+    The value does not vanish where ``cost(u*)`` does not; less that constant it is the variant
+    whose numerator is cost-augmented, too.
 
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least ``cost(u*)``.
     """
@@ -260,11 +246,14 @@ def _prepared(
     scores = log_probs.to(dtype).masked_fill(~exists, 0)
     if lengths is not None:
         scores = scores / lengths.to(dtype).masked_fill(~exists, 1)
-    return scores, costs.to(dtype).masked_fill(~exists, 0), exists
+    costs = costs.to(dtype).masked_fill(~exists, 0)
+    if log_probs.size(1) == 0:  # one that does not exist, for whatever takes the best of them
+        scores, costs, exists = (functional.pad(x, (0, 1)) for x in (scores, costs, exists))
+    return scores, costs, exists
 
 
 def _masked(scores: Tensor, exists: Tensor) -> Tensor:
-    # Not minus infinity: a source without candidates would pass through NaN on its way to 0.
+    # Not minus infinity: NaN would be computed for a source without candidates.
     return scores.masked_fill(~exists, torch.finfo(scores.dtype).min)
 
 
@@ -273,11 +262,20 @@ def _normalised(scores: Tensor, exists: Tensor) -> Tensor:
     return _masked(scores, exists).softmax(1).masked_fill(~exists, 0)
 
 
+def _margins(scores: Tensor, costs: Tensor, exists: Tensor) -> Tensor:
+    """``max(0, cost(u) - cost(u*) + s(u) - s(u*))``, ``[batch, candidates]``."""
+    best = _pseudo_reference(costs, exists).unsqueeze(1)
+    reference = scores.gather(1, best)
+    # Two candidates of probability 0, or u* and itself, have the same score.
+    ahead = (scores - reference).masked_fill(scores.isneginf() & reference.isneginf(), 0)
+    return (costs - costs.gather(1, best) + ahead).relu().masked_fill(~exists, 0)
+
+
 def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:
     """``[batch]``: index of the first candidate of the lowest cost."""
     return costs.detach().masked_fill(~exists, torch.finfo(costs.dtype).max).argmin(1)
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:
-    """``[batch]``: element ``index[b]`` of row b."""
+    """``[batch]``: element ``index[b]`` of source b."""
     return values.gather(1, index.unsqueeze(1)).squeeze(1)

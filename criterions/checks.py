@@ -44,6 +44,8 @@ def check_logits_and_tokens(logits: Tensor, tokens: Tensor) -> None:
             "logits must be a floating tensor [batch, tgt_len, vocab]; "
             f"got {logits.dtype} of shape {list(logits.shape)}"
         )
+    if logits.size(-1) == 0:
+        raise ValueError(f"logits has no vocabulary: shape {list(logits.shape)}")
     check_token_ids("references", tokens)
     if tokens.dtype != torch.int64:
         raise ValueError(f"references must be int64 to index the vocabulary; got {tokens.dtype}")
@@ -60,15 +62,7 @@ def check_positions(
     reference_lengths: Tensor | None,
     eos_probabilities: Tensor | None,
 ) -> None:
-    """Raise ``ValueError`` unless probabilities, references and lengths belong together.
-
-    Args:
-        p_ref: ``[batch, tgt_len, ref_len]``.
-        references: ``[batch, ref_len]``.
-        lengths: ``[batch]`` or None.
-        reference_lengths: ``[batch]`` or None.
-        eos_probabilities: ``[batch, tgt_len]`` or None.
-    """
+    """Raise ``ValueError`` unless these are the arguments of one ``expected_overlap``."""
     if p_ref.dim() != 3 or not p_ref.is_floating_point():
         raise ValueError(
             "p_ref must be a floating tensor [batch, tgt_len, ref_len]; "

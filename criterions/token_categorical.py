@@ -1,7 +1,8 @@
 """Probabilities of tokens under ``[batch, tgt_len, vocab]`` logits, without keeping a softmax.
 
-What is kept for the backward pass is the logits (which the model keeps anyway) and one normaliser
-per position; the softmax is formed again, piece by piece, inside the gradient's own memory.
+Saved for the backward pass are the logits (which the model has anyway) and two numbers for each
+position; the softmax is formed again, piece by piece, inside the gradient's own memory. Time is
+O(B T V), memory besides logits and gradient that of the result.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, constraints
 
 from criterions.checks import check_logits_and_tokens
+from criterions.second_derivatives import differentiable_gradients
 
 # Sentences are processed in pieces of about this many logits: small enough for a
 # processor's cache, large enough to keep an accelerator busy.
@@ -88,7 +89,7 @@ class TokenCategorical(Distribution):
     has_enumerate_support = True
 
     def __init__(self, logits: Tensor, validate_args: bool = False) -> None:
-        if logits.dim() < 1 or not logits.is_floating_point():
+        if logits.dim() < 1 or logits.size(-1) == 0 or not logits.is_floating_point():
             raise ValueError(
                 "logits must be a floating tensor [batch, tgt_len, vocab]; "
                 f"got {logits.dtype} of shape {list(logits.shape)}"
@@ -135,7 +136,8 @@ class TokenCategorical(Distribution):
         if shape[sample_axes:] != self._batch_shape:
             return self.expand(shape[sample_axes:]).log_prob(value)
         # All samples of a position are looked up at once.
-        samples = value.long().expand(shape).reshape(shape[:sample_axes].numel(), -1).t()
+        samples = value.long().expand(shape)
+        samples = samples.reshape(shape[:sample_axes].numel(), self._batch_shape.numel()).t()
         selected = token_log_probabilities(self._positions(), samples).selected
         return selected.squeeze(1).t().reshape(shape)
 
@@ -192,32 +194,46 @@ def _pieces(logits: Tensor) -> list[slice]:
 class _TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        normaliser = logits.new_empty(logits.shape[:2], dtype=_wide(logits))
-        mean = torch.empty_like(normaliser)
+        # The largest logit is subtracted first: a normaliser that contains it is rounded to its
+        # size, and the probability that is left beside a likely token would be that error.
+        peak = logits.new_empty(logits.shape[:2], dtype=_wide(logits))
+        total, mean = torch.empty_like(peak), torch.empty_like(peak)
         for piece in _pieces(logits):
-            values = logits[piece].to(normaliser.dtype)
-            normaliser[piece] = values.logsumexp(dim=-1)
-            mean[piece] = values.mean(dim=-1)
-        index = tokens.unsqueeze(1).expand(-1, logits.size(1), -1)
-        selected = logits.gather(-1, index).to(normaliser.dtype) - normaliser.unsqueeze(-1)
-        ctx.save_for_backward(logits, tokens, normaliser)
-        return selected, mean - normaliser
+            peak[piece] = logits[piece].amax(-1)
+            values = logits[piece] - peak[piece].unsqueeze(-1)
+            mean[piece] = values.mean(-1)
+            total[piece] = values.exp_().sum(-1)
+        selected = logits.gather(-1, _index(tokens, logits)) - peak.unsqueeze(-1)
+        ctx.save_for_backward(logits, tokens, peak, total)
+        return selected - total.log().unsqueeze(-1), mean - total.log()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_selected: Tensor, grad_mean: Tensor) -> tuple[Tensor, None]:
-        logits, tokens, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, grad_selected: Tensor, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
+        logits, tokens, peak, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # under create_graph
+            return differentiable_gradients(_plain, (logits, tokens), grad_selected, grad_mean)
         # d log p[v] / d logits[u] = 1[u = v] - softmax[u]; the mean adds 1 / vocab everywhere.
-        softmax_weight = -(grad_selected.sum(-1) + grad_mean).unsqueeze(-1)
+        weight = (-(grad_selected.sum(-1) + grad_mean) / total).unsqueeze(-1)
         uniform_weight = (grad_mean / logits.size(-1)).unsqueeze(-1)
-        index = tokens.unsqueeze(1).expand(-1, logits.size(1), -1)
+        index = _index(tokens, logits)
         grad_logits = torch.empty_like(logits)
-        in_place = logits.dtype == normaliser.dtype
+        in_place = logits.dtype == peak.dtype
         for piece in _pieces(logits):
             target = grad_logits[piece] if in_place else None
-            grad = torch.sub(logits[piece], normaliser[piece].unsqueeze(-1), out=target)
-            grad.exp_().mul_(softmax_weight[piece]).add_(uniform_weight[piece])
+            grad = torch.sub(logits[piece], peak[piece].unsqueeze(-1), out=target)
+            grad.exp_().mul_(weight[piece]).add_(uniform_weight[piece])
             grad.scatter_add_(-1, index[piece], grad_selected[piece])
             if not in_place:
                 grad_logits[piece] = grad
         return grad_logits, None
+
+
+def _plain(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What :class:`_TokenLogProbabilities` computes, with a softmax in memory."""
+    log_probs = logits.to(_wide(logits)).log_softmax(-1)
+    return log_probs.gather(-1, _index(tokens, logits)), log_probs.mean(-1)
+
+
+def _index(tokens: Tensor, logits: Tensor) -> Tensor:
+    """``[batch, tgt_len, tokens]``: the same tokens at every position."""
+    return tokens.unsqueeze(1).expand(-1, logits.size(1), -1)

@@ -1,7 +1,7 @@
 """Bounds of the expected clipped count, and the published formula (arXiv 1712.04708).
 
 Each function takes :class:`HypothesisNgrams` and returns ``[orders, batch]``, in O(B T R) time and
-memory for each order.
+memory for each order; the lower bound with a factor of log T.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from criterions.bleu.ngrams import HypothesisNgrams, shift
+from criterions.bleu.ngrams import HypothesisNgrams, ngram_products, shift
 
 
 def paper_overlap(ngrams: HypothesisNgrams) -> Tensor:
@@ -17,8 +17,7 @@ def paper_overlap(ngrams: HypothesisNgrams) -> Tensor:
 
     It is a lower bound of the expected clipped count when the n-gram stands once in the
     reference (``r_s = 1``), cannot overlap itself, and the hypothesis has a fixed length.
-    Otherwise it can lie above it: for ``n = 1, r = 2, T = 3, p = 1/2`` it gives 1.5 where the
-    expectation is 1.375; for the n-gram ``(a, a)``, ``T = 3, p = 1/2``, 0.4 for 0.375.
+    Otherwise it can lie above it: for ``n = 1, r = 2, T = 3, p = 1/2`` it gives 1.5 for 1.375.
     """
     probability = ngrams.probability
     others = probability.sum(2, keepdim=True) - probability
@@ -66,27 +65,28 @@ def _convex_minorant(others: Tensor, count: Tensor) -> Tensor:
 
 def _conditional_mean_of_others(ngrams: HypothesisNgrams) -> Tensor:
     """``E[Z_i | B_i]``, ``[orders, batch, tgt_len, ref_len]``."""
-    q = ngrams.probability
-    # Later occurrences need the hypothesis to go on; earlier ones are known not to have ended it.
-    # Where a survival probability vanishes, the mean is weighted with a q that vanishes faster.
-    survival = ngrams.survival.clamp(min=torch.finfo(q.dtype).tiny).unsqueeze(-1)
-    from_here_on = q.flip(2).cumsum(2).flip(2) / survival
-    later, earlier = [], []
-    for index, order in enumerate(ngrams.orders):
-        later.append(shift(from_here_on[index], order, 0))
-        reached = _survival_later(survival, order) if ngrams.continues is not None else 1
-        earlier.append(shift((q[index] / reached).cumsum(1), -order, 0))
-    mean = torch.stack(later) + torch.stack(earlier)
+    # Later occurrences: F_i = c_i + (1 - e_i) F_{i + 1} is how many start from position i on,
+    # given that the hypothesis reaches it. Each step doubles the positions that are summed.
+    later, step = ngrams.products, 1
+    given, reaches = ngrams.p_ref, torch.ones_like(later[0, :, :, :1])
+    if ngrams.continues is not None:
+        reaches = ngrams.continues.unsqueeze(-1)
+        # Earlier occurrences are known not to have ended the hypothesis. Where rounding leaves
+        # less probability to all words than to one of them, that one is certain.
+        at_least = torch.finfo(given.dtype).tiny
+        given = given / torch.maximum(reaches, given).clamp(min=at_least)
+    while step < later.size(2):
+        later = later + reaches * shift(later, step, 0)
+        reaches = reaches * shift(reaches, step, 0)
+        step *= 2
+    heads = ngram_products(given, len(ngrams.orders))
+    earlier = heads.cumsum(2)
+    mean = torch.stack(
+        [shift(later[n - 1], n, 0) + shift(earlier[n - 1], -n, 0) for n in ngrams.orders]
+    )
+    # Occurrences that share tokens with the one at i.
     for distance in range(1, len(ngrams.orders)):
+        head = heads[distance - 1] * ngrams.reference.periods[distance - 1].unsqueeze(2)
         mean = mean + shift(ngrams.tail_products(distance), distance, 0)
-        heads = ngrams.head_products(distance)
-        if ngrams.continues is not None:
-            heads = heads * ngrams.survival.unsqueeze(-1) / _survival_later(survival, distance)
-        mean = mean + shift(heads, -distance, 0)
+        mean = mean + shift(head, -distance, 0)
     return mean
-
-
-def _survival_later(survival: Tensor, distance: int) -> Tensor:
-    """``S_{i + distance}`` at position ``i``; 1 past the last position."""
-    distance = min(distance, survival.size(1))
-    return torch.cat([survival[:, distance:], torch.ones_like(survival[:, :distance])], dim=1)

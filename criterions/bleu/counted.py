@@ -1,36 +1,93 @@
-"""BLEU and GLEU of token ids, and of all prefixes, batched, on the device of the ids."""
+"""BLEU and GLEU of token ids, and of all prefixes, batched, on the device of the ids.
+
+Every function takes ``[batch, length]`` hypotheses and ``[batch, ref_len]`` references of integer
+ids, ``lengths`` and ``reference_lengths`` ``[batch]``, the tokens that count in each (default:
+all), and the highest n-gram order; it raises ``ValueError`` where shapes, dtypes, the order or a
+name do not fit. Time and memory are in the order of ``(length + ref_len) * ref_len`` for each
+sentence and n-gram order.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from criterions.bleu.ngrams import length_mask, ngram_products, reference_ngrams
+from criterions.bleu.ngrams import length_mask, ngram_products, reference_ngrams, shift
 from criterions.bleu.statistics import (
     LEVELS,
     SMOOTHINGS,
     BleuStatistics,
     bleu_from_statistics,
     bleu_of,
+    checked_dtype,
 )
 from criterions.checks import check_choice, check_order, check_shape, check_token_ids
 
 
-def matching_tokens(
+def counted_statistics(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    max_order: int = 4,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+) -> BleuStatistics:
+    """Sufficient statistics of BLEU of each sentence, counted.
+
+    Returns:
+        int64: matches and totals ``[batch, max_order]``, both lengths ``[batch]``.
+    """
+    equal, inside, in_reference = _matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
+    reference = reference_ngrams(references, max_order, reference_lengths)
+    counts = ngram_products(equal, max_order).sum(2)
+    clipped = torch.minimum(counts, reference.count)
+    return _statistics(
+        clipped.masked_fill(~reference.first, 0).sum(-1).t(), inside.sum(1), in_reference.sum(1)
+    )
+
+
+def prefix_statistics(
+    hypotheses: Tensor,
+    references: Tensor,
+    *,
+    max_order: int = 4,
+    lengths: Tensor | None = None,
+    reference_lengths: Tensor | None = None,
+) -> BleuStatistics:
+    """Sufficient statistics of BLEU of all prefixes of each hypothesis.
+
+    Column ``t`` is what :func:`criterions.counted_statistics` gives for the first ``t + 1`` tokens
+    against the whole reference.  From the end of a hypothesis on, columns repeat its last one.
+
+    Returns:
+        int64: matches and totals ``[batch, length, max_order]``, both lengths ``[batch, length]``.
+    """
+    equal, inside, in_reference = _matching_tokens(
+        hypotheses, references, lengths, reference_lengths
+    )
+    reference = reference_ngrams(references, max_order, reference_lengths)
+    matches = []
+    for index, same in enumerate(ngram_products(equal, max_order)):
+        # A window is a match unless the reference's occurrences are used up by earlier ones.
+        occurrence = same.cumsum(1, dtype=torch.int32)
+        is_match = same & reference.first[index].unsqueeze(1)
+        is_match &= occurrence <= reference.count[index].unsqueeze(1)
+        # From each window's first token to its last.
+        matches.append(shift(is_match.any(2), 0, -index).cumsum(1))
+    tokens = inside.cumsum(1)
+    words = in_reference.sum(1).unsqueeze(1).expand_as(tokens)
+    return _statistics(torch.stack(matches, dim=-1), tokens, words)
+
+
+def _matching_tokens(
     hypotheses: Tensor,
     references: Tensor,
     lengths: Tensor | None,
     reference_lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tokens of a hypothesis equal which of its reference; arguments as everywhere here.
-
-    Returns:
-        bool, True where both tokens count and are equal: ``[batch, length, ref_len]``; where a
-        token counts: ``[batch, length]`` and ``[batch, ref_len]``.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
-    """
+    """Where both tokens count and are equal, ``[batch, length, ref_len]``; where each counts."""
     check_token_ids("hypotheses", hypotheses)
     check_token_ids("references", references)
     check_shape("references", references, [hypotheses.size(0), references.size(1)])
@@ -43,39 +100,10 @@ def matching_tokens(
     return equal, inside, in_reference
 
 
-def counted_statistics(
-    hypotheses: Tensor,
-    references: Tensor,
-    *,
-    max_order: int = 4,
-    lengths: Tensor | None = None,
-    reference_lengths: Tensor | None = None,
-) -> BleuStatistics:
-    """Sufficient statistics of BLEU, counted: int64, one row per sentence.
-
-    Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        max_order: highest n-gram order.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
-    """
-    equal, inside, in_reference = matching_tokens(
-        hypotheses, references, lengths, reference_lengths
-    )
-    reference = reference_ngrams(references, max_order, reference_lengths)
-    counts = ngram_products(equal, max_order).sum(2)
-    clipped = torch.minimum(counts, reference.count)
-    tokens = inside.sum(1)
-    return BleuStatistics(
-        matches=clipped.masked_fill(~reference.first, 0).sum(-1).t(),
-        totals=torch.stack([(tokens - n).clamp(min=0) for n in range(max_order)], dim=-1),
-        hypothesis_length=tokens,
-        reference_length=in_reference.sum(1),
-    )
+def _statistics(matches: Tensor, tokens: Tensor, reference_length: Tensor) -> BleuStatistics:
+    """With the n-grams of candidates of so many tokens."""
+    totals = [(tokens - shorter).clamp(min=0) for shorter in range(matches.size(-1))]
+    return BleuStatistics(matches, torch.stack(totals, dim=-1), tokens, reference_length)
 
 
 def clipped_overlap(
@@ -86,20 +114,9 @@ def clipped_overlap(
     lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
 ) -> Tensor:
-    """Clipped n-gram count of BLEU's modified precision (Papineni et al. 2002).
+    """Clipped n-gram count of BLEU's modified precision (Papineni et al. 2002), int64 ``[batch]``.
 
-    Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        order: the length of the n-grams, at least 1.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-
-    Returns:
-        ``[batch]``, int64.
-
-    Raises:
-        ValueError: shapes, dtypes or the order do not fit.
+    ``order`` is the length of the n-grams, at least 1.
     """
     check_order("order", order)
     statistics = counted_statistics(
@@ -122,22 +139,19 @@ def bleu(
     level: str = "corpus",
     smoothing: str = "add-k",
 ) -> Tensor:
-    """BLEU of token ids; on the same tokens, sacrebleu's score divided by 100.
+    """BLEU of token ids.
+
+    On the same tokens it is sacrebleu's score divided by 100, with ``effective_order=False`` (its
+    default for a corpus, not for ``sentence_bleu``) and, but for ``add-k-all``, which sacrebleu
+    does not have, the smoothing of the same name with k = 1.
 
     Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-        max_order: highest n-gram order.
         level: ``corpus`` or ``sentence``.
         smoothing: ``none``, ``add-k`` or ``add-k-all``.
+        hypotheses, references, lengths, reference_lengths, max_order: see the module.
 
     Returns:
         Scalar (``corpus``) or ``[batch]`` (``sentence``), float32 (torch's default dtype), 0 to 1.
-
-    Raises:
-        ValueError: shapes, dtypes, the order or a name do not fit.
     """
     check_order("max_order", max_order)
     check_choice("level", level, LEVELS)
@@ -164,20 +178,13 @@ def gleu_from_statistics(statistics: BleuStatistics) -> Tensor:
             expected (then the result is differentiable in matches and totals).
 
     Returns:
-        ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
+        ``[...]``, 0 to 1, float32 (float64 for float64 statistics).
 
     Raises:
         ValueError: shapes do not fit together.
     """
-    matches, totals, hypothesis_length, reference_length = statistics
-    if matches.dim() < 1:
-        raise ValueError("matches must be [..., orders]; got a scalar")
-    check_shape("totals", totals, matches.shape)
-    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
-    check_shape("reference_length", reference_length, matches.shape[:-1])
-    dtype = torch.get_default_dtype()
-    if matches.is_floating_point():
-        dtype = matches.dtype
+    dtype = checked_dtype(statistics)
+    matches, totals, _, reference_length = statistics
     shorter = torch.arange(matches.size(-1), device=matches.device)
     in_reference = (reference_length.unsqueeze(-1) - shorter).clamp(min=0).sum(-1).to(dtype)
     most = torch.maximum(totals.to(dtype).sum(-1), in_reference)
@@ -195,18 +202,8 @@ def gleu(
 ) -> Tensor:
     """GLEU of each sentence (Wu et al. 2016, arXiv 1609.08144, section 5).
 
-    Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-        max_order: highest n-gram order.
-
     Returns:
         ``[batch]``, float32 (torch's default dtype), 0 to 1; 0 where either side is empty.
-
-    Raises:
-        ValueError: shapes, dtypes or the order do not fit.
     """
     check_order("max_order", max_order)
     return gleu_from_statistics(
@@ -220,62 +217,6 @@ def gleu(
     )
 
 
-def prefix_statistics(
-    hypotheses: Tensor,
-    references: Tensor,
-    *,
-    max_order: int = 4,
-    lengths: Tensor | None = None,
-    reference_lengths: Tensor | None = None,
-) -> BleuStatistics:
-    """Sufficient statistics of BLEU of all prefixes of each hypothesis: int64.
-
-    Column ``t`` is what :func:`criterions.counted_statistics` gives for the first ``t + 1`` tokens
-    against the whole reference.  From the end of a hypothesis on, columns repeat its last one.
-    Takes memory in the order of ``[batch, length, ref_len]`` per n-gram order.
-
-    Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        max_order: highest n-gram order.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-
-    Returns:
-        matches and totals ``[batch, length, orders]``, both lengths ``[batch, length]``.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit.
-    """
-    equal, inside, in_reference = matching_tokens(
-        hypotheses, references, lengths, reference_lengths
-    )
-    reference = reference_ngrams(references, max_order, reference_lengths)
-
-    matches = []
-    for index, same in enumerate(ngram_products(equal, max_order)):
-        # A window is a match unless the reference's occurrences are used up by earlier ones.
-        occurrence = same.cumsum(1, dtype=torch.int32)
-        is_match = same & reference.first[index].unsqueeze(1)
-        is_match &= occurrence <= reference.count[index].unsqueeze(1)
-        matches.append(_at_last_token(is_match.any(2), index + 1).cumsum(1))
-    tokens = inside.cumsum(1)
-    return BleuStatistics(
-        matches=torch.stack(matches, dim=-1),
-        totals=torch.stack([(tokens - n).clamp(min=0) for n in range(max_order)], dim=-1),
-        hypothesis_length=tokens,
-        reference_length=in_reference.sum(1).unsqueeze(1).expand_as(tokens),
-    )
-
-
-def _at_last_token(at_first_token: Tensor, order: int) -> Tensor:
-    """Move what stands at each window's first token, ``[batch, length]``, to its last token."""
-    length = at_first_token.size(1)
-    before = min(order - 1, length)
-    nothing = torch.zeros_like(at_first_token[:, :before])
-    return torch.cat([nothing, at_first_token[:, : length - before]], dim=1)
-
-
 def prefix_bleu(
     hypotheses: Tensor,
     references: Tensor,
@@ -287,20 +228,9 @@ def prefix_bleu(
 ) -> Tensor:
     """Sentence BLEU of every prefix, its brevity penalty against the whole reference.
 
-    Args:
-        hypotheses: ``[batch, length]`` token ids.
-        references: ``[batch, ref_len]`` token ids.
-        lengths: ``[batch]``, tokens that count in each hypothesis (default: all).
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
-        max_order: highest n-gram order.
-        smoothing: ``none``, ``add-k`` or ``add-k-all``.
-
     Returns:
         ``[batch, length]``, float32 (torch's default dtype), 0 to 1; past the end of a hypothesis
         its whole score, which is that of :func:`criterions.bleu` at sentence level.
-
-    Raises:
-        ValueError: shapes, dtypes, the order or the smoothing do not fit.
     """
     check_order("max_order", max_order)
     check_choice("smoothing", smoothing, SMOOTHINGS)
@@ -322,7 +252,7 @@ def prefix_gleu(
     reference_lengths: Tensor | None = None,
     max_order: int = 4,
 ) -> Tensor:
-    """GLEU of every prefix; arguments, result and errors as :func:`prefix_bleu`'s."""
+    """GLEU of every prefix; result as of :func:`prefix_bleu`."""
     check_order("max_order", max_order)
     return gleu_from_statistics(
         prefix_statistics(

@@ -1,9 +1,17 @@
-"""Monte Carlo estimates under the same independent rows: the yardstick of every bound."""
+"""Monte Carlo estimates under the same independent positions: the yardstick of every bound.
+
+``p_ref``, ``references``, ``lengths``, ``reference_lengths`` and ``eos_probabilities`` are those of
+:func:`criterions.expected_overlap`, as are the errors raised, besides ``ValueError`` for fewer than
+one of ``samples``, the candidates per sentence. The ``generator`` of random numbers is one of the
+probabilities' device (default: torch's own). The tokens of all candidates are held at once,
+``samples * batch * tgt_len * ref_len`` booleans for each n-gram order.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from criterions.bleu.counted import counted_statistics
 from criterions.bleu.ngrams import length_mask, reference_ngrams
@@ -23,49 +31,37 @@ def sample_candidates(
     eos_probabilities: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw candidates from independent rows.
+    """Draw candidates from independent positions; arguments: see the module.
 
     Only the reference's tokens and ``</s>`` are told apart; every other token comes out as -1,
-    which no reference may hold.
-
-    Args:
-        p_ref, references, lengths, reference_lengths, eos_probabilities: as in
-            :func:`criterions.expected_overlap`; without ``eos_probabilities`` no candidate ends
-            before its ``lengths``.
-        samples: candidates per sentence.
-        generator: random generator of the rows' device (default: torch's own).
+    which no reference may hold. Without ``eos_probabilities`` no candidate ends before its
+    ``lengths``.
 
     Returns:
         tokens ``[samples, batch, tgt_len]`` and lengths ``[samples, batch]``, int64.
-
-    Raises:
-        ValueError: shapes do not fit, or ``samples`` is not at least 1.
     """
     check_order("samples", samples)
     check_positions(p_ref, references, lengths, reference_lengths, eos_probabilities)
-    batch, rows, ref_len = p_ref.shape
+    batch, tgt_len, ref_len = p_ref.shape
     dtype = torch.promote_types(p_ref.dtype, torch.float32)
     distinct = reference_ngrams(references, 1, reference_lengths).first[0]
     p_tokens = p_ref.detach().to(dtype).masked_fill(~distinct.unsqueeze(1), 0)
     if eos_probabilities is None:
-        p_eos = torch.zeros_like(p_tokens[..., :1])
+        p_eos = p_tokens.new_zeros(batch, tgt_len, 1)
     else:
         p_eos = eos_probabilities.detach().to(dtype).unsqueeze(-1)
     # Rounding can push the sum of what is named past one; then nothing is left for the rest.
     p_other = (1 - p_tokens.sum(-1, keepdim=True) - p_eos).clamp(min=0)
-    law = torch.cat([p_tokens, p_eos, p_other], dim=-1)
-
-    exists = length_mask(lengths, rows, like=p_ref)
-    law = law.masked_fill(~exists.unsqueeze(-1), 1)
+    exists = length_mask(lengths, tgt_len, like=p_ref)
+    probabilities = torch.cat([p_tokens, p_eos, p_other], dim=-1)
+    probabilities = probabilities.masked_fill(~exists.unsqueeze(-1), 1)
     drawn = torch.multinomial(
-        law.flatten(0, 1), samples, replacement=True, generator=generator
-    ).view(batch, rows, samples)
-    drawn = drawn.permute(2, 0, 1)
-    ends = (drawn == ref_len) | ~exists
-    going_on = ends.cumsum(-1) == 0
-    named = torch.cat([references, references.new_full((batch, 2), _SOME_OTHER_TOKEN)], dim=1)
-    tokens = named.expand(samples, -1, -1).gather(2, drawn)
-    return tokens, going_on.sum(-1)
+        probabilities.flatten(0, 1), samples, replacement=True, generator=generator
+    )
+    drawn = drawn.view(batch, tgt_len, samples).permute(2, 0, 1)
+    ended = ((drawn == ref_len) | ~exists).cumsum(-1)
+    named = functional.pad(references.long(), (0, 2), value=_SOME_OTHER_TOKEN)
+    return named.expand(samples, -1, -1).gather(2, drawn), (ended == 0).sum(-1)
 
 
 def _sampled_statistics(
@@ -107,20 +103,10 @@ def monte_carlo_overlap(
     eos_probabilities: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Monte Carlo estimate of the expected clipped n-gram count.
-
-    Args:
-        p_ref, references, order, lengths, reference_lengths, eos_probabilities: as in
-            :func:`criterions.expected_overlap`.
-        samples: candidates per sentence; their tokens are held at once,
-            ``samples * batch * tgt_len * ref_len`` booleans.
-        generator: random generator of the rows' device.
+    """Monte Carlo estimate of the expected clipped n-gram count; arguments: see the module.
 
     Returns:
         mean ``[batch]`` and its standard error ``[batch]``, float64.
-
-    Raises:
-        ValueError: as :func:`criterions.expected_overlap`, or ``samples`` is not at least 1.
     """
     check_order("order", order)
     candidates = sample_candidates(
@@ -152,17 +138,11 @@ def monte_carlo_bleu(
 ) -> tuple[Tensor, Tensor]:
     """Monte Carlo estimate of the expected BLEU (not of BLEU at expected counts).
 
-    Args:
-        p_ref, references, max_order, level, smoothing, lengths, reference_lengths,
-            eos_probabilities: as in :func:`criterions.expected_bleu`.
-        samples: candidates per sentence; at corpus level, whole corpora.
-        generator: random generator of the rows' device.
+    ``max_order``, ``level`` and ``smoothing`` as in :func:`criterions.expected_bleu`; at corpus
+    level whole corpora are drawn. Other arguments: see the module.
 
     Returns:
         mean and standard error, float64; scalars (``corpus``) or ``[batch]`` (``sentence``).
-
-    Raises:
-        ValueError: as :func:`criterions.expected_bleu`, or ``samples`` is not at least 1.
     """
     check_order("max_order", max_order)
     check_choice("level", level, LEVELS)

@@ -9,26 +9,23 @@ shapes are static: no value is read by the host.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
 @dataclass(frozen=True)
 class ReferenceNgrams:
-    """The n-grams of each reference by their first token; every first axis is the order.
+    """The n-grams of each reference by their first token, ``[orders, batch, ref_len]``.
 
-    ``valid``: ``[orders, batch, ref_len]`` bool, the n-gram lies inside the reference.
-    ``count``: ``[orders, batch, ref_len]`` int64, how often it stands in the reference (``r_s``),
-    0 where not valid.
-    ``rank``: ``[orders, batch, ref_len]`` int64, how many equal n-grams precede this one.
-    ``previous``, ``next``: ``[orders, batch, ref_len]`` int64, the nearest equal n-gram before and
-    after this one; the n-gram itself where there is none.
-    ``periods``: ``[distances, orders, batch, ref_len]`` bool; ``periods[d - 1]`` tells whether
-    the n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
+    ``valid``: bool, the n-gram lies inside the reference.
+    ``count``: int64, how often it stands in the reference (``r_s``), 0 where not valid.
+    ``rank``: int64, how many equal n-grams precede this one.
+    ``previous``, ``next``: int64, the nearest equal n-gram before and after this one; the n-gram
+    itself where there is none.
+    ``periods``: bool ``[distances, orders, batch, ref_len]``; ``periods[d - 1]`` tells whether the
+    n-gram can overlap itself at distance ``d`` (``s[k] == s[k + d]`` for all k).
     """
 
     valid: Tensor
@@ -40,7 +37,7 @@ class ReferenceNgrams:
 
     @property
     def first(self) -> Tensor:
-        """``[orders, batch, ref_len]`` bool: one position for each distinct n-gram."""
+        """One position for each distinct n-gram, bool."""
         return self.valid & (self.rank == 0)
 
 
@@ -52,7 +49,6 @@ class HypothesisNgrams:
     ``products``: ``[orders, batch, tgt_len, ref_len]``; element ``[n, b, i, j]`` is the
     probability that the tokens from position ``i`` on are the n-gram at reference token ``j``,
     given that the hypothesis has not ended before ``i``; 0 where an n-gram leaves the matrix.
-    ``probability``: the same without the condition, ``q_i = S_i * product``.
     ``reference``: the reference's n-grams.
     ``continues``: ``[batch, tgt_len]``, ``1 - e_i`` with ``e_i`` the probability of ``</s>``; None
     where no position may end the hypothesis.
@@ -63,7 +59,6 @@ class HypothesisNgrams:
 
     p_ref: Tensor
     products: Tensor
-    probability: Tensor
     reference: ReferenceNgrams
     continues: Tensor | None
     survival: Tensor
@@ -74,33 +69,19 @@ class HypothesisNgrams:
         """The n-gram orders, from 1 on."""
         return range(1, 1 + self.products.size(0))
 
+    @property
+    def probability(self) -> Tensor:
+        """``products`` without the condition, ``q_i = S_i * product``."""
+        return self.products * self.survival.unsqueeze(-1)
+
     def tail_products(self, distance: int) -> Tensor:
-        """Probability of an n-gram's last tokens, where it may overlap an equal one before it.
+        """Probability of an n-gram's last tokens, ``distance`` positions after an equal n-gram.
 
-        Args:
-            distance: ``d``, how many positions the two occurrences lie apart.
-
-        Returns:
-            ``[orders, batch, tgt_len, ref_len]``: product of the last ``d`` factors where
-            ``d < n`` is a period of the n-gram, else 0.
+        ``[orders, batch, tgt_len, ref_len]``; 0 where the two cannot overlap so.
         """
-        last = ngram_products(self.p_ref, distance)[-1]
+        last = self.products[distance - 1]
         tails = [shift(last, max(0, n - distance), max(0, n - distance)) for n in self.orders]
         return torch.stack(tails) * self.reference.periods[distance - 1].unsqueeze(2)
-
-    def head_products(self, distance: int) -> Tensor:
-        """As :meth:`tail_products`, for the first ``d`` factors."""
-        first = ngram_products(self.p_ref, distance)[-1]
-        return first * self.reference.periods[distance - 1].unsqueeze(2)
-
-    def token_probabilities(self, *, count_eos: bool) -> Tensor:
-        """``[batch, tgt_len]``: probability that the hypothesis has a token at each position.
-
-        Their sum is the expected length. Without ``count_eos``, ``</s>`` is not a token.
-        """
-        if count_eos or self.continues is None:
-            return self.survival * self.exists
-        return self.survival * self.continues * self.exists
 
     def final_ngrams(self, eos_probabilities: Tensor, reference_lengths: Tensor) -> Tensor:
         """Probability that the hypothesis ends with the reference's last words and ``</s>``.
@@ -108,12 +89,7 @@ class HypothesisNgrams:
         An n-gram that ends in ``</s>`` occurs once at most, so this is its expected clipped count:
         ``sum_i S_{i-n+1} p[i-n+1, y_{R-n+2}] ... p[i-1, y_R] p[i, </s>]``.
 
-        Args:
-            eos_probabilities: ``[batch, tgt_len]``.
-            reference_lengths: ``[batch]``, int64, words of each reference.
-
-        Returns:
-            ``[batch, orders]``; 0 for orders above the reference's length with ``</s>``.
+        ``[batch, orders]``; 0 for orders above the reference's length with ``</s>``.
         """
         tgt_len, ref_len = self.p_ref.shape[1:]
         ending = eos_probabilities.to(self.p_ref.dtype).masked_fill(~self.exists, 0)
@@ -124,8 +100,8 @@ class HypothesisNgrams:
             elif words:
                 column = (reference_lengths - words).view(-1, 1, 1)
                 word = self.p_ref.gather(2, column.clamp(min=0).expand(-1, tgt_len, 1))
-                ending = ending * _later(word.masked_fill(column < 0, 0).squeeze(2), words)
-            found.append((ending * _later(self.survival, words)).sum(1))
+                ending = ending * shift(word.masked_fill(column < 0, 0).squeeze(2), 0, -words)
+            found.append((ending * shift(self.survival, 0, -words)).sum(1))
         return torch.stack(found, dim=1)
 
 
@@ -143,26 +119,26 @@ def hypothesis_ngrams(
     exists = length_mask(lengths, p_ref.size(1), like=p_ref)
     columns = length_mask(reference_lengths, p_ref.size(2), like=p_ref)
     p_ref = p_ref.masked_fill(~(exists.unsqueeze(2) & columns.unsqueeze(1)), 0)
-    probability = products = ngram_products(p_ref, max_order)
     continues, survival = None, p_ref.new_ones(p_ref.shape[:2])
     if eos_probabilities is not None:
         continues = (1 - eos_probabilities.to(p_ref.dtype)).masked_fill(~exists, 1)
-        survival = _later(_RunningProduct.apply(continues), 1, fill=1)
-        probability = products * survival.unsqueeze(-1)
+        # cumprod's gradient looks for zeros on the host; here each step doubles the factors.
+        survival, step = shift(continues, 0, -1, fill=1), 1
+        while step < continues.size(1):
+            survival = survival * shift(survival, 0, -step, fill=1)
+            step *= 2
+    products = ngram_products(p_ref, max_order)
     reference = reference_ngrams(references, max_order, reference_lengths)
-    return HypothesisNgrams(p_ref, products, probability, reference, continues, survival, exists)
+    return HypothesisNgrams(p_ref, products, reference, continues, survival, exists)
 
 
 @torch.no_grad()
 def reference_ngrams(
     references: Tensor, max_order: int, reference_lengths: Tensor | None = None
 ) -> ReferenceNgrams:
-    """Counts, ranks, neighbours and periods of all n-grams, in time and memory O(B R^2 N).
+    """Counts, ranks, neighbours and periods of all n-grams of orders 1 to N.
 
-    Args:
-        references: ``[batch, ref_len]`` integer ids.
-        max_order: highest n-gram order.
-        reference_lengths: ``[batch]``, tokens that count in each reference (default: all).
+    Time and memory O(B R^2 N), and N^2 / 2 operations for the periods.
     """
     batch, ref_len = references.shape
     inside = length_mask(reference_lengths, ref_len, like=references)
@@ -200,15 +176,10 @@ def reference_ngrams(
 
 
 def ngram_products(pairs: Tensor, max_order: int) -> Tensor:
-    """Products along the diagonals: one factor for each token of an n-gram.
+    """Products along the diagonals of ``[batch, m, n]`` probabilities, or booleans for equality.
 
-    Args:
-        pairs: ``[batch, rows, columns]``; probabilities, or booleans for equality.
-        max_order: highest n-gram order.
-
-    Returns:
-        ``[max_order, batch, rows, columns]``; element ``[n - 1, b, i, j]`` is the product of
-        ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the n-gram leaves the matrix.
+    Element ``[n - 1, b, i, j]`` of ``[max_order, batch, m, n]`` is the product of
+    ``pairs[b, i + k, j + k]`` over ``k < n``, zero where the n-gram leaves the matrix.
     """
     products = [pairs]
     for distance in range(1, max_order):
@@ -219,49 +190,17 @@ def ngram_products(pairs: Tensor, max_order: int) -> Tensor:
 def length_mask(lengths: Tensor | None, size: int, like: Tensor) -> Tensor:
     """``[batch, size]`` bool: positions before each sentence's length (all, without lengths).
 
-    Args:
-        lengths: ``[batch]`` integers or None.
-        size: number of positions.
-        like: a tensor ``[batch, ...]`` that tells batch size and device.
+    Batch size and device are those of ``like``.
     """
     if lengths is None:
         return torch.ones(like.size(0), size, dtype=torch.bool, device=like.device)
     return torch.arange(size, device=like.device) < lengths.to(like.device).unsqueeze(1)
 
 
-def shift(tensor: Tensor, rows: int, columns: int) -> Tensor:
-    """Element ``[..., i, j]`` of the result is ``tensor[..., i + rows, j + columns]``, or zero."""
+def shift(tensor: Tensor, down: int, left: int, fill: float = 0) -> Tensor:
+    """Element ``[..., i, j]`` of the result is ``tensor[..., i + down, j + left]``, or ``fill``."""
     if tensor.numel() == 0:
         return tensor  # torch < 2 does not pad an empty side
-    rows = max(-tensor.size(-2), min(rows, tensor.size(-2)))
-    columns = max(-tensor.size(-1), min(columns, tensor.size(-1)))
-    return functional.pad(tensor, (-columns, columns, -rows, rows))
-
-
-def _later(values: Tensor, positions: int, fill: float = 0) -> Tensor:
-    """``[batch, tgt_len]`` values, moved to later positions."""
-    if values.size(1) == 0:
-        return values
-    positions = min(positions, values.size(1))
-    return functional.pad(values, (positions, -positions), value=fill)
-
-
-class _RunningProduct(torch.autograd.Function):
-    """``cumprod`` over ``[batch, length]`` whose gradient does not look for zeros on the host."""
-
-    @staticmethod
-    def forward(ctx: Any, factors: Tensor) -> Tensor:
-        products = factors.cumprod(1)
-        ctx.save_for_backward(factors, products)
-        return products
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        factors, products = ctx.saved_tensors
-        # h_i = grad_i + factor_{i+1} h_{i+1}; the gradient of factor i is product_{i-1} h_i.
-        carried = grad.clone()
-        for i in range(factors.size(1) - 2, -1, -1):
-            carried[:, i].addcmul_(factors[:, i + 1], carried[:, i + 1])
-        carried[:, 1:] *= products[:, :-1]
-        return carried
+    down = max(-tensor.size(-2), min(down, tensor.size(-2)))
+    left = max(-tensor.size(-1), min(left, tensor.size(-1)))
+    return functional.pad(tensor, (-left, left, -down, down), value=fill)

@@ -22,7 +22,7 @@ class BleuStatistics(NamedTuple):
     """What BLEU is a function of; numbers of tokens and n-grams, expected or counted."""
 
     matches: Tensor
-    """``[..., orders]``: clipped n-gram counts."""
+    """``[..., orders]``: clipped counts of n-grams of order 1, 2, ..."""
     totals: Tensor
     """``[..., orders]``: n-grams of the candidate."""
     hypothesis_length: Tensor
@@ -49,27 +49,17 @@ def bleu_from_statistics(
     of zero, or an empty candidate, makes the score zero; its gradient is then zero as well.
 
     Args:
-        matches: ``[..., orders]``, clipped counts of n-grams of order 1, 2, ...
-        totals: ``[..., orders]``.
-        hypothesis_length: ``[...]``.
-        reference_length: ``[...]``.
-        smoothing: ``none``, ``add-k`` or ``add-k-all``.
+        matches, totals, hypothesis_length, reference_length: of :class:`BleuStatistics`.
+        smoothing: ``none``, ``add-k`` or ``add-k-all``; see :data:`SMOOTHINGS`.
 
     Returns:
-        ``[...]``, 0 to 1, in the floating dtype of the statistics (float32 for integers).
+        ``[...]``, 0 to 1, float32 (float64 for float64 statistics).
 
     Raises:
         ValueError: unknown smoothing, or shapes that do not fit together.
     """
     check_choice("smoothing", smoothing, SMOOTHINGS)
-    if matches.dim() < 1:
-        raise ValueError("matches must be [..., orders]; got a scalar")
-    check_shape("totals", totals, matches.shape)
-    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
-    check_shape("reference_length", reference_length, matches.shape[:-1])
-    dtype = torch.promote_types(matches.dtype, torch.get_default_dtype())
-    if matches.is_floating_point():
-        dtype = matches.dtype
+    dtype = checked_dtype(BleuStatistics(matches, totals, hypothesis_length, reference_length))
     added = torch.zeros(matches.size(-1), dtype=dtype, device=matches.device)
     if smoothing != "none":
         added[(1 if smoothing == "add-k" else 0) :] = 1
@@ -86,6 +76,19 @@ def bleu_from_statistics(
     log_precision = (numerator.log() - denominator.log()).mean(-1)
     log_brevity = (1 - reference_length.to(dtype) / length).clamp(max=0)
     return (log_precision + log_brevity).exp().masked_fill(unscored, 0)
+
+
+def checked_dtype(statistics: BleuStatistics) -> torch.dtype:
+    """What a score is computed in; ``ValueError`` where the shapes do not fit together."""
+    matches, totals, hypothesis_length, reference_length = statistics
+    if matches.dim() < 1:
+        raise ValueError("matches must be [..., orders]; got a scalar")
+    check_shape("totals", totals, matches.shape)
+    check_shape("hypothesis_length", hypothesis_length, matches.shape[:-1])
+    check_shape("reference_length", reference_length, matches.shape[:-1])
+    # Lengths of a corpus are infinite in float16.
+    own = matches.dtype if matches.is_floating_point() else torch.get_default_dtype()
+    return torch.promote_types(own, torch.float32)
 
 
 def bleu_of(statistics: BleuStatistics, level: str, smoothing: str) -> Tensor:

@@ -12,7 +12,16 @@ from criterions.manifolds.embeddings import Embedding
 from criterions.stochastic_graph.distributions import deterministic_value
 
 
-class EmbeddedDistribution(Distribution):
+class _OnManifold(Distribution):
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (as torch declares it)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Points of space: there is no constraint for lying on a manifold."""
+        return constraints.real_vector
+
+
+class EmbeddedDistribution(_OnManifold):
     """Distribution of a point ``f(c)`` whose coordinates ``c`` are drawn from a base distribution.
 
     Golikov, Kretov, arXiv 1812.02769.  Reparameterized where the base is.  The density
@@ -32,8 +41,6 @@ class EmbeddedDistribution(Distribution):
     Raises:
         ValueError: the base does not fit, or the manifold does not rotate.
     """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (as torch declares it)
 
     def __init__(
         self, base: Distribution, embedding: Embedding, rotation: Tensor | None = None
@@ -59,11 +66,6 @@ class EmbeddedDistribution(Distribution):
         """Whether the base has it."""
         return bool(self.base.has_rsample)
 
-    @property
-    def support(self) -> constraints.Constraint:
-        """Points of space: there is no constraint for lying on a manifold."""
-        return constraints.real_vector
-
     def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedDistribution:
         """The same distribution for a larger batch shape."""
         shape = Size(batch_shape)
@@ -87,11 +89,7 @@ class EmbeddedDistribution(Distribution):
         return points if self.rotation is None else self.embedding.rotated(points, self.rotation)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density with respect to volume.
-
-        Args:
-            value: ``[..., n]``, on the manifold.
-        """
+        """Log density with respect to volume, of points ``[..., n]`` on the manifold."""
         if self.rotation is not None:
             value = self.embedding.rotated(value, self.rotation.transpose(-1, -2))
         near = deterministic_value(self.base).detach()
@@ -101,7 +99,7 @@ class EmbeddedDistribution(Distribution):
         return densities.logsumexp(0)
 
 
-class UniformOnManifold(Distribution):
+class UniformOnManifold(_OnManifold):
     """Points of a manifold, uniform with respect to its volume.
 
     Args:
@@ -109,7 +107,6 @@ class UniformOnManifold(Distribution):
         like: of the batch shape; for dtype and device.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (as torch declares it)
     has_rsample = True
     """It has no parameters."""
 
@@ -117,11 +114,6 @@ class UniformOnManifold(Distribution):
         self.embedding = embedding
         self._like = like
         super().__init__(like.shape, Size((embedding.ambient,)), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Points of space: there is no constraint for lying on a manifold."""
-        return constraints.real_vector
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> UniformOnManifold:
         """The same distribution for a larger batch shape."""

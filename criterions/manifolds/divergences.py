@@ -26,7 +26,7 @@ _SMALLEST_TERM = 1e-17
 
 
 def wrapped_normal_entropy(deviation: Tensor) -> Tensor:
-    """Entropy, in nats, of a Gaussian angle modulo 2 pi.
+    """Entropy, in nats, of a Gaussian angle modulo 2 pi, of standard deviation ``s`` above 0.
 
     Up to rounding: the logarithm of the density is a Fourier series by Jacobi's triple product
     (Mardia and Jupp 2000, "Directional statistics", section 3.5.7, for the density)::
@@ -35,9 +35,6 @@ def wrapped_normal_entropy(deviation: Tensor) -> Tensor:
         q = exp(-s^2),  phi(q) = prod_n (1 - q^n)
 
     and its mean needs only the cosines' means, ``exp(-k^2 s^2 / 2)``.
-
-    Args:
-        deviation: ``s`` before wrapping, any shape, above 0.
     """
     plain = deviation.log() + 0.5 * (1 + math.log(2 * math.pi))
     variance = deviation.clamp(min=_NARROW).square()
@@ -67,9 +64,7 @@ def mean_log_radius(torus: Torus, mean: Tensor, deviation: Tensor) -> Tensor:
 
     The logarithm's Fourier series has coefficients that fall geometrically.
 
-    Args:
-        torus: with ``R`` and ``r``.
-        mean, deviation: of ``v``, any shape.
+    ``mean`` and ``deviation``, of any shape, are those of ``v``.
     """
     ring, tube = torus.ring, torus.tube
     root = math.sqrt(ring**2 - tube**2)
@@ -86,15 +81,14 @@ def _kl_embedded_uniform(distribution: EmbeddedDistribution, uniform: UniformOnM
     """Exact on circle and torus for Gaussian angles that are independent.
 
     Raises:
-        NotImplementedError: there is no formula, or these are two manifolds.
+        NotImplementedError: there is no formula.
+        ValueError: these are two manifolds.
     """
+    _check_one_manifold(distribution, uniform)
     base, embedding = distribution.base, distribution.embedding
     normal = base.base_dist if isinstance(base, Independent) else None
-    same = type(embedding) is type(uniform.embedding) and (
-        embedding.log_volume == uniform.embedding.log_volume
-    )
     flat = isinstance(embedding, (Circle, FlatTorus, Torus))
-    if not (isinstance(normal, Normal) and flat and same):
+    if not (isinstance(normal, Normal) and flat):
         raise NotImplementedError(
             f"no formula for the divergence on {type(embedding).__name__} with the base "
             f"{base}: average log_prob differences of samples"
@@ -104,6 +98,15 @@ def _kl_embedded_uniform(distribution: EmbeddedDistribution, uniform: UniformOnM
         tube = mean_log_radius(embedding, normal.loc[..., 1], normal.scale[..., 1])
         entropy = entropy + math.log(embedding.tube) + tube
     return embedding.log_volume - entropy
+
+
+def _check_one_manifold(distribution: EmbeddedDistribution, other: Distribution) -> None:
+    own, its = distribution.embedding, getattr(other, "embedding", None)
+    if its is not None and (type(own) is not type(its) or vars(own) != vars(its)):
+        raise ValueError(
+            "a divergence needs distributions on one manifold; got "
+            f"{type(own).__name__} {vars(own)} and {type(its).__name__} {vars(its)}"
+        )
 
 
 def divergence_estimate(
@@ -135,7 +138,11 @@ def divergence_estimate(
 
     Returns:
         ``[...]``.
+
+    Raises:
+        ValueError: these are two manifolds.
     """
+    _check_one_manifold(distribution, other)
     base, embedding, rotation = distribution.base, distribution.embedding, distribution.rotation
     entropy = base.entropy()
     with torch.no_grad():

@@ -56,23 +56,16 @@ class Embedding(ABC):
 
     @abstractmethod
     def preimages(self, points: Tensor, near: Tensor) -> Tensor:
-        """Coordinates of given points: those near a place.
+        """Coordinates ``[number, ..., d]`` of points ``[..., n]`` near a place ``[..., d]``.
 
-        Args:
-            points: ``[..., n]`` on the manifold.
-            near: ``[..., d]``.
-
-        Returns:
-            ``[number, ..., d]``: every angle with ``TURNS`` turns more and less.
+        Every angle with ``TURNS`` turns more and less.
         """
 
     @abstractmethod
     def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Points ``[*shape, n]`` drawn uniformly with respect to volume.
 
-        Args:
-            shape: of the result, but for the last axis.
-            like: for dtype and device.
+        ``like`` is for dtype and device.
         """
 
     def rotated(self, points: Tensor, rotations: Tensor) -> Tensor:
@@ -200,7 +193,7 @@ class Sphere(Embedding):
 
 
 class Rotations(Embedding):
-    """SO(3), the rotations of space, as matrices in ``R^9``, row by row.
+    """SO(3), the rotations of space, as flattened matrices in ``R^9``.
 
     Coordinates are axis times angle, ``f`` is the exponential map.  The metric is that of ``R^9``,
     in which a turn by a small angle ``w`` has the length ``sqrt(2) w``; the volume is the Haar

@@ -16,11 +16,7 @@ _SINC_SERIES = (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
 
 
 def sinc(square: Tensor) -> Tensor:
-    """``sin(r) / r``, also at 0.
-
-    Args:
-        square: ``r ** 2``, any shape.
-    """
+    """``sin(r) / r``, also at 0, of ``r ** 2`` of any shape."""
     small = square < _SERIES_BELOW
     # Neither branch sees numbers that would make its gradient, and so the other's, NaN.
     away = square.masked_fill(small, 1).sqrt()
@@ -83,7 +79,7 @@ def exponential(vectors: Tensor) -> Tensor:
 def axis_and_angle(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Unit axis ``[..., 3]`` and angle ``[...]`` from 0 to pi, of rotations ``[..., 3, 3]``.
 
-    By way of the quaternion, as the matrix loses the axis near both ends.  The axis of the
+    Through the quaternion, as the matrix loses the axis near both ends.  The axis of the
     identity is arbitrary.
     """
     quaternion = to_quaternion(matrices)

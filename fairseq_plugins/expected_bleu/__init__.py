@@ -1,1 +1,1 @@
-"""Parts of ``--criterion expected_bleu``: flags, rows of either kind of model, objective."""
+"""Parts of ``--criterion expected_bleu``: flags, statistics of either kind of model, objective."""

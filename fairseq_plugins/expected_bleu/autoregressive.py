@@ -11,7 +11,7 @@ from torch import Tensor
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
-from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
 from fairseq_plugins.rows import (
     FedRows,
     Reference,
@@ -37,11 +37,9 @@ def autoregressive_statistics(
     Given another token at one position, the decoder would change the distributions after it.
 
     Args:
-        fed: the decoder's distributions.
-        reference: what they are compared with.
+        fed, reference: the decoder's distributions, and what they are compared with.
         dictionary: of the target; its special symbols, but for a counted ``</s>``, never match.
-        overlap: ``exact``, ``paper``, ``lower`` or ``upper``.
-        max_order: highest n-gram order.
+        overlap, max_order: value and orders of :func:`criterions.expected_statistics`.
         expected_length: the probabilities of ``</s>`` end the hypothesis; otherwise it has as many
             tokens as the decoder was fed.
         count_eos: ``</s>`` is a token of hypothesis and reference.
@@ -68,18 +66,13 @@ def autoregressive_statistics(
 
 
 class AutoregressiveScores:
-    """Expected statistics and cross-entropy of a batch.
-
-    Args:
-        settings: the criterion's.
-        dictionary: of the target.
-    """
+    """Expected statistics and cross-entropy of a batch, for the target's dictionary."""
 
     def __init__(self, settings: ExpectedBleuCriterionConfig, dictionary: Dictionary) -> None:
         self.settings, self.dictionary = settings, dictionary
 
     def __call__(self, model: Any, sample: dict[str, Any], *, training: bool) -> ScoredBatch:
-        """Score one batch.
+        """The statistics, the cross-entropy, and ``nll_loss`` to be logged, of one batch.
 
         Args:
             model: a fairseq encoder-decoder model, possibly wrapped for data parallelism.
@@ -87,10 +80,12 @@ class AutoregressiveScores:
             training: whether prefixes may be sampled, and the cross-entropy left out where its
                 weight is 0.
 
-        Returns:
-            the statistics, the cross-entropy, and ``nll_loss`` to be logged.
+        Raises:
+            ValueError: in training, the ignored prefix is the whole target of each sentence.
         """
         settings = self.settings
+        if training:
+            check_prefix(settings.ignore_prefix_size, sample["target"].size(1))
         reference = reference_of(sample, self.dictionary)
         scored = reference.without_prefix(settings.ignore_prefix_size)
         added, logged = [], {}

@@ -1,5 +1,6 @@
 """Flags of ``--criterion expected_bleu``, and their values checked."""
 
+import math
 from dataclasses import dataclass, field
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -9,6 +10,8 @@ from criterions.bleu.expected import OVERLAPS
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS
 from fairseq_plugins.flags import SENTENCE_ENDS, at_least, below_1
 
+HIGHEST_ORDER = 16
+"""Of n-grams: time and memory grow with the square of the order."""
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
 HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
@@ -32,7 +35,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     feed: FEED_CHOICES = field(
         default="teacher",
         metadata={
-            "help": "whose prefix conditions the decoder's rows: the reference's (teacher), or "
+            "help": "whose prefix the decoder is fed: the reference's (teacher), or "
             "the model's own greedy or sampled output, decoded without gradient first; "
             "validation takes greedy in place of sample; for a non-autoregressive model, whose "
             "length is the candidate's: the reference's (teacher) or the predicted one (greedy)"
@@ -41,7 +44,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
     hypothesis_length: HYPOTHESIS_LENGTH_CHOICES = field(
         default="auto",
         metadata={
-            "help": "length of the candidate: expected, by the rows' </s> probabilities, with "
+            "help": "length of the candidate: expected, by the probabilities of </s>, with "
             "gradient; or fixed, that of the fed prefix (then only the cross-entropy trains </s>); "
             "auto is fixed for a non-autoregressive model, whose length is known before its "
             "tokens are, and expected for all others"
@@ -62,7 +65,7 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
             "sentence: the mean of the sentences' BLEU"
         },
     )
-    max_order: int = field(default=4, metadata={"help": "highest n-gram order of BLEU"})
+    max_order: int = field(default=4, metadata={"help": "highest n-gram order of BLEU, 16 at most"})
     smoothing: SMOOTHING_CHOICES = field(
         default="add-k",
         metadata={
@@ -106,7 +109,11 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
 def check_values(cfg: ExpectedBleuCriterionConfig) -> None:
     """Raise ``ValueError``, which names the flag, for a number that is out of its range."""
     at_least("--max-order", cfg.max_order, 1)
+    if cfg.max_order > HIGHEST_ORDER:
+        raise ValueError(f"--max-order must be at most {HIGHEST_ORDER}; got {cfg.max_order}")
     at_least("--cross-entropy-weight", cfg.cross_entropy_weight, 0)
+    if math.isinf(cfg.cross_entropy_weight):
+        raise ValueError(f"--cross-entropy-weight must be finite; got {cfg.cross_entropy_weight}")
     below_1("--label-smoothing", cfg.label_smoothing)
     at_least("--max-decode-length", cfg.max_decode_length, 1)
     at_least("--max-decode-ratio", cfg.max_decode_ratio, 0)

@@ -1,4 +1,9 @@
-"""Expected BLEU of a non-autoregressive decoder's rows, which are independent."""
+"""Expected BLEU of a non-autoregressive decoder, whose positions are independent.
+
+The losses of the model's heads are those of fairseq's ``nat_loss``. That selects the predicted
+positions by boolean indexing, which makes the host wait for the device; here they are weighted by 0
+or 1.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,18 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import Tensor
+from torch.nn import functional
 
 from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import decode_limits, evaluation_mode
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
-from fairseq_plugins.expected_bleu.head_losses import head_loss, masked_sum, smoothed_loss
 from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     WORDS,
     check_non_autoregressive,
     checked_logits,
     checked_words,
 )
-from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch
+from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
 from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, rows_of
 
 _START = 1
@@ -41,13 +46,6 @@ class NonAutoregressiveScores:
     With ``--feed greedy`` the candidate is as long as the model predicts, and nothing of it is
     known, as in ``fairseq-generate`` before the first refinement; the predicted length is a
     constant, too.
-
-    Args:
-        settings: the criterion's.
-        task: the translation task.
-
-    Raises:
-        ValueError: at the first batch, if a flag, the task or the model does not fit.
     """
 
     def __init__(self, settings: ExpectedBleuCriterionConfig, task: FairseqTask) -> None:
@@ -60,15 +58,20 @@ class NonAutoregressiveScores:
         Args:
             model: a fairseq non-autoregressive model, possibly wrapped for data parallelism.
             sample: a batch of the task ``translation_lev``, with ``prev_target``.
-            training: makes no difference.
+            training: whether an ignored prefix must leave something.
 
         Returns:
             the statistics; the loss of the words, that of ``<s>`` and ``</s>`` where they are
             predicted, and those of the other heads, as ``nat_loss`` has them; ``nll_loss`` of all
             that the first two are of, and ``NAME_loss`` of every other head, without its factor,
             to be logged.
+
+        Raises:
+            ValueError: a flag, the task or the model does not fit.
         """
         check_non_autoregressive(model, sample, self.settings, self.task_settings)
+        if training:
+            check_prefix(self.settings.ignore_prefix_size, sample["target"].size(1) - _START)
         heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
         reference = reference_of({"target": words["tgt"]}, self.dictionary)
@@ -79,7 +82,7 @@ class NonAutoregressiveScores:
         is_end = ends_of(reference)
         word_count = predicted.sum()
         factor = words.get("factor", 1.0)
-        # No word of the candidate is in the rows of <s> and </s>: BLEU cannot train them.
+        # No word of the candidate is at the positions of <s> and </s>: BLEU cannot train them.
         added = [
             AddedLoss(masked_sum(word_losses, predicted & which)[0], word_count, weight * factor)
             for which, weight in ((~is_end, self.settings.cross_entropy_weight), (is_end, 1.0))
@@ -102,7 +105,7 @@ class NonAutoregressiveScores:
     def _statistics_at_known_length(
         self, rows: Rows, reference: Reference, predicted: Tensor
     ) -> BleuStatistics:
-        """Of candidates as long as the reference; all arguments still have ``<s>`` in front."""
+        """Of candidates as long as the reference; all arguments have ``<s>`` in front."""
         size = _START + self.settings.ignore_prefix_size
         scored = reference.without_prefix(size)
         cut = prefix_columns(size, reference.tokens.size(1))
@@ -159,16 +162,8 @@ def own_input(
 ) -> tuple[Tensor, Tensor]:
     """What ``fairseq-generate`` starts from: nothing but masks, as many as the model predicts.
 
-    Without gradient and dropout.
-
-    Args:
-        model: one that predicts the length.
-        net_input: ``sample["net_input"]``.
-        limits: ``[batch]``, most words.
-        dictionary: of the target.
-
-    Returns:
-        ``[batch, length]`` tokens, and ``[batch]``, how many of them are masks.
+    Without gradient and dropout; ``limits`` ``[batch]`` masks at most. Returns tokens
+    ``[batch, length]``, and ``[batch]``, how many of them are masks.
     """
     source = net_input["src_tokens"]
     with torch.no_grad(), evaluation_mode(model):
@@ -184,15 +179,52 @@ def own_input(
 
 
 def with_known_tokens(rows: Rows, tokens: Tensor, known: Tensor) -> Rows:
-    """Rows that are certain of their token where ``known`` ``[batch, rows]`` is true.
+    """Distributions that are certain of the token, ``[batch, length]``, where it is ``known``."""
+    same = tokens.unsqueeze(2).eq(tokens.unsqueeze(1))
+    certain = rows.log_reference.masked_fill(known.unsqueeze(2) & same, 0)
+    certain = certain.masked_fill(known.unsqueeze(2) & ~same, float("-inf"))
+    return Rows(certain, rows.log_eos, rows.log_mean)
+
+
+def masked_sum(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    """Sum of ``values`` where ``mask``, of the same shape, is true, and how many these are."""
+    if mask is None:
+        return values.sum(), values.numel()
+    return values.masked_fill(~mask, 0).sum(), mask.sum()
+
+
+def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: float) -> Tensor:
+    """Label smoothing as in ``nat_loss``: ``epsilon`` is spread over the whole vocabulary.
+
+    ``uniform`` is the mean over the vocabulary of the negative log-probabilities; it may be
+    infinite, as where a logit is, if ``epsilon`` is 0.
+    """
+    if epsilon == 0:
+        return negative_log_likelihood
+    return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
+
+
+def head_loss(head: Mapping[str, Any]) -> tuple[Tensor, Tensor | int]:
+    """Loss of one head, its ``factor`` not applied, and what ``nat_loss`` divides it by.
 
     Args:
-        rows: one for each of ``tokens``.
-        tokens: ``[batch, rows]``.
-        known: bool.
+        head: a value of what a fairseq non-autoregressive model returns in training: ``out``
+            ``[..., classes]`` logits; ``tgt`` ``[...]`` int64, or ``[..., classes]`` probabilities;
+            ``mask`` ``[...]`` bool, what is predicted (all if there is none); ``ls``, label
+            smoothing.  Or else ``loss``, which is returned divided by its factor, since the
+            factor is in it.
+
+    Returns:
+        the loss summed over what is predicted, float32 at least, and the number of predictions.
     """
-    same = tokens.unsqueeze(2).eq(tokens.unsqueeze(1))
-    by_row = known.unsqueeze(2)
-    certain = rows.log_reference.masked_fill(by_row & same, 0)
-    certain = certain.masked_fill(by_row & ~same, float("-inf"))
-    return Rows(certain, rows.log_eos, rows.log_mean)
+    if head.get("loss") is not None:
+        return head["loss"].float() / head.get("factor", 1.0), 1
+    logits, target = head["out"], head["tgt"]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = functional.log_softmax(logits, dim=-1)
+    if target.dim() == logits.dim():
+        losses = functional.kl_div(log_probabilities, target, reduction="none").sum(-1)
+    else:
+        losses = -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    uniform = -log_probabilities.mean(-1)
+    return masked_sum(smoothed_loss(losses, uniform, head.get("ls", 0.0)), head.get("mask"))

@@ -24,13 +24,9 @@ _MASKS = ("random_mask", "full_mask")
 def check_non_autoregressive(
     model: Any, sample: dict[str, Any], settings: ExpectedBleuCriterionConfig, task: Any
 ) -> None:
-    """Raise ``ValueError`` where model, task and flags do not go together.
+    """Raise ``ValueError`` where a non-autoregressive model and flags do not go together.
 
-    Args:
-        model: one that :func:`fairseq_plugins.flags.is_non_autoregressive` says yes to.
-        sample: a batch.
-        settings: the criterion's.
-        task: the flags of the task, or None.
+    ``task`` are the flags of the task, or None.
     """
     name = type(model.decoder).__name__
     noise = None if getattr(task, "noise", None) is None else str(task.noise)
@@ -151,7 +147,7 @@ def checked_logits(heads: Any, masked: Tensor, name: str) -> Tensor:
     shape = None if logits is None else tuple(logits.shape[:2])
     if shape != tuple(masked.shape):
         raise ValueError(
-            f"--feed greedy needs a row for each of the {tuple(masked.shape)} tokens that the "
+            f"--feed greedy needs logits for each of the {tuple(masked.shape)} tokens that the "
             f"model starts from, in out of the head {WORDS!r}; {name} has {shape or 'none'}; take "
             "--feed teacher"
         )

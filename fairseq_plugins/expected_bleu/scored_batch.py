@@ -41,6 +41,20 @@ class ScoredBatch:
     logged: dict[str, Tensor | int] = field(default_factory=dict)
 
 
+def check_prefix(size: int, columns: int) -> None:
+    """Raise ``ValueError`` where ``--ignore-prefix-size`` leaves nothing of a batch to train on.
+
+    Args:
+        size: the flag's value.
+        columns: tokens of the longest target, ``</s>`` included.
+    """
+    if size >= columns:
+        raise ValueError(
+            f"--ignore-prefix-size {size} leaves nothing of a batch whose longest target has "
+            f"{columns} tokens, </s> included: take a smaller number"
+        )
+
+
 @dataclass(frozen=True)
 class BatchSums:
     """Sums over the whole batch: scalar tensors, and BLEU's statistics with gradient."""

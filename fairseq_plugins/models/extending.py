@@ -1,6 +1,7 @@
 """Helpers of models that extend one of fairseq's: flags, checkpoints, precision."""
 
 import logging
+import re
 from argparse import ArgumentParser
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -52,8 +53,10 @@ class ModelFlags(FairseqDataclass):
         """The flags' values; where ``args``, say of an old checkpoint, have none, the defaults.
 
         Raises:
-            ValueError: a value is none of the flag's choices.
+            ValueError: a value is none of the flag's choices, or one of the whole model's is a text
+                that fairseq would run as code.
         """
+        check_evaluated(args)
         found = cls()
         for known in fields(cls):
             value = getattr(args, known.name, None)
@@ -67,6 +70,22 @@ class ModelFlags(FairseqDataclass):
         return found
 
 
+_EVALUATED = {
+    "adaptive_softmax_cutoff": (r"\d+(,\d+)*", "integers with commas between"),
+    "decoder_attention": (r"True|False|0|1", "True or False"),
+}
+"""Settings that fairseq passes to ``eval``, and what they may be."""
+
+
+def check_evaluated(args: Any) -> None:
+    """Raise ``ValueError`` for a setting, say of a checkpoint, that fairseq would run as code."""
+    for name, (pattern, expected) in _EVALUATED.items():
+        value = getattr(args, name, None)
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must be {expected}; got {value!r}")
+
+
 def adapt_state_dict(
     module: nn.Module,
     state_dict: dict[str, Tensor],
@@ -76,13 +95,12 @@ def adapt_state_dict(
 ) -> None:
     """Let a checkpoint load that lacks some parts of a module, or has some that the module lacks.
 
-    For ``upgrade_state_dict_named``: parameters of missing parts are added as the module has them,
-    and those of surplus parts are removed.
+    For ``upgrade_state_dict_named``: parameters of missing parts are added to ``state_dict``, that
+    of the whole model, as the module has them (0 for parts in ``zero``), and those of surplus parts
+    are removed.
 
     Args:
-        module: that is to be loaded.
-        state_dict: of the whole model; changed in place.
-        name: the module's name within the model.
+        module, state_dict, name: the module that is to be loaded, as fairseq passes them.
         parts: prefixes of names of parameters within the module, such as ``decoder.actor.``.
         zero: which of the parts start at 0 if they are missing.
     """

@@ -9,7 +9,7 @@ from fairseq.models.nat import NATransformerModel
 from fairseq.models.nat.nonautoregressive_transformer import base_architecture
 from torch import Tensor
 
-from fairseq_plugins.models.extending import adapt_state_dict
+from fairseq_plugins.models.extending import adapt_state_dict, check_evaluated
 
 
 @register_model("warm_started_nonautoregressive_transformer")
@@ -19,6 +19,12 @@ class WarmStartedNATransformerModel(NATransformerModel):
     ``--finetune-from-model`` loads encoder, embeddings and decoder layers of a trained
     ``transformer`` of the same sizes; only the length predictor is initialised anew.
     """
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> Any:
+        """As fairseq's; ``ValueError`` for a setting that it would run as code."""
+        check_evaluated(args)
+        return super().build_model(args, task)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Add the length predictor's parameters to a checkpoint that has none.

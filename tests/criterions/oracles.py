@@ -165,15 +165,15 @@ def published_theorem_holds(reference: Tokens, order: int) -> bool:
 
 
 def probability_of_at_most(count: int, success: Sequence[float]) -> float:
-    """``P(sum_i Bernoulli(success[i]) <= count)``, the Poisson-binomial law by convolution."""
-    law = [1.0]
+    """``P(sum_i Bernoulli(success[i]) <= count)``, Poisson-binomial, by convolution."""
+    distribution = [1.0]
     for p in success:
-        longer = [0.0] * (len(law) + 1)
-        for k, mass in enumerate(law):
+        longer = [0.0] * (len(distribution) + 1)
+        for k, mass in enumerate(distribution):
             longer[k] += mass * (1.0 - p)
             longer[k + 1] += mass * p
-        law = longer
-    return math.fsum(law[: count + 1])
+        distribution = longer
+    return math.fsum(distribution[: count + 1])
 
 
 def bleu_score(

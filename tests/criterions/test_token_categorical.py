@@ -1,4 +1,4 @@
-"""``TokenCategorical`` is ``torch.distributions.Categorical`` without a kept softmax."""
+"""``TokenCategorical`` is ``torch.distributions.Categorical`` without a softmax in memory."""
 
 import math
 
@@ -41,16 +41,18 @@ def plain(logits: torch.Tensor) -> Categorical:
 @pytest.mark.parametrize("sample_shape", [(), (2,), (2, 3)])
 def test_shapes_and_log_prob_equal_those_of_categorical(shape, sample_shape):
     logits = random_logits(*shape)
-    law, reference = TokenCategorical(logits), plain(logits)
-    assert law.batch_shape == reference.batch_shape
-    assert law.event_shape == reference.event_shape
-    value = reference.sample(sample_shape) if logits.numel() else law.sample(sample_shape)
-    assert law.sample(sample_shape).shape == value.shape == (*sample_shape, *shape[:-1])
-    torch.testing.assert_close(law.log_prob(value), reference.log_prob(value))
-    torch.testing.assert_close(law.entropy(), reference.entropy())
-    assert law.mode.equal(reference.probs.argmax(-1))
-    assert law.enumerate_support().equal(reference.enumerate_support())
-    assert law.enumerate_support(expand=False).equal(reference.enumerate_support(expand=False))
+    distribution, reference = TokenCategorical(logits), plain(logits)
+    assert distribution.batch_shape == reference.batch_shape
+    assert distribution.event_shape == reference.event_shape
+    value = reference.sample(sample_shape) if logits.numel() else distribution.sample(sample_shape)
+    assert distribution.sample(sample_shape).shape == value.shape == (*sample_shape, *shape[:-1])
+    torch.testing.assert_close(distribution.log_prob(value), reference.log_prob(value))
+    torch.testing.assert_close(distribution.entropy(), reference.entropy())
+    assert distribution.mode.equal(reference.probs.argmax(-1))
+    assert distribution.enumerate_support().equal(reference.enumerate_support())
+    assert distribution.enumerate_support(expand=False).equal(
+        reference.enumerate_support(expand=False)
+    )
 
 
 def test_a_value_is_broadcast_as_by_categorical():
@@ -67,13 +69,13 @@ def test_a_value_is_broadcast_as_by_categorical():
 def test_results_of_half_precision_logits_are_float32(dtype: torch.dtype):
     logits = random_logits(3, 4, 50, dtype=dtype).requires_grad_()
     value = torch.arange(12).view(3, 4)
-    law, exact = TokenCategorical(logits), plain(logits.detach().double())
-    assert law.log_prob(value).dtype == law.entropy().dtype == torch.float32
+    distribution, exact = TokenCategorical(logits), plain(logits.detach().double())
+    assert distribution.log_prob(value).dtype == distribution.entropy().dtype == torch.float32
     torch.testing.assert_close(
-        law.log_prob(value).double(), exact.log_prob(value), rtol=1e-5, atol=0
+        distribution.log_prob(value).double(), exact.log_prob(value), rtol=1e-5, atol=0
     )
-    torch.testing.assert_close(law.entropy().double(), exact.entropy(), rtol=1e-5, atol=0)
-    law.log_prob(value).sum().backward()
+    torch.testing.assert_close(distribution.entropy().double(), exact.entropy(), rtol=1e-5, atol=0)
+    distribution.log_prob(value).sum().backward()
     assert logits.grad.dtype == dtype
 
 
@@ -97,6 +99,19 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
 
 
+def test_second_derivatives():
+    logits = random_logits(2, 3, 4).requires_grad_()
+    value = torch.tensor([[[0, 3, 1], [2, 2, 0]], [[1, 3, 1], [0, 1, 3]]])
+    assert torch.autograd.gradgradcheck(lambda z: TokenCategorical(z).log_prob(value), logits)
+    hessians = [
+        torch.autograd.functional.hessian(
+            lambda z, make=make: make(z).log_prob(value).sum(), logits
+        )
+        for make in (TokenCategorical, plain)
+    ]
+    torch.testing.assert_close(*hessians)
+
+
 def test_an_excluded_token_does_not_spoil_the_others_gradient():
     logits = torch.tensor([[[0.0, -INF, 0.0]] * 2], requires_grad=True)
     log_prob = TokenCategorical(logits).log_prob(torch.tensor([[0, 1]]))
@@ -115,10 +130,10 @@ def test_entropy_with_excluded_tokens_is_that_of_the_rest():
 
 
 def test_neither_entropy_nor_samples_carry_a_gradient():
-    law = TokenCategorical(random_logits(2, 3, 4).requires_grad_())
-    assert not law.entropy().requires_grad
-    assert not law.sample().requires_grad
-    assert not law.mode.requires_grad
+    distribution = TokenCategorical(random_logits(2, 3, 4).requires_grad_())
+    assert not distribution.entropy().requires_grad
+    assert not distribution.sample().requires_grad
+    assert not distribution.mode.requires_grad
 
 
 def test_frequencies_of_samples_are_the_probabilities():
@@ -149,10 +164,10 @@ def test_backward_keeps_nothing_as_large_as_the_logits_but_the_logits(dtype: tor
     logits = random_logits(3, 5, 97, dtype=dtype).requires_grad_()
     value = torch.zeros(3, 5, dtype=torch.int64)
 
-    def kept(law) -> list[int]:
+    def kept(distribution) -> list[int]:
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
-            law(logits).log_prob(value)
+            distribution(logits).log_prob(value)
         return [x.data_ptr() for x in saved if x.numel() >= logits.numel()]
 
     assert set(kept(TokenCategorical)) == {logits.data_ptr()}
@@ -162,16 +177,16 @@ def test_backward_keeps_nothing_as_large_as_the_logits_but_the_logits(dtype: tor
 def test_nothing_is_read_back_from_the_device():
     logits = random_logits(2, 3, 5).requires_grad_()
     with HostReads() as reads:
-        law = TokenCategorical(logits)
-        law.log_prob(law.sample((2,))).sum().backward()
-        law.entropy(), law.mode, law.enumerate_support()
+        distribution = TokenCategorical(logits)
+        distribution.log_prob(distribution.sample((2,))).sum().backward()
+        distribution.entropy(), distribution.mode, distribution.enumerate_support()
     assert reads.operations == []
     with HostReads() as reads:
         Categorical(logits=logits)  # validates
     assert reads.operations  # the watch does see a read
 
 
-def test_expanded_law():
+def test_expanded_distribution():
     logits = random_logits(3, 5)
     value = torch.arange(6).view(2, 3) % 5
     expanded = TokenCategorical(logits).expand((2, 3))
@@ -182,9 +197,9 @@ def test_expanded_law():
 
 
 def test_values_are_checked_only_on_request():
-    law = TokenCategorical(random_logits(2, 5), validate_args=True)
+    distribution = TokenCategorical(random_logits(2, 5), validate_args=True)
     with pytest.raises(ValueError, match="within the support"):
-        law.log_prob(torch.tensor([0, 5]))
+        distribution.log_prob(torch.tensor([0, 5]))
     with pytest.raises(ValueError, match="constraint"):
         TokenCategorical(torch.tensor([math.nan, 0.0]), validate_args=True)
     assert TokenCategorical(torch.tensor([math.nan, 0.0]))._validate_args is False

@@ -67,17 +67,9 @@ class ActorFlags(ModelFlags):
 class Actor(nn.Module):
     """``a = V tanh(U s + W m + u) + v``, with V and v zero at first.
 
-    ``s`` is a state of the decoder and ``m`` the mean of the encoder's output.  With a standard
-    deviation, training uses a sample of the Gaussian around ``a`` in place of ``a``.
-
-    Args:
-        state_dim: size of ``s``.
-        source_dim: size of ``m``.
-        output_dim: size of ``a``.
-        flags: the model's.
-
-    Raises:
-        ValueError: a flag is out of its range.
+    ``s`` ``[..., state_dim]`` is a state of the decoder and ``m`` ``[..., source_dim]`` the mean of
+    the encoder's output.  With a standard deviation, training uses a sample of the Gaussian around
+    ``a`` in place of ``a``.  Raises ``ValueError`` for a flag out of its range.
     """
 
     def __init__(self, state_dim: int, source_dim: int, output_dim: int, flags: ActorFlags) -> None:
@@ -98,9 +90,8 @@ class Actor(nn.Module):
     def source(self, encoder_out: Tensor, padding: Tensor | None) -> Tensor:
         """``W m``, ``[batch, hidden]``, the same for all steps.
 
-        Args:
-            encoder_out: ``[batch, src_len, source_dim]``.
-            padding: ``[batch, src_len]`` bool, True where there is no token; None: nowhere.
+        Of ``encoder_out`` ``[batch, src_len, source_dim]``, where ``padding`` (None: nowhere) is
+        not True.
         """
         if padding is None:
             return self.read_source(encoder_out.mean(1))

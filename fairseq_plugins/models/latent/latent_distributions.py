@@ -34,13 +34,9 @@ _SMALLEST = 1e-4
 class LatentKind(ABC):
     """A family of distributions of a latent variable that has independent parts.
 
-    The parts are the dimensions of a vector, or points on several copies of a manifold.  All
+    The parts are the dimensions of a vector, or points on several copies of a manifold; each has
+    ``part_parameters``, outputs of a network, and a value of size ``part_features``.  All
     distributions are ``Independent(part, 1)``, of batch shape ``[batch]``.
-
-    Args:
-        parts: their number.
-        part_parameters: outputs of a network that a part's distribution needs.
-        part_features: size of a part's value.
     """
 
     def __init__(self, parts: int, part_parameters: int, part_features: int) -> None:
@@ -51,21 +47,12 @@ class LatentKind(ABC):
         """Size of a value."""
 
     def distribution(self, parameters: Tensor) -> Independent:
-        """In float32 at least.
-
-        Args:
-            parameters: ``[batch, parameters]``, any numbers.
-        """
+        """Of any numbers ``[batch, parameters]``; in float32 at least."""
         parameters = at_least_float32(parameters).unflatten(1, (self.parts, -1))
         return Independent(self._part(parameters), 1, validate_args=False)
 
     def prior(self, source: Tensor, parameters: Sequence[Tensor]) -> Independent:
-        """p(z | x), or p(z).
-
-        Args:
-            source: ``[batch, channels]``.
-            parameters: of p(z | x) one tensor ``[batch, parameters]``, of p(z) none.
-        """
+        """p(z | x), with one tensor ``[batch, parameters]``, or p(z), with none."""
         if parameters:
             return self.distribution(*parameters)
         zeros = at_least_float32(source.new_zeros(source.size(0), self.parts))
@@ -96,12 +83,9 @@ class GaussianKind(LatentKind):
 
 
 class ManifoldKind(LatentKind):
-    """Points on a manifold: a Gaussian of its coordinates, embedded in space.
+    """Points on copies of a manifold: a Gaussian of its coordinates, embedded in space.
 
-    Args:
-        embedding: of the coordinates.
-        location_parameters: outputs of a network that say where the Gaussian is.
-        parts: number of copies of the manifold.
+    ``location_parameters`` of a part's parameters say where the Gaussian is.
     """
 
     widest: float
@@ -176,12 +160,8 @@ def divergence(posterior: Independent, prior: Independent, value: Tensor) -> tup
     reparameterized; on sphere and SO(3) it does not, see
     :func:`criterions.manifolds.divergence_estimate`.
 
-    Args:
-        posterior, prior: of one :class:`LatentKind`.
-        value: sampled from the posterior, with gradient.
-
-    Returns:
-        the divergence; whether its gradient goes through ``value``.
+    Both are of one :class:`LatentKind`, and ``value`` is sampled from the posterior, with gradient.
+    Returns the divergence, and whether its gradient goes through ``value``.
     """
     posterior, prior = posterior.base_dist, prior.base_dist
     try:

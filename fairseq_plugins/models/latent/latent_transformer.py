@@ -117,11 +117,7 @@ def parameter_network(channels: int, hidden: int, kind: LatentKind) -> nn.Sequen
 
 
 def zero_term(network: nn.Module | None) -> Tensor | float:
-    """0, with a gradient of 0 for every parameter of the network, if there is one.
-
-    Data-parallel training needs a gradient of each parameter in each update, also if an objective
-    does not use the network.
-    """
+    """0, with a gradient of 0 for each parameter: data-parallel training needs one."""
     if network is None or not torch.is_grad_enabled():
         return 0.0
     # Of one number each: a sum over all may overflow in float16.
@@ -215,10 +211,8 @@ class LatentTransformerDecoder(TransformerDecoder):
     def latent_value(self, prev_output_tokens: Tensor, encoder_out: Any) -> Tensor:
         """z, ``[batch, features]``: a sample of the posterior or the prior, or the prior's mean.
 
-        Args:
-            prev_output_tokens: ``[batch, tgt_len]``, what the decoder is fed.  In teacher forcing
-                under a graph the posterior reads it, unless :func:`reference_prefix` is given.
-            encoder_out: of :class:`LatentTransformerEncoder`.
+        In teacher forcing under a graph the posterior reads ``prev_output_tokens``
+        ``[batch, tgt_len]``, unless :func:`reference_prefix` is given.
         """
         if encoder_out["latent_value"]:
             return encoder_out["latent_value"][0]
@@ -266,9 +260,8 @@ class LatentTransformerDecoder(TransformerDecoder):
     def posterior(self, source: Tensor, reference: Tensor) -> Independent:
         """q(z | x, y), of batch shape ``[batch]``.
 
-        Args:
-            source: ``[batch, channels]``, mean of the encoder's states.
-            reference: ``[batch, tgt_len]``, ``prev_output_tokens`` of the target.
+        From ``source`` ``[batch, channels]``, the mean of the encoder's states, and ``reference``
+        ``[batch, tgt_len]``, ``prev_output_tokens`` of the target.
         """
         embedded = self.embed_scale * self.embed_tokens(reference)
         target = mean_over_tokens(embedded, reference.eq(self.padding_idx))

@@ -87,6 +87,14 @@ class AttentionFlags(ModelFlags):
         """Whether the mixture over positions is asked for, in training or in evaluation."""
         return "exact" in (self.attention, self.attention_in_evaluation)
 
+    def check_decoder(self, decoder: Any) -> None:
+        """Raise ``ValueError`` where the mixture is asked of an adaptive softmax."""
+        if self.marginalises and decoder.adaptive_softmax is not None:
+            raise ValueError(
+                "--attention exact mixes distributions over the whole vocabulary: train without "
+                "--adaptive-softmax-cutoff and --criterion adaptive_loss"
+            )
+
     @property
     def without_state(self) -> str | None:
         """Why, in training, a step's output is not computed from one state; None where it is."""
@@ -97,11 +105,7 @@ class AttentionFlags(ModelFlags):
 class PositionChoice(nn.Module):
     """Turns attention scores into weights: probabilities, a sample, or the most probable position.
 
-    It has no parameters.
-
-    Args:
-        name: of the node in the stochastic graph, different for each attention of a model.
-        flags: the model's.
+    ``name`` is that of the node in the stochastic graph, different for each attention of a model.
     """
 
     def __init__(self, name: str, flags: AttentionFlags) -> None:
@@ -147,16 +151,13 @@ class PositionChoice(nn.Module):
     def weights(
         self, selection: str, scores: Tensor, *, mask: Tensor | None = None, step: int | None = None
     ) -> Tensor:
-        """Weights of the source positions.
+        """Weights of the source positions, float32 at least, which sum to 1.
 
         Args:
             selection: of :meth:`selection`, but not ``exact``.
             scores: ``[batch, ..., src_len]`` before the softmax, ``-inf`` at padding.
             mask: ``[batch, ...]`` bool, False where there is no target token.
             step: decoder step, if the attention is called once for each.
-
-        Returns:
-            of the shape of ``scores``, float32 (float64 for float64 scores); they sum to 1.
         """
         scores = at_least_float32(scores)
         if selection == "soft":

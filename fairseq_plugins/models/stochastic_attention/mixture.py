@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from criterions.second_derivatives import differentiable_gradients
 from fairseq_plugins.models.extending import at_least_float32
 
 
@@ -23,10 +23,8 @@ def mixture_log_probabilities(
 
     Args:
         features: ``[..., components, channels]``.
-        log_weights: ``[..., components]``, ``log p(a)``; ``-inf`` for a component that does not
-            exist.
-        weight: ``[vocab, channels]`` of the output layer.
-        bias: ``[vocab]`` or None.
+        log_weights: ``[..., components]``, ``log p(a)``; ``-inf`` where there is no component.
+        weight, bias: of the output layer, ``[vocab, channels]`` and ``[vocab]`` or None.
 
     Returns:
         ``[..., vocab]`` in the dtype of ``features``; its exponentials sum to 1.
@@ -37,7 +35,7 @@ def mixture_log_probabilities(
     computed_in = (flat[:0, 0] @ weight[:0].t().type_as(flat)).dtype
     flat, weight = flat.to(computed_in), weight.to(computed_in)
     bias = weight.new_zeros(weight.size(0)) if bias is None else bias.to(computed_in)
-    flat_weights = log_weights.reshape(-1, log_weights.size(-1))
+    flat_weights = at_least_float32(log_weights).reshape(-1, log_weights.size(-1))
     mixed: Tensor = _Mixture.apply(flat, flat_weights, weight, bias)
     return mixed.reshape(*features.shape[:-2], weight.size(0)).type_as(features)
 
@@ -47,7 +45,6 @@ class _Mixture(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, log_weights: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
-        log_weights = at_least_float32(log_weights)
         mixed = log_weights.new_full((features.size(0), weight.size(0)), -float("inf"))
         normalisers = torch.empty_like(log_weights)
         for a in range(features.size(1)):
@@ -59,9 +56,11 @@ class _Mixture(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features, log_weights, weight, bias, normalisers, mixed = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, normalisers, mixed = ctx.saved_tensors
+        if torch.is_grad_enabled():  # under create_graph
+            return differentiable_gradients(_plain, inputs, grad)
+        features, log_weights, weight, bias = inputs
         grad_features, grad_log_weights = torch.empty_like(features), torch.empty_like(log_weights)
         grad_weight = torch.zeros_like(weight, dtype=mixed.dtype)
         grad_bias = torch.zeros_like(bias, dtype=mixed.dtype)
@@ -88,3 +87,9 @@ class _Mixture(torch.autograd.Function):
 def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A tensor of its own, float32 at least."""
     return at_least_float32(functional.linear(features, weight, bias))
+
+
+def _plain(features: Tensor, log_weights: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What :class:`_Mixture` computes, in the memory of all components."""
+    log_probabilities = _logits(features, weight, bias).log_softmax(-1)
+    return (log_weights.unsqueeze(-1) + log_probabilities).logsumexp(1)

@@ -27,27 +27,16 @@ class StochasticAttentionLayer(AttentionLayer):
     choice: PositionChoice
 
     def start(self, exists: Tensor) -> None:
-        """Begin a forward pass of the decoder.
-
-        Args:
-            exists: ``[batch, time]`` bool, the steps that this pass computes, False at padding.
-        """
+        """Begin a pass of the decoder over steps ``[batch, time]``, False at padding."""
         self._exists, self._step = exists, 0
         self._alignments: list[tuple[Tensor, Tensor]] = []
 
     def forward(
         self, input: Tensor, source_hids: Tensor, encoder_padding_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One decoder step.
+        """One decoder step; arguments and results as fairseq's.
 
-        Args:
-            input: ``[batch, input_dim]``, the decoder's state.
-            source_hids: ``[src_len, batch, source_dim]``.
-            encoder_padding_mask: ``[src_len, batch]``, True at padding.
-
-        Returns:
-            ``[batch, output_dim]``, and the weights ``[src_len, batch]``.  Under ``exact`` both
-            are those of soft attention, and :meth:`mixture` has the rest.
+        Under ``exact`` results are those of soft attention, and :meth:`mixture` has the rest.
         """
         step, self._step = self._step, self._step + 1
         selection = self.choice.selection()
@@ -72,12 +61,8 @@ class StochasticAttentionLayer(AttentionLayer):
     def mixture(self, source_hids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Outputs for each single position, of all steps since :meth:`start`.
 
-        Args:
-            source_hids: ``[src_len, batch, source_dim]``.
-
-        Returns:
-            ``[batch, time, src_len, output_dim]`` and ``log p(position)``
-            ``[batch, time, src_len]``; None unless attention is ``exact``.
+        ``[batch, time, src_len, output_dim]`` and ``log p(position)`` ``[batch, time, src_len]``,
+        from ``source_hids`` ``[src_len, batch, source_dim]``; None unless attention is ``exact``.
         """
         if not self._alignments:
             return None
@@ -158,11 +143,7 @@ class StochasticAttentionLSTM(LSTMModel):
                 f"--arch {args.arch} is about attention: leave --decoder-attention on, or use "
                 "--arch lstm"
             )
-        if flags.marginalises and decoder.adaptive_softmax is not None:
-            raise ValueError(
-                "--attention exact mixes distributions over the whole vocabulary: train without "
-                "--criterion adaptive_loss"
-            )
+        flags.check_decoder(decoder)
         # LSTMModel.build_model leaves no choice of the classes.
         decoder.__class__ = StochasticAttentionLSTMDecoder
         decoder.without_state = flags.without_state

@@ -44,12 +44,7 @@ class StochasticCrossAttention(MultiheadAttention):
     """
 
     def choose_with(self, choice: PositionChoice, heads: Sequence[int]) -> None:
-        """Let heads choose where they look.
-
-        Args:
-            choice: of all these heads.
-            heads: from 0; a single one for the mixture over positions.
-        """
+        """Let ``heads``, from 0, choose where they look; one alone for the mixture."""
         self.choice = choice
         self.register_buffer("_heads", torch.tensor(heads), persistent=False)
         self._all_heads = len(heads) == self.num_heads
@@ -57,11 +52,7 @@ class StochasticCrossAttention(MultiheadAttention):
         self._log_weights: Tensor | None = None
 
     def start(self, exists: Tensor) -> None:
-        """Begin a forward pass of the decoder.
-
-        Args:
-            exists: ``[batch, time]`` bool, the steps that this pass computes, False at padding.
-        """
+        """Begin a pass of the decoder over steps ``[batch, time]``, False at padding."""
         self._exists, self._log_weights = exists, None
 
     def take_log_weights(self) -> Tensor | None:
@@ -119,14 +110,10 @@ class StochasticCrossAttention(MultiheadAttention):
         return scores.softmax(-1).index_copy(1, self._heads, weights)
 
     def _contexts(self, weights: Tensor, values: Tensor) -> Tensor:
-        """Weighted sums of values, heads concatenated.
+        """Weighted sums of values, heads concatenated, ``[time, batch, channels]``.
 
-        Args:
-            weights: ``[batch, heads, time, src_len]``, after dropout.
-            values: ``[sources, heads, src_len, head_dim]``; beams of a source may share its own.
-
-        Returns:
-            ``[time, batch, channels]``.
+        Weights are ``[batch, heads, time, src_len]``, after dropout; values ``[sources, heads,
+        src_len, head_dim]``: beams of a source may share its own.
         """
         batch, heads, time, src_len = weights.shape
         weights = weights.view(values.size(0), -1, heads, time, src_len)
@@ -260,11 +247,7 @@ class StochasticAttentionTransformer(TransformerModel):
         last, head_count = len(layers) - 1, layers[0].encoder_attn.num_heads
         chosen = _indices("--attention-in-layers", flags.attention_in_layers, last + 1)
         heads = _indices("--attention-in-heads", flags.attention_in_heads, head_count)
-        if flags.marginalises and decoder.adaptive_softmax is not None:
-            raise ValueError(
-                "--attention exact mixes distributions over the whole vocabulary: train without "
-                "--adaptive-softmax-cutoff"
-            )
+        flags.check_decoder(decoder)
         if flags.marginalises and (chosen != [last] or len(heads) > 1):
             raise ValueError(
                 "the sum over alignments (exact) is that of one head of the last layer: give "
@@ -326,8 +309,7 @@ def _check_other_flags(args: Any, flags: AttentionFlags) -> None:
 def _indices(flag: str, text: str | None, size: int) -> list[int]:
     """The numbers in a text such as ``0,2``, in ascending order; None stands for all of ``size``.
 
-    Raises:
-        ValueError: not a list of different numbers from 0 to ``size - 1``.
+    Raises ``ValueError`` unless they are different, from 0 to ``size - 1``.
     """
     if text is None:
         return list(range(size))

@@ -130,18 +130,18 @@ def test_plug_in_may_be_below_the_expected_bleu_when_the_length_is_random():
 
 
 def test_plug_in_approaches_the_expected_corpus_bleu_as_the_batch_grows():
-    """Error O(1 / batch): corpus BLEU of copies of one sentence, by the law of its statistics."""
+    """Error O(1 / batch): corpus BLEU of copies of one sentence, by its outcomes."""
     sentence = random_sentence(np.random.default_rng(2), 3, [0, 1, 0], words=2)
-    law: dict[tuple[int, int], float] = {}
+    distribution: dict[tuple[int, int], float] = {}
     for output, p in oracles.enumerate_outputs(sentence.rows, None):
         statistic = tuple(oracles.clipped_count(output, sentence.reference, n) for n in (1, 2))
-        law[statistic] = law.get(statistic, 0.0) + p
+        distribution[statistic] = distribution.get(statistic, 0.0) + p
     errors = []
     copies = {(0, 0): 1.0}
     for size in range(1, 33):
         added: dict[tuple[int, int], float] = {}
         for (a, b), p in copies.items():
-            for (c, d), q in law.items():
+            for (c, d), q in distribution.items():
                 added[a + c, b + d] = added.get((a + c, b + d), 0.0) + p * q
         copies = added
         mean = math.fsum(

@@ -1,4 +1,4 @@
-"""Gradients: against finite differences, enumeration and the Poisson-binomial law."""
+"""Gradients: against finite differences, enumeration and the Poisson-binomial distribution."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,12 @@ from cases import Sentence, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from criterions import expected_bleu, expected_overlap
+from criterions import (
+    expected_bleu,
+    expected_overlap,
+    expected_statistics,
+    reference_probabilities,
+)
 
 VALUES = ("exact", "paper", "lower", "upper")
 ORDERS = (1, 2, 3, 4)
@@ -173,3 +178,45 @@ def test_gradient_of_exact_survives_a_certain_end(position: int):
             for v in (0, 1, EOS):
                 expected = conditional(i, v) - conditional(i, 2)
                 assert gradient[0, i, v].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["fixed length", "</s>"])
+@pytest.mark.parametrize("value", VALUES)
+def test_second_derivatives(value: str, ends: bool):
+    """Through every part: probabilities of the tokens, survival, counts, totals."""
+    references = torch.tensor([[0, 0, 1], [1, 0, 1]])
+
+    def statistics(z: torch.Tensor) -> list[torch.Tensor]:
+        eos = reference_probabilities(z, torch.full((2, 1), EOS))[..., 0] if ends else None
+        found = expected_statistics(
+            reference_probabilities(z, references),
+            references,
+            value=value,
+            max_order=2,
+            lengths=torch.tensor([4, 3]),
+            reference_lengths=torch.tensor([3, 2]),
+            eos_probabilities=eos,
+            count_eos=ends,
+        )
+        return [item for item in found if item.requires_grad]
+
+    z = logits()[:, :4].detach().requires_grad_()
+    assert torch.autograd.gradgradcheck(statistics, z)
+    hessian = torch.autograd.functional.hessian(lambda z: statistics(z)[0].sum(), z)
+    assert hessian.abs().max() > 1e-3
+
+
+def test_the_gradient_of_a_squared_gradient():
+    """One path through a constant gradient, one through a gradient that depends on the input."""
+    z = logits()
+    (gradient,) = torch.autograd.grad(
+        of_logits(expected_overlap, True, order=2)(z).sum(), z, create_graph=True
+    )
+    (found,) = torch.autograd.grad(gradient.square().sum(), z)
+    step = 1e-5 * torch.nn.functional.one_hot(torch.tensor(7), 48).view(2, 6, 4)
+    sides = []
+    for moved in (z + step, z - step):
+        leaf = moved.detach().requires_grad_()
+        overlap = of_logits(expected_overlap, True, order=2)(leaf).sum()
+        sides.append(torch.autograd.grad(overlap, leaf)[0].square().sum())
+    assert found.flatten()[7].item() == pytest.approx(float(sides[0] - sides[1]) / 2e-5, rel=1e-6)

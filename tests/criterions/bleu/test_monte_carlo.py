@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def assert_unbiased(mean: float, error: float, expected: float, deviation: float) -> None:
-    """Five standard errors of the true law, and a reported error within a tenth of it."""
+    """Five standard errors of the true distribution, and a reported error within a tenth of it."""
     true_error = deviation / math.sqrt(SAMPLES)
     assert abs(mean - expected) <= 5 * true_error + 1e-6
     assert error == pytest.approx(true_error, rel=0.15, abs=1e-6)
@@ -89,12 +89,12 @@ def test_sampled_corpus_bleu_is_unbiased(smoothing: str, ends: bool):
     batch = batch_of(ends, [(3, 3), (3, 4)])
     outcomes = [list(oracles.enumerate_outputs(s.rows, s.eos)) for s in batch]
     references = [s.reference for s in batch]
-    law = [
+    distribution = [
         (p * q, oracles.corpus_bleu([first, second], references, 2, smoothing))
         for (first, p), (second, q) in itertools.product(*outcomes)
     ]
-    expected = math.fsum(p * x for p, x in law)
-    deviation = math.sqrt(math.fsum(p * (x - expected) ** 2 for p, x in law))
+    expected = math.fsum(p * x for p, x in distribution)
+    deviation = math.sqrt(math.fsum(p * (x - expected) ** 2 for p, x in distribution))
     mean, error = monte_carlo_bleu(
         samples=SAMPLES,
         max_order=2,

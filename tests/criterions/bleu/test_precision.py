@@ -132,6 +132,39 @@ def test_an_end_that_is_almost_sure_everywhere_is_stable(value: str, bias: float
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("bias", [5.0, 12.0, 16.0, 18.0, 40.0, 200.0])
+@pytest.mark.parametrize("saturated", [slice(3, 4), slice(3, 6), slice(None)], ids=str)
+@pytest.mark.parametrize("value", VALUES)
+def test_the_gradient_where_an_end_rounds_to_certain_is_that_of_float64(
+    value: str, saturated: slice, bias: float
+):
+    """1 - p(</s>) is a rounding error or 0, and then so are all probabilities after it."""
+    z = logits(torch.float32, 1.0)
+    z[:, saturated, EOS] += bias
+    gradients = []
+    for x in (z.requires_grad_(), z.detach().double().requires_grad_()):
+        inputs = probabilities(x) if x is z else probabilities_in_float64(x)
+        expected = sum(
+            expected_overlap(references=references(), order=order, value=value, **inputs).sum()
+            for order in (1, 2, 4)
+        )
+        gradients.append(torch.autograd.grad(expected, x)[0].double())
+    # One rounding of p(</s>), 6e-8, times the n-grams that may follow it.
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=4e-6)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_the_gradient_in_probabilities_is_bounded_where_the_end_is_certain(value: str):
+    """Each is the change of an overlap of 1 at most, over the change of a probability."""
+    p_ref = torch.tensor([[[1e-9], [0.5], [0.5]]], requires_grad=True)
+    eos = torch.tensor([[1, 0.2, 0.2]], requires_grad=True)
+    overlap = expected_overlap(
+        p_ref, torch.zeros(1, 1, dtype=torch.long), 1, value=value, eos_probabilities=eos
+    )
+    for gradient in torch.autograd.grad(overlap.sum(), (p_ref, eos)):
+        assert gradient.abs().max() <= 1
+
+
 @pytest.mark.parametrize("smoothing", ["none", "add-k", "add-k-all"])
 @pytest.mark.parametrize("value", VALUES)
 def test_tiny_overlaps_keep_a_gradient_without_smoothing(value: str, smoothing: str):

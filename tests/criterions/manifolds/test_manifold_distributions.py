@@ -23,8 +23,8 @@ from criterions.manifolds.divergences import mean_log_radius
 from criterions.stochastic_graph import deterministic_value
 
 DOUBLE = torch.float64
-LAWS = ["circle", "flat torus", "torus", "sphere", "so3"]
-each = pytest.mark.parametrize("name", LAWS)
+DISTRIBUTIONS = ["circle", "flat torus", "torus", "sphere", "so3"]
+each = pytest.mark.parametrize("name", DISTRIBUTIONS)
 
 
 def tensor(*numbers):
@@ -35,8 +35,8 @@ def gaussian(mean, deviation):
     return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
 
 
-def law_of(name, narrow=1.0):
-    """A law with its centre somewhere, and directions that differ."""
+def distribution_of(name, narrow=1.0):
+    """A distribution with its centre somewhere, and directions that differ."""
     rotation = rotation_from_numbers(tensor(0.3, -0.8, 0.4, 0.9, -1.2, 0.2))
     return {
         "circle": lambda: EmbeddedDistribution(
@@ -96,9 +96,9 @@ def cells_of(embedding, steps):
     return points, radius * embedding.tube * cell
 
 
-def integral_over(law, steps, integrand):
-    points, volumes = cells_of(law.embedding, steps)
-    return (integrand(law.log_prob(points)) * volumes).sum()
+def integral_over(distribution, steps, integrand):
+    points, volumes = cells_of(distribution.embedding, steps)
+    return (integrand(distribution.log_prob(points)) * volumes).sum()
 
 
 STEPS = {"circle": 200, "flat torus": 100, "torus": 100, "sphere": 300, "so3": 60}
@@ -106,9 +106,9 @@ STEPS = {"circle": 200, "flat torus": 100, "torus": 100, "sphere": 300, "so3": 6
 
 @each
 def test_density_integrates_to_1(name):
-    # On sphere and SO(3) the density of a wide law has poles where geodesics meet.
-    law = law_of(name, narrow=0.6 if name in ("sphere", "so3") else 1.0)
-    total = integral_over(law, STEPS[name], torch.exp)
+    # On sphere and SO(3) the density of a wide distribution has poles where geodesics meet.
+    distribution = distribution_of(name, narrow=0.6 if name in ("sphere", "so3") else 1.0)
+    total = integral_over(distribution, STEPS[name], torch.exp)
     # Their angles are no periodic functions: the rule of midpoints is as good as its steps.
     assert float(total) == pytest.approx(1, abs={"sphere": 2e-4, "so3": 1e-3}.get(name, 1e-10))
 
@@ -118,11 +118,11 @@ def test_density_is_that_of_the_samples(name):
     """Means of functions of the samples, against their integrals with the density."""
     torch.manual_seed(11)
     number = 100_000
-    law = law_of(name, narrow=0.6 if name in ("sphere", "so3") else 1.0)
-    drawn = law.sample((number,))
-    points, volumes = cells_of(law.embedding, STEPS[name])
-    weights = law.log_prob(points).exp() * volumes
-    centre = deterministic_value(law)
+    distribution = distribution_of(name, narrow=0.6 if name in ("sphere", "so3") else 1.0)
+    drawn = distribution.sample((number,))
+    points, volumes = cells_of(distribution.embedding, STEPS[name])
+    weights = distribution.log_prob(points).exp() * volumes
+    centre = deterministic_value(distribution)
 
     def functions(values):
         distance = (values - centre).norm(dim=-1)
@@ -140,31 +140,42 @@ def test_density_is_that_of_the_samples(name):
 @pytest.mark.parametrize("deviation", [0.05, 0.7, 1.5, 3.0])
 def test_circle_has_the_wrapped_normal_density(deviation):
     """By its Fourier series, which knows nothing of turns."""
-    law = EmbeddedDistribution(gaussian(tensor(1.0), tensor(deviation)), Circle())
+    distribution = EmbeddedDistribution(gaussian(tensor(1.0), tensor(deviation)), Circle())
     angles = 1.0 + deviation * torch.linspace(-2, 2, 9, dtype=DOUBLE)
     order = torch.arange(1, 400, dtype=DOUBLE).unsqueeze(1)
     waves = (-(order**2) * deviation**2 / 2).exp() * (order * (angles - 1)).cos()
     series = (1 + 2 * waves.sum(0)) / (2 * math.pi)
-    found = law.log_prob(torch.stack([angles.cos(), angles.sin()], 1)).exp()
+    found = distribution.log_prob(torch.stack([angles.cos(), angles.sin()], 1)).exp()
     torch.testing.assert_close(found, series, rtol=1e-9, atol=1e-9)
 
 
 def test_angles_may_depend_on_each_other():
     covariance = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=DOUBLE)
-    law = EmbeddedDistribution(MultivariateNormal(tensor(0.5, 1.0), covariance), Torus())
-    assert float(integral_over(law, 100, torch.exp)) == pytest.approx(1, abs=1e-10)
+    distribution = EmbeddedDistribution(MultivariateNormal(tensor(0.5, 1.0), covariance), Torus())
+    assert float(integral_over(distribution, 100, torch.exp)) == pytest.approx(1, abs=1e-10)
     with pytest.raises(NotImplementedError, match="no formula"):
-        kl_divergence(law, UniformOnManifold(law.embedding, tensor(0.0)[0]))
+        kl_divergence(distribution, UniformOnManifold(distribution.embedding, tensor(0.0)[0]))
+
+
+def test_two_manifolds_have_no_divergence():
+    """Of two tori, too, whose areas are the same."""
+    distribution, like = distribution_of("torus"), tensor(0.0)[0]
+    for other in (Torus(4.0, 0.5), Circle(), FlatTorus()):
+        uniform = UniformOnManifold(other, like)
+        with pytest.raises(ValueError, match="one manifold; got Torus"):
+            kl_divergence(distribution, uniform)
+        with pytest.raises(ValueError, match="one manifold; got Torus"):
+            divergence_estimate(distribution, uniform, distribution.sample())
 
 
 @pytest.mark.parametrize("deviation", [1e-3, 0.1, 0.399, 0.401, 1.0, 2.4, 2.6, 3.0])
 def test_entropy_of_wrapped_normal(deviation):
     """Against integration, over as much of the circle as matters."""
-    law = EmbeddedDistribution(gaussian(tensor(0.0), tensor(deviation)), Circle())
+    distribution = EmbeddedDistribution(gaussian(tensor(0.0), tensor(deviation)), Circle())
     reach = min(math.pi, 12 * deviation)
     steps = 4000
     angles = reach * (2 * (torch.arange(steps, dtype=DOUBLE) + 0.5) / steps - 1)
-    log_prob = law.log_prob(torch.stack([angles.cos(), angles.sin()], 1))
+    log_prob = distribution.log_prob(torch.stack([angles.cos(), angles.sin()], 1))
     entropy = -(log_prob.exp() * log_prob).sum() * 2 * reach / steps
     # The density leaves out turns (see EmbeddedDistribution): the integral is off by about 1e-12.
     assert float(wrapped_normal_entropy(tensor(deviation)[0])) == pytest.approx(
@@ -172,7 +183,7 @@ def test_entropy_of_wrapped_normal(deviation):
     )
 
 
-def test_entropy_of_wrapped_normal_ends_at_the_uniform_law():
+def test_entropy_of_wrapped_normal_ends_at_the_uniform_distribution():
     entropy = wrapped_normal_entropy(tensor(5.0, 8.0, 50.0))
     assert (entropy <= math.log(2 * math.pi) + 1e-14).all()
     torch.testing.assert_close(entropy[1:], torch.full_like(entropy[1:], math.log(2 * math.pi)))
@@ -195,27 +206,31 @@ def test_mean_distance_from_the_axis(mean, deviation):
 
 @pytest.mark.parametrize("name", ["circle", "flat torus", "torus"])
 def test_divergence_from_uniform_is_exact_for_angles(name):
-    law = law_of(name)
-    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
+    distribution = distribution_of(name)
+    uniform = UniformOnManifold(distribution.embedding, tensor(0.0)[0])
     expected = integral_over(
-        law, STEPS[name], lambda log_prob: log_prob.exp() * (log_prob + law.embedding.log_volume)
+        distribution,
+        STEPS[name],
+        lambda log_prob: log_prob.exp() * (log_prob + distribution.embedding.log_volume),
     )
-    assert float(kl_divergence(law, uniform)) == pytest.approx(float(expected), abs=1e-9)
+    assert float(kl_divergence(distribution, uniform)) == pytest.approx(float(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["sphere", "so3"])
 def test_divergence_without_a_formula_is_the_mean_over_samples(name):
     """The value that a step estimates with one sample: here many, against integration."""
     torch.manual_seed(12)
-    law = law_of(name, narrow=0.6)
-    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
+    distribution = distribution_of(name, narrow=0.6)
+    uniform = UniformOnManifold(distribution.embedding, tensor(0.0)[0])
     with pytest.raises(NotImplementedError, match="no formula"):
-        kl_divergence(law, uniform)
+        kl_divergence(distribution, uniform)
     expected = integral_over(
-        law, STEPS[name], lambda log_prob: log_prob.exp() * (log_prob + law.embedding.log_volume)
+        distribution,
+        STEPS[name],
+        lambda log_prob: log_prob.exp() * (log_prob + distribution.embedding.log_volume),
     )
-    drawn = law.sample((40_000,))
-    estimates = law.log_prob(drawn) - uniform.log_prob(drawn)
+    drawn = distribution.sample((40_000,))
+    estimates = distribution.log_prob(drawn) - uniform.log_prob(drawn)
     error = 5 * float(estimates.std()) / 200 + 1e-3
     assert float(estimates.mean()) == pytest.approx(float(expected), abs=error)
 
@@ -224,15 +239,15 @@ def test_divergence_without_a_formula_is_the_mean_over_samples(name):
 def test_gradient_of_the_estimated_divergence_is_unbiased(name):
     """Of every parameter, against the derivative of the integral.
 
-    On the circle along the draw; on sphere and SO(3), of a law that ends before the far side, see
+    On the circle along the draw; on sphere and SO(3), of one that ends before the far side, see
     test_manifold_estimates.py for the others.
     """
     torch.manual_seed(13)
-    embedding = law_of(name).embedding
+    embedding = distribution_of(name).embedding
     size = embedding.coordinates
     deviation = (0.55 + 0.1 * torch.arange(size, dtype=DOUBLE)).requires_grad_()
 
-    def law(deviation):
+    def distribution(deviation):
         rotation = torch.eye(3, dtype=DOUBLE) if embedding.rotates else None
         return EmbeddedDistribution(
             gaussian(torch.zeros_like(deviation), deviation), embedding, rotation
@@ -240,7 +255,7 @@ def test_gradient_of_the_estimated_divergence_is_unbiased(name):
 
     def divergence(deviation):
         return integral_over(
-            law(deviation), STEPS[name], lambda log_prob: log_prob.exp() * log_prob
+            distribution(deviation), STEPS[name], lambda log_prob: log_prob.exp() * log_prob
         )
 
     (expected,) = torch.autograd.grad(divergence(deviation), deviation)
@@ -260,19 +275,19 @@ def test_gradient_of_the_estimated_divergence_is_unbiased(name):
 
 @each
 def test_gradients_of_samples_and_densities(name):
-    plain = law_of(name)
+    plain = distribution_of(name)
     values = plain.rsample((4,)).detach()
 
-    def law(mean, deviation, numbers):
+    def distribution(mean, deviation, numbers):
         rotation = rotation_from_numbers(numbers) if plain.embedding.rotates else None
         return EmbeddedDistribution(gaussian(mean, deviation), plain.embedding, rotation)
 
     def density(mean, deviation, numbers):
-        return law(mean, deviation, numbers).log_prob(values)
+        return distribution(mean, deviation, numbers).log_prob(values)
 
     def draw(mean, deviation, numbers):
         torch.manual_seed(3)
-        return law(mean, deviation, numbers).rsample((3,))
+        return distribution(mean, deviation, numbers).rsample((3,))
 
     normal = plain.base.base_dist
     parameters = (normal.loc, normal.scale, tensor(0.3, -0.8, 0.4, 0.9, -1.2, 0.2))
@@ -283,20 +298,26 @@ def test_gradients_of_samples_and_densities(name):
 
 @each
 def test_densities_are_finite_with_gradient_everywhere(name):
-    """At the centre, opposite of it, and for laws from needles to the widest."""
+    """At the centre, opposite of it, and for distributions from needles to the widest."""
     for narrow in (2e-4, 1.0, 2.0):
         for dtype in (torch.float32, DOUBLE):
-            wide = law_of(name, narrow)
+            wide = distribution_of(name, narrow)
             normal, rotation = wide.base.base_dist, wide.rotation
             deviation = normal.scale.to(dtype).requires_grad_()
             rotation = None if rotation is None else rotation.to(dtype).requires_grad_()
-            law = EmbeddedDistribution(
+            distribution = EmbeddedDistribution(
                 gaussian(normal.loc.to(dtype), deviation), wide.embedding, rotation
             )
-            opposite = torch.zeros(law.embedding.coordinates, dtype=dtype)
+            opposite = torch.zeros(distribution.embedding.coordinates, dtype=dtype)
             opposite[-1] = math.pi
-            points = torch.stack([law.point(opposite), deterministic_value(law), law.rsample()])
-            log_prob = law.log_prob(points)
+            points = torch.stack(
+                [
+                    distribution.point(opposite),
+                    deterministic_value(distribution),
+                    distribution.rsample(),
+                ]
+            )
+            log_prob = distribution.log_prob(points)
             assert log_prob.dtype == dtype
             # Opposite of a needle the probability may be 0.
             assert not log_prob.isnan().any()
@@ -308,24 +329,31 @@ def test_densities_are_finite_with_gradient_everywhere(name):
 
 @pytest.mark.parametrize("name", ["sphere", "so3"])
 def test_deterministic_value_is_the_centre(name):
-    law = law_of(name)
-    pole = law.embedding(torch.zeros(law.embedding.coordinates, dtype=DOUBLE))
-    torch.testing.assert_close(deterministic_value(law), law.embedding.rotated(pole, law.rotation))
+    distribution = distribution_of(name)
+    pole = distribution.embedding(torch.zeros(distribution.embedding.coordinates, dtype=DOUBLE))
     torch.testing.assert_close(
-        deterministic_value(UniformOnManifold(law.embedding, torch.zeros(2, dtype=DOUBLE))),
+        deterministic_value(distribution),
+        distribution.embedding.rotated(pole, distribution.rotation),
+    )
+    torch.testing.assert_close(
+        deterministic_value(
+            UniformOnManifold(distribution.embedding, torch.zeros(2, dtype=DOUBLE))
+        ),
         pole.expand(2, -1),
     )
 
 
 @pytest.mark.parametrize("name", ["circle", "flat torus", "torus"])
 def test_deterministic_value_is_the_image_of_the_mean(name):
-    law = law_of(name)
-    torch.testing.assert_close(deterministic_value(law), law.embedding(law.base.mean))
+    distribution = distribution_of(name)
+    torch.testing.assert_close(
+        deterministic_value(distribution), distribution.embedding(distribution.base.mean)
+    )
 
 
 @each
-def test_rows_of_a_batch_are_laws_of_their_own(name):
-    one = law_of(name)
+def test_rows_of_a_batch_are_distributions_of_their_own(name):
+    one = distribution_of(name)
     batch = one.expand((3, 2))
     assert batch.batch_shape == (3, 2)
     points = batch.rsample((4,))
@@ -334,7 +362,7 @@ def test_rows_of_a_batch_are_laws_of_their_own(name):
     assert Independent(batch, 1).log_prob(points).shape == (4, 3)
 
 
-def test_base_laws_are_checked():
+def test_base_distributions_are_checked():
     with pytest.raises(ValueError, match=r"event shape \[2\]; got \[1\]"):
         EmbeddedDistribution(gaussian(tensor(0.0), tensor(1.0)), Sphere())
     with pytest.raises(ValueError, match="shift the base's mean"):
@@ -345,12 +373,12 @@ def test_base_laws_are_checked():
 
 @each
 def test_nothing_waits_for_the_device(name):
-    law = law_of(name)
-    uniform = UniformOnManifold(law.embedding, tensor(0.0)[0])
+    distribution = distribution_of(name)
+    uniform = UniformOnManifold(distribution.embedding, tensor(0.0)[0])
     with HostReads() as reads:
-        law.log_prob(law.rsample((2,)))
-        if not law.embedding.rotates:
-            kl_divergence(law, uniform)
+        distribution.log_prob(distribution.rsample((2,)))
+        if not distribution.embedding.rotates:
+            kl_divergence(distribution, uniform)
     assert reads.operations == []
 
 
@@ -359,7 +387,9 @@ def test_nothing_waits_for_the_device(name):
     [(Sphere(), 1.22, 0.042), (Rotations(), 1.63, 0.010)],
     ids=["sphere", "so3"],
 )
-def test_laws_by_the_exponential_map_come_this_close_to_uniform(embedding, deviation, least):
+def test_distributions_by_the_exponential_map_come_this_close_to_uniform(
+    embedding, deviation, least
+):
     """Nats that a posterior network cannot go below; at which width."""
     steps, size = 4000, embedding.coordinates
     distances = math.pi * (torch.arange(steps, dtype=DOUBLE) + 0.5) / steps
@@ -369,8 +399,10 @@ def test_laws_by_the_exponential_map_come_this_close_to_uniform(embedding, devia
     shells = elements * (2 * math.pi * distances if size == 2 else 4 * math.pi * distances**2)
     widths = torch.arange(0.5, 2.5, 0.01, dtype=DOUBLE)
     deviations = widths.unsqueeze(1).expand(-1, size)
-    laws = EmbeddedDistribution(gaussian(torch.zeros_like(deviations), deviations), embedding)
-    log_prob = laws.log_prob(points.unsqueeze(1))  # [steps, widths]
+    distributions = EmbeddedDistribution(
+        gaussian(torch.zeros_like(deviations), deviations), embedding
+    )
+    log_prob = distributions.log_prob(points.unsqueeze(1))  # [steps, widths]
     weights = log_prob.exp() * shells.unsqueeze(1) * math.pi / steps
     divergences = (weights * (log_prob + embedding.log_volume)).sum(0)
     best = int(divergences.argmin())

@@ -20,8 +20,8 @@ EMBEDDINGS = {"sphere": Sphere(), "so3": Rotations()}
 each = pytest.mark.parametrize("name", sorted(EMBEDDINGS))
 
 
-def law_of(name, deviation, rotation=None):
-    """A law with the deviations ``[..., d]``."""
+def distribution_of(name, deviation, rotation=None):
+    """A distribution with the deviations ``[..., d]``."""
     base = Normal(torch.zeros_like(deviation), deviation, validate_args=False)
     return EmbeddedDistribution(
         Independent(base, 1, validate_args=False), EMBEDDINGS[name], rotation
@@ -29,9 +29,9 @@ def law_of(name, deviation, rotation=None):
 
 
 def divergence_from_uniform(name, deviation, steps=40_000):
-    """Of equal deviations: by the law of the distance from the centre, which is one number.
+    """Of equal deviations: by the distribution of the distance from the centre, a number.
 
-    A Gaussian's length has a chi law; wrapped around, it is compared with that of uniform points:
+    A Gaussian's length has a chi distribution; wrapped, it is compared with that of uniform points:
     ``sin(r) / 2`` on the sphere, ``(1 - cos(r)) / pi`` for the angle of rotations.
     """
     size = EMBEDDINGS[name].coordinates
@@ -43,13 +43,15 @@ def divergence_from_uniform(name, deviation, steps=40_000):
         exponent = constant - (length / deviation).square() / 2 - size * deviation.log()
         density = density + exponent.exp() * length ** (size - 1)
     uniform = distance.sin() / 2 if size == 2 else (1 - distance.cos()) / math.pi
-    density = density + 1e-200  # a narrow law's is 0 far away
+    density = density + 1e-200  # a narrow distribution's is 0 far away
     return (density * (density / uniform).log()).sum() * math.pi / steps
 
 
 @each
 @pytest.mark.parametrize("deviation", [0.05, 0.6, 1.0, 1.22, 1.63, 2.0])
-def test_from_the_uniform_law_the_gradient_is_unbiased_with_a_small_variance(name, deviation):
+def test_from_the_uniform_distribution_the_gradient_is_unbiased_with_a_small_variance(
+    name, deviation
+):
     """Of the logarithm of the deviation: derivatives along the draw have deviations of hundreds."""
     size, number = EMBEDDINGS[name].coordinates, 20_000
     exponent = torch.tensor(math.log(deviation), dtype=DOUBLE, requires_grad=True)
@@ -57,9 +59,9 @@ def test_from_the_uniform_law_the_gradient_is_unbiased_with_a_small_variance(nam
     (slope,) = torch.autograd.grad(expected, exponent)
     torch.manual_seed(7)
     rows = exponent.detach().expand(number, 1).clone().requires_grad_()
-    law = law_of(name, rows.exp().expand(number, size))
-    uniform = UniformOnManifold(law.embedding, rows.detach()[:, 0])
-    estimates = divergence_estimate(law, uniform, law.rsample())
+    distribution = distribution_of(name, rows.exp().expand(number, size))
+    uniform = UniformOnManifold(distribution.embedding, rows.detach()[:, 0])
+    estimates = divergence_estimate(distribution, uniform, distribution.rsample())
     (gradients,) = torch.autograd.grad(estimates.sum(), rows)
     for found, true in ((estimates.detach(), expected.detach()), (gradients, slope)):
         error = 4.5 * float(found.std()) / math.sqrt(number) + 1e-5
@@ -89,8 +91,8 @@ def polar_nodes(size):
 
 @each
 @pytest.mark.parametrize("width", [0.5, 1.0])
-def test_from_another_law_the_gradient_is_unbiased(name, width):
-    """Of both laws' deviations and rotations, against differences of integrals."""
+def test_from_another_distribution_the_gradient_is_unbiased(name, width):
+    """Of both distributions' deviations and rotations, against differences of integrals."""
     size, number = EMBEDDINGS[name].coordinates, 20_000
     turn = torch.tensor([0.1, -0.4, 0.3, 0.2, -0.3, 0.5], dtype=DOUBLE)
     other_turn = torch.tensor([-0.2, 0.1, 0.6, 0.1, 0.3, -0.2], dtype=DOUBLE)
@@ -100,12 +102,14 @@ def test_from_another_law_the_gradient_is_unbiased(name, width):
     own = width * torch.tensor([1.0, 0.8, 1.1], dtype=DOUBLE)[:size]
     others = torch.tensor([0.9, 1.1, 0.8], dtype=DOUBLE)[:size]
 
-    def laws(numbers):
+    def distributions(numbers):
         """Of ``[..., 4]``: both scales, both rotations."""
         scale, other_scale, along, other_along = numbers.unsqueeze(-1).unbind(-2)
         return (
-            law_of(name, own * scale.exp(), rotation_from_numbers(turn + along * directions[0])),
-            law_of(
+            distribution_of(
+                name, own * scale.exp(), rotation_from_numbers(turn + along * directions[0])
+            ),
+            distribution_of(
                 name,
                 others * other_scale.exp(),
                 rotation_from_numbers(other_turn + other_along * directions[1]),
@@ -115,16 +119,16 @@ def test_from_another_law_the_gradient_is_unbiased(name, width):
     nodes, weights = polar_nodes(size)
 
     def integral(numbers):
-        law, other = laws(numbers)
-        points = law.point(nodes * law.base.base_dist.scale)
-        return float((weights * (law.log_prob(points) - other.log_prob(points))).sum())
+        distribution, other = distributions(numbers)
+        points = distribution.point(nodes * distribution.base.base_dist.scale)
+        return float((weights * (distribution.log_prob(points) - other.log_prob(points))).sum())
 
     step = 0.02 * torch.eye(4, dtype=DOUBLE)
     slopes = [(integral(row) - integral(-row)) / 0.04 for row in step]
     torch.manual_seed(8)
     rows = torch.zeros(number, 4, dtype=DOUBLE, requires_grad=True)
-    law, other = laws(rows)
-    estimates = divergence_estimate(law, other, law.rsample())
+    distribution, other = distributions(rows)
+    estimates = divergence_estimate(distribution, other, distribution.rsample())
     (gradients,) = torch.autograd.grad(estimates.sum(), rows)
     error = 4.5 * float(estimates.std()) / math.sqrt(number) + 2e-3
     assert float(estimates.mean()) == pytest.approx(integral(step[0] * 0), abs=error)
@@ -136,14 +140,18 @@ def test_from_another_law_the_gradient_is_unbiased(name, width):
 
 
 @each
-def test_from_the_uniform_law_rotations_have_no_gradient_nor_has_the_draw(name):
+def test_from_the_uniform_distribution_rotations_have_no_gradient_nor_has_the_draw(name):
     size = EMBEDDINGS[name].coordinates
     numbers = torch.tensor([0.1, -0.4, 0.3, 0.2, -0.3, 0.5], dtype=DOUBLE, requires_grad=True)
     deviation = torch.ones(5, size, dtype=DOUBLE, requires_grad=True)
-    law = law_of(name, deviation, rotation_from_numbers(numbers))
-    points = law.rsample().detach().requires_grad_()
-    estimates = divergence_estimate(law, UniformOnManifold(law.embedding, deviation[:, 0]), points)
-    torch.testing.assert_close(estimates, law.log_prob(points) + law.embedding.log_volume)
+    distribution = distribution_of(name, deviation, rotation_from_numbers(numbers))
+    points = distribution.rsample().detach().requires_grad_()
+    estimates = divergence_estimate(
+        distribution, UniformOnManifold(distribution.embedding, deviation[:, 0]), points
+    )
+    torch.testing.assert_close(
+        estimates, distribution.log_prob(points) + distribution.embedding.log_volume
+    )
     gradients = torch.autograd.grad(
         estimates.sum(), (deviation, numbers, points), allow_unused=True
     )
@@ -154,7 +162,7 @@ def test_from_the_uniform_law_rotations_have_no_gradient_nor_has_the_draw(name):
 @each
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(name, kind):
-    """A narrow law, whose density is high, needs all digits of a rotation turned back."""
+    """A narrow distribution, whose density is high, needs all digits of a rotation turned back."""
     size = EMBEDDINGS[name].coordinates
     numbers = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
     found = []
@@ -162,11 +170,11 @@ def test_autocast_changes_nothing(name, kind):
         torch.manual_seed(2)
         deviation = torch.full((50, size), 1e-3, requires_grad=True)
         with torch.autocast("cpu", dtype=kind, enabled=enabled):
-            law = law_of(name, deviation, rotation_from_numbers(numbers))
-            uniform = UniformOnManifold(law.embedding, deviation.detach()[:, 0])
-            drawn = law.rsample()
-            estimates = divergence_estimate(law, uniform, drawn)
-            along = law.log_prob(drawn)
+            distribution = distribution_of(name, deviation, rotation_from_numbers(numbers))
+            uniform = UniformOnManifold(distribution.embedding, deviation.detach()[:, 0])
+            drawn = distribution.rsample()
+            estimates = divergence_estimate(distribution, uniform, drawn)
+            along = distribution.log_prob(drawn)
         (gradient,) = torch.autograd.grad(estimates.sum(), deviation)
         assert {value.dtype for value in (drawn, estimates, along)} == {torch.float32}
         found.append((drawn.detach(), estimates.detach(), along.detach(), gradient))

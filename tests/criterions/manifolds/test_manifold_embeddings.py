@@ -204,8 +204,8 @@ def test_uniform_points_have_the_moments_of_the_volume(embedding):
     """Means of the coordinates and of their squares and products, against integration."""
     torch.manual_seed(6)
     number = 40_000
-    law = UniformOnManifold(embedding, torch.zeros((), dtype=DOUBLE))
-    points = law.sample((number,))
+    distribution = UniformOnManifold(embedding, torch.zeros((), dtype=DOUBLE))
+    points = distribution.sample((number,))
     bounds = [(0, 2 * math.pi)] * embedding.coordinates
     if isinstance(embedding, (Sphere, Rotations)):
         # The volume element is that of logarithms of at most half a turn.
@@ -227,13 +227,15 @@ def test_uniform_points_have_the_moments_of_the_volume(embedding):
 
 
 @each
-def test_uniform_law_has_the_logarithm_of_the_volume_for_entropy(embedding):
-    law = UniformOnManifold(embedding, torch.zeros(3, 2, dtype=DOUBLE))
-    points = law.sample((4,))
+def test_uniform_distribution_has_the_logarithm_of_the_volume_for_entropy(embedding):
+    distribution = UniformOnManifold(embedding, torch.zeros(3, 2, dtype=DOUBLE))
+    points = distribution.sample((4,))
     assert points.shape == (4, 3, 2, embedding.ambient)
     assert not points.requires_grad
-    torch.testing.assert_close(-law.log_prob(points), law.entropy().expand(4, 3, 2))
-    assert law.expand((5, 3, 2)).rsample().shape == (5, 3, 2, embedding.ambient)
+    torch.testing.assert_close(
+        -distribution.log_prob(points), distribution.entropy().expand(4, 3, 2)
+    )
+    assert distribution.expand((5, 3, 2)).rsample().shape == (5, 3, 2, embedding.ambient)
 
 
 def test_radii_of_a_torus_are_checked():

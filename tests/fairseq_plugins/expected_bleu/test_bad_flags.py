@@ -9,6 +9,8 @@ from fairseq_setup import setup
     ("option", "value", "flag"),
     [
         ("max_order", 0, "--max-order"),
+        ("max_order", 5000, "--max-order"),
+        ("cross_entropy_weight", float("inf"), "--cross-entropy-weight"),
         ("cross_entropy_weight", -0.1, "--cross-entropy-weight"),
         ("label_smoothing", -0.1, "--label-smoothing"),
         ("label_smoothing", 1.0, "--label-smoothing"),

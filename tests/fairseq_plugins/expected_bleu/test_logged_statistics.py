@@ -228,11 +228,15 @@ def test_an_ignored_prefix_counts_nowhere(corpus, learnt, feed, prefix):
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-def test_a_prefix_longer_than_every_sentence_leaves_a_finite_loss(corpus, feed):
+def test_a_prefix_longer_than_every_sentence_is_refused_in_training_alone(corpus, feed):
     built = setup(corpus, feed=feed, ignore_prefix_size=20)
-    loss, gradients, logged = built.gradient(built.batch(0, 1, 2))
-    assert torch.isfinite(torch.tensor(loss))
-    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    sample = built.batch(0, 1, 2)
+    tokens = sample["target"].size(1)
+    with pytest.raises(ValueError, match=f"--ignore-prefix-size 20 .* has {tokens} tokens"):
+        built.criterion(built.model, sample)
+    with evaluating(built):
+        logged = built.log(sample)
+    assert torch.isfinite(logged["loss"])
     assert float(logged["reference_length"]) == 0
     if feed == "teacher":
         assert float(logged["expected_length"]) == 0

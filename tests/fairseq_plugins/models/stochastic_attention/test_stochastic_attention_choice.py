@@ -171,6 +171,7 @@ def test_the_mixture_and_its_gradient(bias):
     expected = (weights * of_components).sum(-2).log()
     torch.testing.assert_close(mixed(*inputs), expected)
     assert torch.autograd.gradcheck(mixed, inputs)
+    assert torch.autograd.gradgradcheck(mixed, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
