@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Cauchy,
     Distribution,
     Independent,
     OneHotCategorical,
@@ -123,21 +124,35 @@ def _(distribution: TransformedDistribution) -> Tensor:
     return value
 
 
+_ONE_HOT = "give OneHotCategorical with the same logits"
+
+
+def _base_of(distribution: Distribution) -> Distribution:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def check_has_mean(distribution: Distribution) -> None:
+    """Raise ``ValueError`` where torch gives NaN for the mean: ``Categorical``, ``Cauchy``."""
+    base = _base_of(distribution)
+    if isinstance(base, Categorical):
+        raise ValueError(f"Categorical draws indices, which have no mean: {_ONE_HOT}")
+    if isinstance(base, Cauchy):
+        raise ValueError("Cauchy has no mean: use score_function or reparameterized")
+
+
 def relaxable(distribution: Distribution) -> OneHotCategorical | Bernoulli:
     """The one-hot or Bernoulli distribution, or that within ``Independent``: its mean is its probs.
 
     Raises:
         ValueError: the distribution is of another kind, and has no continuous relaxation.
     """
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
+    distribution = _base_of(distribution)
     if isinstance(distribution, (OneHotCategorical, Bernoulli)):
         return distribution
     if isinstance(distribution, Categorical):
-        raise ValueError(
-            "Categorical draws indices, which carry no gradient: "
-            "give OneHotCategorical with the same logits"
-        )
+        raise ValueError(f"Categorical draws indices, which carry no gradient: {_ONE_HOT}")
     raise ValueError(
         f"{type(distribution).__name__} has no relaxation: use OneHotCategorical or Bernoulli, "
         "or the score_function estimator"

@@ -31,6 +31,7 @@ from torch.distributions import Distribution
 from criterions.registry import Registry
 from criterions.stochastic_graph.baselines import Baseline, NoBaseline
 from criterions.stochastic_graph.distributions import (
+    check_has_mean,
     deterministic_value,
     nearest_outcome,
     relaxable,
@@ -258,6 +259,7 @@ class Expectation(Estimator):
     """
 
     def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        check_has_mean(distribution)
         try:
             return Draw(distribution.mean)
         except NotImplementedError:
