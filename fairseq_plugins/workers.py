@@ -62,6 +62,10 @@ class TrainStepWatch:
         """0 for a batch that will be thrown away, else 1."""
         return 0.0 if self.is_dummy else 1.0
 
+    def sum_over_workers(self, local: Tensor) -> Tensor:
+        """As :func:`sum_over_workers`, without batches that will be thrown away."""
+        return sum_over_workers(torch.zeros_like(local) if self.is_dummy else local)
+
 
 @dataclass(frozen=True)
 class LossScale:
@@ -98,11 +102,10 @@ class LossScale:
             sum_over_workers: for the sizes of the whole batch.
         """
         # Filled on the device: a tensor made of a list would be copied from the host.
-        sizes = [
-            torch.full((1,), float(size), device=device)
-            for size in (sample_size, sentences, tokens)
-        ]
-        whole, all_sentences, all_tokens = sum_over_workers(torch.cat(sizes))
+        sizes = torch.empty(3, device=device)
+        for position, size in enumerate((sample_size, sentences, tokens)):
+            sizes[position].fill_(float(size))
+        whole, all_sentences, all_tokens = sum_over_workers(sizes)
         return cls(
             sentences=whole / all_sentences.clamp(min=1),
             tokens=whole / all_tokens.clamp(min=1) if sentence_avg else 1.0,

@@ -13,12 +13,45 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+
+from criterions.stochastic_graph.estimators import ESTIMATORS, Draw, Estimator
 
 if TYPE_CHECKING:
     from criterions.stochastic_graph.nodes import StochasticNode
 
 Enumerated = Sequence["StochasticNode"]
 """The enumerated nodes of a graph, in recording order."""
+
+
+@ESTIMATORS.register("enumeration")
+class Enumeration(Estimator):
+    """Sum over every value: ``sum_k p(k) c(k)``, no sampling noise.
+
+    The layer gets all values at once on a new leading axis, ``[values, *batch_shape, ...]``, and
+    everything computed from them carries that axis; the graph sums it out of the costs.  A second
+    enumerated node adds its axis in front of the first.
+
+    Args:
+        independent_steps: allow a distribution of batch shape ``[batch, time]``.  All its steps
+            take value ``k`` together, so step t's cost must depend on the node at step t alone
+            (attention without input feeding, for example); a recurrent model needs one node for
+            each step.
+    """
+
+    def __init__(self, independent_steps: bool = False) -> None:
+        super().__init__()
+        self.independent_steps = independent_steps
+
+    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        if not distribution.has_enumerate_support:
+            raise ValueError(
+                f"{type(distribution).__name__} cannot be enumerated: use a Categorical, "
+                "OneHotCategorical or Bernoulli distribution, or another estimator"
+            )
+        values = distribution.enumerate_support()
+        weights = distribution.log_prob(values).exp()
+        return Draw(values, weights=weights, independent_steps=self.independent_steps)
 
 
 def depth_of(ancestors: frozenset[int], enumerated: Enumerated) -> int:

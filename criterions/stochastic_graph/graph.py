@@ -15,6 +15,7 @@ from criterions.stochastic_graph.context import (
     RECORDER,
     Recorder,
     SampleRequest,
+    recorder_for_layer,
 )
 from criterions.stochastic_graph.enumeration import axes, check_axes, depth_of
 from criterions.stochastic_graph.estimators import Estimator, ScoreFunction
@@ -62,6 +63,7 @@ class StochasticGraph:
             raise ValueError(f"samples must be at least 1; got {samples}")
         self.samples = samples
         self.update = update
+        self.asked = False
         self._estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
         self._default = ScoreFunction() if default_estimator is None else default_estimator
         self._values = dict(values or {})
@@ -120,7 +122,8 @@ class StochasticGraph:
                 "or number the steps of one with step="
             )
         ancestors = self._ancestors(what, request.parents)
-        estimator = self.estimator_of(request.name, request.estimator)
+        asked = self._default if request.estimator is None else request.estimator
+        estimator = self._estimators.get(request.name, asked)
         value = self._values.get(key, self._values.get(request.name, request.value))
         try:
             draw = estimator.draw(request.distribution, value=value, update=self.update)
@@ -360,5 +363,5 @@ class StochasticGraph:
 
 def active_graph() -> StochasticGraph | None:
     """The graph that is being recorded in this thread, if that is what :func:`sample` does now."""
-    recorder = RECORDER.get()
+    recorder = recorder_for_layer()
     return recorder if isinstance(recorder, StochasticGraph) else None

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -189,36 +188,42 @@ def score_statistics(terms: Iterable[ScoreTerm]) -> dict[str, Tensor]:
         distribution has one), ``downstream/NAME`` (``Q``), ``baseline/NAME``, ``advantage/NAME``
         and ``advantage_variance/NAME``.
     """
-    by_name: dict[str, list[ScoreTerm]] = {}
+    by_name: dict[str, dict[str, list[Tensor]]] = {}
     for term in terms:
-        by_name.setdefault(term.node.name, []).append(term)
+        node, to_go = term.node, term.to_go
+        values = {
+            "weight": to_go.weight,
+            "log_prob": term.log_prob,
+            "entropy": _entropy(node),
+            "downstream": to_go.cost,
+            "baseline": term.baseline,
+            "advantage": term.advantage,
+        }
+        columns = by_name.setdefault(node.name, {})
+        for kind, value in values.items():
+            if value is not None:
+                columns.setdefault(kind, []).append(value.expand_as(to_go.cost).flatten())
 
     statistics = {}
-    for name, group in by_name.items():
-        statistics[f"log_prob/{name}"] = _mean(group, [term.log_prob for term in group])
-        with contextlib.suppress(NotImplementedError):  # not every distribution has one
-            statistics[f"entropy/{name}"] = _mean(group, [_entropy(term.node) for term in group])
-        statistics[f"downstream/{name}"] = _mean(group, [term.to_go.cost for term in group])
-        statistics[f"baseline/{name}"] = _mean(group, [term.baseline for term in group])
-        advantages = [term.advantage for term in group]
-        advantage = _mean(group, advantages)
-        statistics[f"advantage/{name}"] = advantage
-        squares = [(each - advantage).square() for each in advantages]
-        statistics[f"advantage_variance/{name}"] = _mean(group, squares)
+    for name, columns in by_name.items():
+        weight, advantage = torch.cat(columns.pop("weight")), torch.cat(columns["advantage"])
+        number = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        for kind, parts in columns.items():
+            flat = torch.cat(parts)
+            if flat.shape == weight.shape:  # else one of the distributions has no entropy
+                # What lies past the end may be anything, NaN too.
+                total = torch.where(weight > 0, weight * flat, 0).sum()
+                statistics[f"{kind}/{name}"] = total / number
+        squares = (advantage - statistics[f"advantage/{name}"]).square()
+        total = torch.where(weight > 0, weight * squares, 0).sum()
+        statistics[f"advantage_variance/{name}"] = total / number
     return statistics
 
 
-def _mean(terms: Sequence[ScoreTerm], values: Sequence[Tensor]) -> Tensor:
-    """Mean of one tensor per term, weighted by the probability of enumerated values."""
-    costs = [term.to_go.cost for term in terms]
-    pairs = zip(terms, costs, strict=True)
-    weight = torch.cat([term.to_go.weight.expand_as(cost).flatten() for term, cost in pairs])
-    flat = torch.cat([v.expand_as(cost).flatten() for v, cost in zip(values, costs, strict=True)])
-    # What lies past the end may be anything, NaN too.
-    total = torch.where(weight > 0, weight * flat, 0).sum()
-    return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-def _entropy(node: StochasticNode) -> Tensor:
-    entropy = node.distribution.entropy()
-    return summed_parts(f"entropy of {node}", entropy, node.depth, node.has_time, node.part_mask)
+def _entropy(node: StochasticNode) -> Tensor | None:
+    try:
+        entropy = node.distribution.entropy()
+    except NotImplementedError:
+        return None
+    what = f"entropy of {node}"
+    return summed_parts(what, entropy, node.depth, node.has_time, node.part_mask)

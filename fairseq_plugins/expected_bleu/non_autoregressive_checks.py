@@ -27,7 +27,7 @@ def check_non_autoregressive(
     """Raise ``ValueError`` where model, task and flags do not go together.
 
     Args:
-        model: one that :func:`fairseq_plugins.flags.is_non_autoregressive` says yes to.
+        model: one that :func:`fairseq_plugins.model_pass.is_non_autoregressive` says yes to.
         sample: a batch.
         settings: the criterion's.
         task: the flags of the task, or None.
