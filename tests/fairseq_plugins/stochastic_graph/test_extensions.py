@@ -55,7 +55,8 @@ def test_a_baseline(built):
 
     logged = trained(built, objective="reinforce", baseline="half")[1]
     assert logged["baseline"] == pytest.approx(3 * 0.5)
-    assert logged["advantage"] == pytest.approx(3 * 0.5 - logged["reward"], abs=1e-5)
+    without = trained(built, objective="reinforce", baseline="none")[1]
+    assert logged["advantage"] == pytest.approx(without["advantage"] - 3 * 0.5, abs=1e-5)
 
 
 def test_a_cost(built):
