@@ -1,12 +1,10 @@
-"""Checks of flags and models that criterions share; every message names the flag."""
+"""Checks of flags that criterions share; every message names the flag."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from typing import Any
-
-from fairseq.models.nat import FairseqNATDecoder
 
 from criterions.stochastic_graph import Schedule, parse_schedule
 
@@ -55,34 +53,3 @@ def schedule_of(
     for update in (0, getattr(schedule, "updates", 0)):  # schedules are monotonic
         check(flag, schedule(update), bound)
     return schedule
-
-
-def check_model(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model whose rows ``--criterion`` cannot have."""
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        raise ValueError(
-            f"--criterion {criterion} needs an encoder-decoder --arch (transformer, lstm, fconv, "
-            f"...); {type(model).__name__} is not one"
-        )
-    if getattr(model.decoder, "adaptive_softmax", None) is not None:
-        raise ValueError(
-            f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
-            "--adaptive-softmax-cutoff"
-        )
-
-
-def is_non_autoregressive(model: Any) -> bool:
-    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
-
-    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
-    """
-    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
-
-
-def check_autoregressive(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model that emits all tokens at once."""
-    if is_non_autoregressive(model):
-        raise ValueError(
-            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
-            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
-        )

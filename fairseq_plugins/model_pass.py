@@ -1,4 +1,4 @@
-"""One pass through the whole model, several samples of a source in it, features on demand.
+"""What criterions ask of a fairseq model: a pass through the whole of it, and what it has to be.
 
 Data-parallel wrappers prepare the reduction of the gradients in their ``forward``; so the pass is
 always a call of the model that the trainer gave, whatever has to be changed inside it meanwhile.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.models.nat import FairseqNATDecoder
 from torch import Tensor, nn
 
 # Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
 _OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
+_REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
 
 
 @dataclass(frozen=True)
@@ -152,3 +155,53 @@ def _recorded_features(decoder: Any) -> Iterator[list[Tensor]]:
 
     with replaced_method(decoder, "extract_features", recording):
         yield recorded
+
+
+def reference_prefix() -> Tensor | None:
+    """``prev_output_tokens`` of the reference, ``[batch, tgt_len]``, in a training forward pass.
+
+    For layers that read the reference while the decoder is fed samples: it is given whatever the
+    decoder is fed.  None outside such a pass.
+    """
+    return _REFERENCE.get()
+
+
+@contextmanager
+def given_reference(prev_output_tokens: Tensor) -> Iterator[None]:
+    """Make :func:`reference_prefix` return these tokens within the ``with`` block."""
+    token = _REFERENCE.set(prev_output_tokens)
+    try:
+        yield
+    finally:
+        _REFERENCE.reset(token)
+
+
+def check_model(model: Any, criterion: str) -> None:
+    """Raise ``ValueError`` for a model whose rows ``--criterion`` cannot have."""
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        raise ValueError(
+            f"--criterion {criterion} needs an encoder-decoder --arch (transformer, lstm, fconv, "
+            f"...); {type(model).__name__} is not one"
+        )
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        raise ValueError(
+            f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
+            "--adaptive-softmax-cutoff"
+        )
+
+
+def is_non_autoregressive(model: Any) -> bool:
+    """Whether a model, possibly wrapped for data parallelism, is one of fairseq's ``models.nat``.
+
+    A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
+    """
+    return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
+
+
+def check_autoregressive(model: Any, criterion: str) -> None:
+    """Raise ``ValueError`` for a model that emits all tokens at once."""
+    if is_non_autoregressive(model):
+        raise ValueError(
+            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
+            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
+        )

@@ -38,7 +38,6 @@ def unrolled_logits(
     model: Any,
     net_input: dict[str, Any],
     teacher: Tensor,
-    steps: int | None = None,
     *,
     feed: Feed,
     teacher_mask: Tensor | None = None,
@@ -55,28 +54,25 @@ def unrolled_logits(
         teacher: ``[batch, tgt_len]`` int64, padded on the right: ``prev_output_tokens`` of the
             reference.  Its first column starts the sentences and is always fed.  Its padding is
             fed as padding; rows of padding mean nothing.
-        steps: to run, default ``tgt_len``.  After the teacher's columns weights are fed.  For
-            sentences that may become longer than their reference, the teacher is its first column.
         feed: see :data:`Feed`; not called after the last step.
         teacher_mask: ``[batch, tgt_len]`` bool, True where the teacher's token is fed in place of
             the weights; default nowhere but in the first column.
 
     Returns:
-        ``[batch, steps, vocab]``, in the model's dtype.
+        ``[batch, tgt_len, vocab]``, in the model's dtype.
 
     Raises:
         ValueError: the decoder's input embeddings cannot be replaced by others, or it does not
             have so many positions.
     """
-    steps = teacher.size(1) if steps is None else steps
-    decoder = model.decoder
+    steps, decoder = teacher.size(1), model.decoder
     embed_tokens = _checked_embedding(decoder)
     if steps > decoder.max_positions():
         raise ValueError(
             f"the decoder has {decoder.max_positions()} positions, too few for {steps} steps; "
             "raise --max-target-positions or set a lower length limit"
         )
-    tokens, is_token = _tokens_to_feed(model, teacher, teacher_mask, steps)
+    tokens, is_token = _tokens_to_feed(model, teacher, teacher_mask)
     incremental = _incremental_state_keeps_gradient(decoder)
     decode = decoder.forward
 
@@ -127,7 +123,7 @@ def two_pass_logits(
     """
     decoder = model.decoder
     embed_tokens = _checked_embedding(decoder)
-    tokens, is_token = _tokens_to_feed(model, teacher, teacher_mask, teacher.size(1))
+    tokens, is_token = _tokens_to_feed(model, teacher, teacher_mask)
     decode = decoder.forward
 
     def decode_twice(_: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Any]:
@@ -145,9 +141,9 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 def _tokens_to_feed(
-    model: Any, teacher: Tensor, teacher_mask: Tensor | None, steps: int
+    model: Any, teacher: Tensor, teacher_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Token ids for ``steps`` columns, and where they are fed: ``[batch, steps]`` both.
+    """Token ids, and where they are fed: ``[batch, tgt_len]`` both.
 
     Where weights are fed the id stands for nothing; it must not be padding, which decoders mask.
     So it is the token that starts the sentence.
@@ -157,14 +153,8 @@ def _tokens_to_feed(
     if padding is not None:
         is_token = is_token | teacher.eq(padding)
     start = teacher[:, :1]
-    is_token = torch.cat([torch.ones_like(start, dtype=torch.bool), is_token[:, 1:steps]], dim=1)
-    tokens = torch.where(is_token, teacher[:, :steps], start.expand_as(is_token))
-    beyond = steps - tokens.size(1)
-    if beyond > 0:
-        tokens = torch.cat([tokens, start.expand(-1, beyond)], dim=1)
-        weights_only = torch.zeros_like(start, dtype=torch.bool).expand(-1, beyond)
-        is_token = torch.cat([is_token, weights_only], dim=1)
-    return tokens, is_token
+    is_token = torch.cat([torch.ones_like(start, dtype=torch.bool), is_token[:, 1:]], dim=1)
+    return torch.where(is_token, teacher, start.expand_as(teacher)), is_token
 
 
 def _checked_embedding(decoder: Any) -> nn.Embedding:

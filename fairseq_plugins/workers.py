@@ -34,19 +34,20 @@ class StepSums:
 
     Args:
         sizes: number of elements of each.
-        weight: 1, or 0 where this worker's batch will be thrown away.
+        is_dummy: this worker's batch will be thrown away, and adds nothing.
     """
 
-    def __init__(self, sizes: Sequence[int], weight: float) -> None:
+    def __init__(self, sizes: Sequence[int], is_dummy: bool) -> None:
         self.left = list(sizes)
-        self._weight = weight
+        self._is_dummy = is_dummy
 
     def __call__(self, local: Tensor) -> Tensor:
         """The next sum: :func:`sum_over_workers` of a vector of that size, or shorter."""
         padding = self.left.pop(0) - local.numel()
         if padding < 0:
             raise ValueError(f"{local.numel()} numbers for a sum of {padding + local.numel()}")
-        padded = torch.nn.functional.pad(local.double() * self._weight, (0, padding))
+        added = torch.zeros_like(local) if self._is_dummy else local
+        padded = torch.nn.functional.pad(added.double(), (0, padding))
         return sum_over_workers(padded)[: local.numel()].to(local.dtype)
 
 
@@ -62,7 +63,7 @@ class TrainStepWatch:
     """
 
     def __init__(self, task: Any) -> None:
-        self.sum_over_workers: Callable[[Tensor], Tensor] = _own
+        self._step_sums: Callable[[Tensor], Tensor] = _own
         self.is_dummy = False
         self.update = 0
         train_step = task.train_step
@@ -82,7 +83,7 @@ class TrainStepWatch:
 
     @contextmanager
     def sums(self, sizes: Sequence[int], device: torch.device, training: bool) -> Iterator[None]:
-        """Let ``sum_over_workers`` sum vectors over all workers, as often as there are ``sizes``.
+        """Let :meth:`sum_over_workers` sum vectors over workers, as often as there are ``sizes``.
 
         A step makes the same sums on every worker, also on one that raises an exception: it takes
         part in those that are left, with zeros, before the exception goes on.  fairseq leaves a
@@ -97,8 +98,8 @@ class TrainStepWatch:
         if not training:
             yield
             return
-        step = StepSums(sizes, 0.0 if self.is_dummy else 1.0)
-        self.sum_over_workers = step
+        step = StepSums(sizes, self.is_dummy)
+        self._step_sums = step
         try:
             yield
         except BaseException:
@@ -106,7 +107,11 @@ class TrainStepWatch:
                 step(torch.zeros(step.left[0], device=device))
             raise
         finally:
-            self.sum_over_workers = _own
+            self._step_sums = _own
+
+    def sum_over_workers(self, local: Tensor) -> Tensor:
+        """The next of the step's sums, or in validation this worker's own numbers."""
+        return self._step_sums(local)
 
 
 def _own(local: Tensor) -> Tensor:
@@ -149,11 +154,10 @@ class LossScale:
             sum_over_workers: for the sizes of the whole batch.
         """
         # Filled on the device: a tensor made of a list would be copied from the host.
-        sizes = [
-            torch.full((1,), float(size), device=device)
-            for size in (sample_size, sentences, tokens)
-        ]
-        whole, all_sentences, all_tokens = sum_over_workers(torch.cat(sizes))
+        sizes = torch.empty(3, device=device)
+        for position, size in enumerate((sample_size, sentences, tokens)):
+            sizes[position].fill_(float(size))
+        whole, all_sentences, all_tokens = sum_over_workers(sizes)
         return cls(
             sentences=whole / all_sentences.clamp(min=1),
             tokens=whole / all_tokens.clamp(min=1) if sentence_avg else 1.0,

@@ -34,28 +34,35 @@ from criterions.stochastic_graph.baselines import (
     MovingAverage,
     NoBaseline,
 )
-from criterions.stochastic_graph.context import RECORDER, SampleRequest, estimator_of, sample
+from criterions.stochastic_graph.context import (
+    RECORDER,
+    SampleRequest,
+    estimator_of,
+    sample,
+)
 from criterions.stochastic_graph.distributions import (
     UncheckedOneHotCategorical,
     deterministic_value,
     one_hot_argmax,
 )
+from criterions.stochastic_graph.enumeration import Enumeration
 from criterions.stochastic_graph.estimators import (
     ESTIMATORS,
     Draw,
-    Enumeration,
     Estimator,
     Expectation,
-    GumbelSoftmax,
     Mode,
     NoScore,
     Reparameterized,
     ScoreFunction,
-    StraightThrough,
-    StraightThroughGumbel,
 )
 from criterions.stochastic_graph.graph import StochasticGraph, active_graph
 from criterions.stochastic_graph.nodes import CostNode, StochasticNode
+from criterions.stochastic_graph.relaxations import (
+    GumbelSoftmax,
+    StraightThrough,
+    StraightThroughGumbel,
+)
 from criterions.stochastic_graph.replay import (
     NotReplayableError,
     ReplayingGraph,

@@ -142,10 +142,12 @@ class MovingAverage(Baseline):
 
         Args:
             cost: scalar, sum of costs.
-            exists: scalar, how many costs that were; with none, nothing changes.
+            exists: scalar, how many costs that were; with none, or a sum that is not finite,
+                nothing changes: it would be part of the average, and of checkpoints, for good.
         """
         mean = cost / exists.clamp(min=torch.finfo(exists.dtype).tiny)
-        rate = (1 - self.decay) * (exists > 0)
+        known = (exists > 0) & mean.isfinite()
+        mean, rate = torch.where(known, mean, 0), (1 - self.decay) * known
         self.total.mul_(1 - rate).add_(rate * mean)
         self.weight.mul_(1 - rate).add_(rate)
 

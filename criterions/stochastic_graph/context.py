@@ -33,6 +33,9 @@ class SampleRequest:
 class Recorder(Protocol):
     """What :func:`sample` asks: a graph, or the draws of a decoding pass."""
 
+    asked: bool
+    """Whether a layer of a model has asked for anything."""
+
     def record(self, request: SampleRequest) -> Tensor:
         """The value that the layer continues with."""
 
@@ -52,6 +55,14 @@ CHECKPOINTING_REMEDY = (
 _running_backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
+def recorder_for_layer() -> Recorder | None:
+    """:data:`RECORDER`'s value for a layer of a model; the recorder is told that it asked."""
+    recorder = RECORDER.get()
+    if recorder is not None:
+        recorder.asked = True
+    return recorder
+
+
 def estimator_of(name: str, asked: Estimator | None = None) -> Estimator | None:
     """The estimator that :func:`sample` would use for node ``name``; None where it would not draw.
 
@@ -61,7 +72,7 @@ def estimator_of(name: str, asked: Estimator | None = None) -> Estimator | None:
         name: of the node.
         asked: the estimator that the layer asks for.
     """
-    recorder = RECORDER.get()
+    recorder = recorder_for_layer()
     return None if recorder is None else recorder.estimator_of(name, asked)
 
 
@@ -117,7 +128,7 @@ def sample(
             f"node {name!r} is asked for in the backward pass, where its layer is computed a "
             f"second time: {CHECKPOINTING_REMEDY}"
         )
-    recorder = RECORDER.get()
+    recorder = recorder_for_layer()
     if recorder is None:
         return deterministic_value(distribution) if value is None else value
     return recorder.record(

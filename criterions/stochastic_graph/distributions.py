@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Cauchy,
     Distribution,
     Independent,
     OneHotCategorical,
     TransformedDistribution,
 )
-from torch.distributions.utils import clamp_probs
-from torch.nn.functional import gumbel_softmax
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:
@@ -123,50 +122,20 @@ def _(distribution: TransformedDistribution) -> Tensor:
     return value
 
 
-def relaxable(distribution: Distribution) -> OneHotCategorical | Bernoulli:
-    """The one-hot or Bernoulli distribution, or that within ``Independent``: its mean is its probs.
+USE_ONE_HOT = "give OneHotCategorical with the same logits"
 
-    Raises:
-        ValueError: the distribution is of another kind, and has no continuous relaxation.
-    """
+
+def base_of(distribution: Distribution) -> Distribution:
+    """What is within ``Independent``."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
-    if isinstance(distribution, (OneHotCategorical, Bernoulli)):
-        return distribution
-    if isinstance(distribution, Categorical):
-        raise ValueError(
-            "Categorical draws indices, which carry no gradient: "
-            "give OneHotCategorical with the same logits"
-        )
-    raise ValueError(
-        f"{type(distribution).__name__} has no relaxation: use OneHotCategorical or Bernoulli, "
-        "or the score_function estimator"
-    )
+    return distribution
 
 
-def relaxed_sample(distribution: Distribution, temperature: float) -> Tensor:
-    """A sample of the continuous relaxation of a discrete distribution, with gradient.
-
-    One-hot: ``torch.nn.functional.gumbel_softmax``.  Bernoulli: ``sigmoid((logits + l) /
-    temperature)`` with ``l`` from Logistic(0, 1) (Maddison et al. 2017; Jang et al. 2017).
-
-    Args:
-        distribution: as for :func:`relaxable`.
-        temperature: above 0.
-
-    Returns:
-        the shape of one sample.
-    """
-    discrete = relaxable(distribution)
-    logits: Tensor = discrete.logits
-    if isinstance(discrete, OneHotCategorical):
-        return gumbel_softmax(logits, tau=temperature)
-    uniform = clamp_probs(torch.rand_like(logits))
-    return ((logits + uniform.log() - (-uniform).log1p()) / temperature).sigmoid()
-
-
-def nearest_outcome(distribution: Distribution, relaxed: Tensor) -> Tensor:
-    """The outcome of a discrete distribution nearest to a relaxed sample; without gradient."""
-    if isinstance(relaxable(distribution), Bernoulli):
-        return (relaxed.detach() > 0.5).to(relaxed.dtype)
-    return one_hot_argmax(relaxed)
+def check_has_mean(distribution: Distribution) -> None:
+    """Raise ``ValueError`` where torch gives NaN for the mean: ``Categorical``, ``Cauchy``."""
+    base = base_of(distribution)
+    if isinstance(base, Categorical):
+        raise ValueError(f"Categorical draws indices, which have no mean: {USE_ONE_HOT}")
+    if isinstance(base, Cauchy):
+        raise ValueError("Cauchy has no mean: use score_function or reparameterized")

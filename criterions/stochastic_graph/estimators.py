@@ -31,12 +31,9 @@ from torch.distributions import Distribution
 from criterions.registry import Registry
 from criterions.stochastic_graph.baselines import Baseline, NoBaseline
 from criterions.stochastic_graph.distributions import (
+    check_has_mean,
     deterministic_value,
-    nearest_outcome,
-    relaxable,
-    relaxed_sample,
 )
-from criterions.stochastic_graph.schedules import Schedule, value_at
 
 
 @dataclass(frozen=True)
@@ -109,14 +106,9 @@ class Estimator(nn.Module):
 ESTIMATORS: Registry[Estimator] = Registry("estimator", Estimator)  # type: ignore[type-abstract]
 
 
-def _outcome(distribution: Distribution, value: Tensor | None) -> Tensor:
+def outcome_of(distribution: Distribution, value: Tensor | None) -> Tensor:
     """A constant: the given outcome or a random one."""
     return distribution.sample() if value is None else value.detach()
-
-
-def _straight_through(outcome: Tensor, surrogate: Tensor) -> Tensor:
-    """The value of ``outcome``, to the last bit, with the gradient of ``surrogate``."""
-    return outcome + (surrogate - surrogate.detach())
 
 
 @ESTIMATORS.register("none")
@@ -130,7 +122,7 @@ class NoScore(Estimator):
     replays = True
 
     def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        return Draw(_outcome(distribution, value))
+        return Draw(outcome_of(distribution, value))
 
 
 @ESTIMATORS.register("score_function")
@@ -148,7 +140,7 @@ class ScoreFunction(Estimator):
         self.baseline = NoBaseline() if baseline is None else baseline
 
     def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        outcome = _outcome(distribution, value)
+        outcome = outcome_of(distribution, value)
         return Draw(outcome, log_prob=distribution.log_prob(outcome))
 
 
@@ -165,91 +157,6 @@ class Reparameterized(Estimator):
         return Draw(distribution.rsample())
 
 
-@ESTIMATORS.register("gumbel_softmax")
-class GumbelSoftmax(Estimator):
-    """``softmax((log p + g) / temperature)`` with ``g`` from Gumbel(0, 1).
-
-    Jang et al. 2017 and, as the concrete distribution, Maddison et al. 2017.  Unbiased for the
-    cost of the relaxed value, biased for the cost of the sample; the bias vanishes and the
-    variance grows as the temperature goes to 0.
-
-    Args:
-        temperature: above 0; a number or a schedule.
-    """
-
-    def __init__(self, temperature: float | Schedule = 1.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        temperature = value_at(self.temperature, update)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0; got {temperature} at update {update}")
-        return Draw(relaxed_sample(distribution, temperature))
-
-
-@ESTIMATORS.register("straight_through_gumbel")
-class StraightThroughGumbel(GumbelSoftmax):
-    """One-hot ``argmax(log p + g)`` forward, the gradient of Gumbel-softmax backward.
-
-    Jang et al. 2017, section 2.2: the value is an exact sample of the distribution.  Biased.
-
-    Args:
-        temperature: above 0; a number or a schedule.
-    """
-
-    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        relaxed = super()._draw(distribution, value, update).value
-        return Draw(_straight_through(nearest_outcome(distribution, relaxed), relaxed))
-
-
-@ESTIMATORS.register("straight_through")
-class StraightThrough(Estimator):
-    """One-hot sample forward; backward as if the value were the vector of probabilities.
-
-    Bengio, Léonard and Courville 2013.  Exact where the cost is linear in the value.  Elsewhere
-    the cost's tangent at the sample replaces its difference between outcomes; for a Bernoulli
-    node the expected estimate of ``dE[c]/dp`` is ``p c'(1) + (1 - p) c'(0)`` instead of
-    ``c(1) - c(0)``: too large for convex costs where ``p`` is near 1, too small near 0.
-    """
-
-    replays = True
-
-    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        probabilities = relaxable(distribution).probs
-        return Draw(_straight_through(_outcome(distribution, value), probabilities))
-
-
-@ESTIMATORS.register("enumeration")
-class Enumeration(Estimator):
-    """Sum over every value: ``sum_k p(k) c(k)``, no sampling noise.
-
-    The layer gets all values at once on a new leading axis, ``[values, *batch_shape, ...]``, and
-    everything computed from them carries that axis; the graph sums it out of the costs.  A second
-    enumerated node adds its axis in front of the first.
-
-    Args:
-        independent_steps: allow a distribution of batch shape ``[batch, time]``.  All its steps
-            take value ``k`` together, so step t's cost must depend on the node at step t alone
-            (attention without input feeding, for example); a recurrent model needs one node for
-            each step.
-    """
-
-    def __init__(self, independent_steps: bool = False) -> None:
-        super().__init__()
-        self.independent_steps = independent_steps
-
-    def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
-        if not distribution.has_enumerate_support:
-            raise ValueError(
-                f"{type(distribution).__name__} cannot be enumerated: use a Categorical, "
-                "OneHotCategorical or Bernoulli distribution, or another estimator"
-            )
-        values = distribution.enumerate_support()
-        weights = distribution.log_prob(values).exp()
-        return Draw(values, weights=weights, independent_steps=self.independent_steps)
-
-
 @ESTIMATORS.register("expectation")
 class Expectation(Estimator):
     """The mean in place of a sample (soft attention, expected embeddings).
@@ -258,6 +165,7 @@ class Expectation(Estimator):
     """
 
     def _draw(self, distribution: Distribution, value: Tensor | None, update: int) -> Draw:
+        check_has_mean(distribution)
         try:
             return Draw(distribution.mean)
         except NotImplementedError:

@@ -15,14 +15,16 @@ from criterions.stochastic_graph.context import (
     RECORDER,
     Recorder,
     SampleRequest,
+    recorder_for_layer,
 )
+from criterions.stochastic_graph.enumeration import axes, check_axes, depth_of
 from criterions.stochastic_graph.estimators import Estimator, ScoreFunction
 from criterions.stochastic_graph.nodes import (
     CostNode,
     NodeKey,
     StochasticNode,
-    cost_node,
     describe,
+    expanded_mask,
     stochastic_node,
 )
 from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate, score_statistics
@@ -61,10 +63,13 @@ class StochasticGraph:
             raise ValueError(f"samples must be at least 1; got {samples}")
         self.samples = samples
         self.update = update
+        self.asked = False
         self._estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
         self._default = ScoreFunction() if default_estimator is None else default_estimator
         self._values = dict(values or {})
         self._nodes: dict[NodeKey, StochasticNode] = {}
+        self._names: set[str] = set()
+        self._enumerated: list[StochasticNode] = []
         self._costs: dict[NodeKey, CostNode] = {}
         self._baseline_inputs: dict[NodeKey, Tensor] = {}
         self._observed: dict[str, Tensor] = {}
@@ -117,20 +122,23 @@ class StochasticGraph:
                 "or number the steps of one with step="
             )
         ancestors = self._ancestors(what, request.parents)
-        estimator = self.estimator_of(request.name, request.estimator)
+        asked = self._default if request.estimator is None else request.estimator
+        estimator = self._estimators.get(request.name, asked)
         value = self._values.get(key, self._values.get(request.name, request.value))
         try:
             draw = estimator.draw(request.distribution, value=value, update=self.update)
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from error
 
-        enumerated = [node for node in self._nodes.values() if node.weights is not None]
-        node = stochastic_node(request, estimator, draw, len(self._nodes), ancestors, enumerated)
+        position, enumerated = len(self._nodes), self._enumerated
+        node = stochastic_node(request, estimator, draw, position, ancestors, enumerated)
         if node.log_prob is not None:
             self._check_batch(what, node.log_prob, node.depth)
         elif node.weights is not None:
             self._check_batch(what, node.weights, len(enumerated) + 1)
+            enumerated.append(node)
         self._nodes[key] = node
+        self._names.add(node.name)
         if request.baseline_input is not None:
             self._baseline_inputs[key] = request.baseline_input
         return node.value
@@ -153,7 +161,8 @@ class StochasticGraph:
         fed to step t + 1), name the node in ``before``; then ``sum_{s > t} c_s``.  Leaving it out
         costs variance, not bias; naming a node that does influence its own step's cost is biased.
         Such a node, too, is recorded before the cost.
-        A cost ``[batch]`` counts in whole for every step.
+        A cost ``[batch]`` counts in whole for every step; and so does any cost that depends on a
+        node without a time axis, for the steps of all nodes that this one depends on.
 
         Args:
             name: of the cost; used once, or once for each ``step``.
@@ -174,10 +183,27 @@ class StochasticGraph:
         if key in self._costs:
             raise ValueError(f"{what} was recorded before: give each cost its own name or step=")
         ancestors = self._ancestors(what, parents)
-        later = frozenset(self._known(what, "before", before))
-        cost = cost_node(name, value, mask, step, ancestors, later, list(self._nodes.values()))
-        self._check_batch(what, value, value.dim() - 1 - cost.has_time)
-        self._costs[key] = cost
+        later = frozenset(self._known(what, "before", before)) if before else frozenset()
+        if not value.is_floating_point():
+            raise ValueError(
+                f"{what} must be floating; got {value.dtype}: convert it with .float()"
+            )
+        enumerated = self._enumerated
+        depth = depth_of(ancestors, enumerated) if enumerated else 0
+        has_time = step is None and value.dim() == depth + 2
+        if value.dim() != depth + 1 + has_time:
+            other = " (it has a step)" if step is not None else f" or {axes(depth, time=True)}"
+            raise ValueError(f"{what} must be {axes(depth)}{other}; got shape {list(value.shape)}")
+        if depth:
+            check_axes(what, value, ancestors, enumerated[:depth], has_time)
+        if mask is not None:
+            value = value.masked_fill(~expanded_mask(what, mask, value, depth), 0)
+        if has_time or later:
+            for node in self._nodes.values():
+                if node.position in ancestors and node.log_prob is not None:
+                    self._check_steps(what, value.size(-1) if has_time else None, node, later)
+        self._check_batch(what, value, depth)
+        self._costs[key] = CostNode(name, step, value, ancestors, later, has_time)
 
     def observe(self, name: str, value: Tensor) -> None:
         """Let ``statistics()`` report the mean of a quantity that is not part of the loss.
@@ -222,7 +248,7 @@ class StochasticGraph:
         Raises:
             ValueError: there is no cost, or an estimator, value or baseline does not fit.
         """
-        return self.surrogate_per_source().sum()
+        return self._finish().losses.sum() / self.samples
 
     def surrogate_per_source(self) -> Tensor:
         """As :meth:`surrogate`, ``[sources]``: the mean over the samples of each."""
@@ -234,7 +260,7 @@ class StochasticGraph:
         Returns:
             a scalar, reduced as :meth:`surrogate`.
         """
-        return self._finish().baseline_losses.view(-1, self.samples).mean(1).sum()
+        return self._finish().baseline_losses.sum() / self.samples
 
     def statistics(self) -> dict[str, Tensor]:
         """What to log: detached scalars; positions past the end do not count.
@@ -250,10 +276,9 @@ class StochasticGraph:
 
     def _finish(self) -> Surrogate:
         if self._result is None:
-            names = {name for name, _ in self._nodes}
             for argument, given in (("estimators", self._estimators), ("values", self._values)):
                 for key in given:
-                    if key not in names and key not in self._nodes:
+                    if key not in self._nodes and key not in self._names:
                         raise ValueError(
                             f"{argument} of the graph names {key!r}, which no layer recorded; "
                             f"{self._recorded()}"
@@ -287,13 +312,36 @@ class StochasticGraph:
                 "all"
             )
 
+    def _check_steps(
+        self, what: str, steps: int | None, node: StochasticNode, before: frozenset[str]
+    ) -> None:
+        assert node.log_prob is not None
+        if node.name in before and not node.has_time and node.step is None:
+            raise ValueError(
+                f"before of {what} names {node.name!r}, which has no time axis: leave it out, or "
+                "name the cost's parents if it does not depend on that node"
+            )
+        if steps is None:
+            return
+        if node.has_time and node.log_prob.size(-1) != steps:
+            raise ValueError(
+                f"{what} has {steps} steps, but {node}, upstream of it, has "
+                f"{node.log_prob.size(-1)}: pad both to the same length; if the node's second axis "
+                "is not the costs' time, record it with causal=False or as "
+                "torch.distributions.Independent(distribution, 1)"
+            )
+        if node.step is not None and node.step >= steps:
+            raise ValueError(
+                f"{what} has {steps} steps, numbered from 0, but {node} is upstream of it: "
+                "pad the cost, or count the node's steps from 0"
+            )
+
     def _known(self, what: str, argument: str, names: Iterable[str]) -> list[str]:
         if isinstance(names, str):
             raise ValueError(f"{argument} of {what} must be a list of names; got {names!r} alone")
-        recorded = {name for name, _ in self._nodes}
         names = list(names)
         for name in names:
-            if name not in recorded:
+            if name not in self._names:
                 raise ValueError(f"{argument} of {what} names unknown {name!r}; {self._recorded()}")
         return names
 
@@ -315,5 +363,5 @@ class StochasticGraph:
 
 def active_graph() -> StochasticGraph | None:
     """The graph that is being recorded in this thread, if that is what :func:`sample` does now."""
-    recorder = RECORDER.get()
+    recorder = recorder_for_layer()
     return recorder if isinstance(recorder, StochasticGraph) else None

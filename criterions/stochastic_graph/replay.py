@@ -26,7 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from criterions.stochastic_graph.context import RECORDER, Recorder, SampleRequest
+from criterions.stochastic_graph.context import (
+    RECORDER,
+    Recorder,
+    SampleRequest,
+    recorder_for_layer,
+)
 from criterions.stochastic_graph.estimators import Estimator, Expectation, Mode, ScoreFunction
 from criterions.stochastic_graph.graph import StochasticGraph
 from criterions.stochastic_graph.nodes import NodeKey, describe
@@ -80,6 +85,7 @@ class StepwiseDraws:
         self.samples = samples
         self.update = update
         self.may_draw = may_draw
+        self.asked = False
         self._drawn: dict[NodeKey, Tensor] = {}
         self._by_step: dict[str, list[Tensor]] = {}
         self._step: int | None = None
@@ -243,5 +249,5 @@ class ReplayingGraph(StochasticGraph):
 
 def active_draws() -> StepwiseDraws | None:
     """The draws of the decoding pass that runs in this thread, or None."""
-    recorder = RECORDER.get()
+    recorder = recorder_for_layer()
     return recorder if isinstance(recorder, StepwiseDraws) else None

@@ -1,7 +1,7 @@
 """The surrogate loss of a recorded graph (Schulman et al. 2015, section 3.1), and what to log.
 
-``surrogate = sum_c c + sum_z log p(z | parents) * stop_gradient(Q_z - b_z)`` with ``Q_z`` the sum
-of the costs downstream of ``z``.
+``surrogate = sum_c c + sum_z log p(z | parents) * stop_gradient(Q_z - b_z)`` with the cost-to-go
+``Q_z``, the sum of the costs downstream of ``z``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from criterions.stochastic_graph.baselines import Baseline, CostToGo
-from criterions.stochastic_graph.nodes import (
-    CostNode,
-    Enumerated,
-    NodeKey,
-    StochasticNode,
-    summed_parts,
-)
+from criterions.stochastic_graph.baselines import CostToGo
+from criterions.stochastic_graph.enumeration import expectation
+from criterions.stochastic_graph.nodes import CostNode, NodeKey, StochasticNode, summed_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +24,11 @@ class ScoreTerm:
     node: StochasticNode
     log_prob: Tensor
     to_go: CostToGo
-    module: Baseline
     baseline: Tensor
-    """``b_z``, with gradient into the module's parameters."""
+    """``b_z``, with gradient into the baseline's parameters."""
 
-    @property
-    def advantage(self) -> Tensor:
-        """``Q_z - b_z``, without gradient."""
-        return self.to_go.cost - self.baseline.detach()
+    advantage: Tensor
+    """``Q_z - b_z``, without gradient."""
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over steps, expectation over enumerated values: ``[batch]``."""
@@ -78,23 +70,45 @@ def build_surrogate(
     """
     enumerated = [node for node in nodes if node.weights is not None]
     by_name: dict[str, Tensor] = {}
-    parts = []
+    losses: Tensor | int = 0
     for cost in costs:
-        value = expectation(cost.value, cost.has_time, enumerated)
-        parts.append(value.sum(-1) if cost.has_time else value)
-        by_name[cost.name] = by_name.get(cost.name, 0) + parts[-1].detach()
-    losses = sum(parts[1:], parts[0])
+        value = expectation(cost.value, cost.has_time, enumerated) if enumerated else cost.value
+        value = value.sum(-1) if cost.has_time else value
+        losses = losses + value
+        by_name[cost.name] = by_name.get(cost.name, 0) + value.detach()
+    assert isinstance(losses, Tensor)
     baseline_losses = torch.zeros_like(losses)
 
+    # Nodes that all steps of earlier nodes lead to, and that lead to all steps of later costs.
+    timeless = [n for n in nodes if n.ancestors and not n.has_time and n.step is None]
     terms = []
     for node in nodes:
         downstream = [cost for cost in costs if node.position in cost.ancestors]
         if node.log_prob is None or not downstream:
             continue
+        between = [other.position for other in timeless if node.position in other.ancestors]
+        with torch.no_grad():
+            total = torch.zeros_like(node.log_prob)
+            for cost in downstream:
+                total = total + cost_to_go(
+                    node,
+                    cost,
+                    expectation(cost.value, cost.has_time, enumerated, node.depth)
+                    if enumerated
+                    else cost.value,
+                    whole=not cost.ancestors.isdisjoint(between),
+                )
+            # The probability of the enumerated values; no axis has independent steps here.
+            weight = total.new_ones(())
+            for other in enumerated[: node.depth]:
+                assert other.weights is not None
+                weight = weight * (other.weights.unsqueeze(-1) if node.has_time else other.weights)
+            if node.mask is not None:
+                weight = weight * node.mask
         given = baseline_inputs.get((node.name, node.step))
-        term = _score_term(node, node.log_prob, downstream, given, enumerated, samples)
+        to_go = CostToGo(str(node), total, weight, node.has_time, samples, given)
+        term, loss = _score_term(node, node.log_prob, to_go)
         losses = losses + term.total(term.log_prob * term.advantage)
-        loss = term.module.loss(term.baseline, term.to_go)
         if loss is not None:
             baseline_losses = baseline_losses + term.total(loss)
         terms.append(term)
@@ -102,32 +116,16 @@ def build_surrogate(
     # Only now: a baseline shared by several nodes must not learn from one sample's costs and
     # then be used for another node of the same sample.
     for term in terms:
-        if term.module.training:
-            term.module.update(term.to_go)
+        module = term.node.estimator.baseline
+        if module is not None and module.training:
+            module.update(term.to_go)
     return Surrogate(losses, baseline_losses, by_name, terms)
 
 
 def _score_term(
-    node: StochasticNode,
-    log_prob: Tensor,
-    costs: Sequence[CostNode],
-    baseline_input: Tensor | None,
-    enumerated: Enumerated,
-    samples: int,
-) -> ScoreTerm:
-    with torch.no_grad():
-        total = torch.zeros_like(log_prob)
-        for cost in costs:
-            value = expectation(cost.value, cost.has_time, enumerated, node.depth)
-            total = total + cost_to_go(node, log_prob, cost, value)
-        # The probability of the enumerated values; no axis has independent steps here.
-        weight = total.new_ones(())
-        for other in enumerated[: node.depth]:
-            assert other.weights is not None
-            weight = weight * (other.weights.unsqueeze(-1) if node.has_time else other.weights)
-        if node.mask is not None:
-            weight = weight * node.mask
-    to_go = CostToGo(str(node), total, weight, node.has_time, samples, baseline_input)
+    node: StochasticNode, log_prob: Tensor, to_go: CostToGo
+) -> tuple[ScoreTerm, Tensor | None]:
+    """The term, and the loss of the baseline's parameters, of the cost-to-go's shape."""
     module = node.estimator.baseline
     if module is None:
         raise ValueError(
@@ -136,69 +134,49 @@ def _score_term(
         )
     baseline: Tensor = module(to_go)
     try:
-        baseline.detach().expand_as(total)
+        baseline.detach().expand_as(to_go.cost)
     except RuntimeError:
         raise ValueError(
             f"the baseline of {node} has shape {list(baseline.shape)}, which does not fit its "
-            f"cost-to-go {list(total.shape)}: check baseline_input"
+            f"cost-to-go {list(to_go.cost.shape)}: check baseline_input"
         ) from None
-    return ScoreTerm(node, log_prob, to_go, module, baseline)
+    term = ScoreTerm(node, log_prob, to_go, baseline, to_go.cost - baseline.detach())
+    return term, module.loss(baseline, to_go)
 
 
-def expectation(tensor: Tensor, has_time: bool, enumerated: Enumerated, depth: int = 0) -> Tensor:
-    """Expectation over enumerated nodes: all but the first ``depth`` of them.
-
-    Args:
-        tensor: ``[*enumerated, batch]``, or with a last axis ``time``.
-        has_time: whether it has.
-        enumerated: all enumerated nodes of the graph.
-        depth: how many of the leading axes stay.
-    """
-    for i in reversed(range(depth, tensor.dim() - 1 - has_time)):
-        weights = enumerated[i].weights
-        assert weights is not None
-        if tensor.size(0) == 1:
-            tensor = tensor.squeeze(0)
-            continue
-        if has_time and not enumerated[i].has_time:
-            weights = weights.unsqueeze(-1)
-        tensor = (weights * tensor).sum(0)
-    return tensor
-
-
-def cost_to_go(node: StochasticNode, log_prob: Tensor, cost: CostNode, value: Tensor) -> Tensor:
+def cost_to_go(node: StochasticNode, cost: CostNode, value: Tensor, whole: bool) -> Tensor:
     """The part of a cost that is downstream of each step of a node.
 
     With both on the time axis, ``Q_t = sum_{s >= t} c_s``, or ``sum_{s > t}`` if the node's name
-    is in ``cost.before``.  A node without a time (a latent) is credited with every step's cost; a
-    cost without one (the reward of a whole output) counts for every step of the node.
+    is in ``cost.before``.  The whole cost counts for a node without a time (a latent), for every
+    step of a node where the cost has none (the reward of a whole output), and for every step of a
+    node that another one without a time depends on, if the cost depends on that.
 
     Args:
         node: a score-function node.
-        log_prob: the node's.
         cost: recorded downstream of it.
         value: the cost's ``[..., batch]`` or ``[..., batch, time]``, enumerated axes later than
             the node summed out.
+        whole: whether a node without a time lies between.
 
     Returns:
         ``[..., batch]``, or ``[..., batch, time]`` (time of size 1 or the node's).
     """
+    node_has_steps = node.has_time or node.step is not None
+    if whole or not node_has_steps or not (cost.has_time or cost.step is not None):
+        total = value.sum(-1) if cost.has_time else value
+        return total.unsqueeze(-1) if node.has_time else total
     if not cost.has_time:
         value = value.unsqueeze(-1)
-    to_go = value.flip(-1).cumsum(-1).flip(-1)
-    cost_has_steps = cost.has_time or cost.step is not None
-    if not cost_has_steps or not (node.has_time or node.step is not None):
-        to_go = to_go[..., :1]
-        return to_go if node.has_time else to_go.squeeze(-1)
-
     # Column j is what remains from step `first + j` on; the last column: nothing.
-    to_go = torch.cat([to_go, torch.zeros_like(to_go[..., :1])], dim=-1)
+    to_go = torch.nn.functional.pad(value.flip(-1).cumsum(-1).flip(-1), (0, 1))
     first = 0 if cost.step is None else cost.step
-    shift = (node.name in cost.before) - first
+    shift, last = (node.name in cost.before) - first, to_go.size(-1) - 1
     if node.step is not None:
-        return to_go[..., min(max(node.step + shift, 0), to_go.size(-1) - 1)]
-    steps = torch.arange(log_prob.size(-1), device=value.device)
-    return to_go.index_select(-1, (steps + shift).clamp(0, to_go.size(-1) - 1))
+        return to_go[..., min(max(node.step + shift, 0), last)]
+    assert node.log_prob is not None
+    steps = torch.arange(node.log_prob.size(-1), device=value.device)
+    return to_go.index_select(-1, (steps + shift).clamp(0, last))
 
 
 @torch.no_grad()
@@ -210,37 +188,36 @@ def score_statistics(terms: Iterable[ScoreTerm]) -> dict[str, Tensor]:
         distribution has one), ``downstream/NAME`` (``Q``), ``baseline/NAME``, ``advantage/NAME``
         and ``advantage_variance/NAME``.
     """
-    by_name: dict[str, list[ScoreTerm]] = {}
+    by_name: dict[str, dict[str, list[Tensor]]] = {}
     for term in terms:
-        by_name.setdefault(term.node.name, []).append(term)
+        node, to_go = term.node, term.to_go
+        values = {
+            "weight": to_go.weight,
+            "log_prob": term.log_prob,
+            "entropy": _entropy(node),
+            "downstream": to_go.cost,
+            "baseline": term.baseline,
+            "advantage": term.advantage,
+        }
+        columns = by_name.setdefault(node.name, {})
+        for kind, value in values.items():
+            if value is not None:
+                columns.setdefault(kind, []).append(value.expand_as(to_go.cost).flatten())
 
     statistics = {}
-    for name, group in by_name.items():
-        statistics[f"log_prob/{name}"] = _mean(group, [term.log_prob for term in group])
-        entropies = [_entropy(term.node) for term in group]
-        known = [entropy for entropy in entropies if entropy is not None]
-        if len(known) == len(group):
-            statistics[f"entropy/{name}"] = _mean(group, known)
-        statistics[f"downstream/{name}"] = _mean(group, [term.to_go.cost for term in group])
-        statistics[f"baseline/{name}"] = _mean(group, [term.baseline for term in group])
-        advantages = [term.advantage for term in group]
-        advantage = _mean(group, advantages)
-        statistics[f"advantage/{name}"] = advantage
-        squares = [(each - advantage).square() for each in advantages]
-        statistics[f"advantage_variance/{name}"] = _mean(group, squares)
+    for name, columns in by_name.items():
+        weight, advantage = torch.cat(columns.pop("weight")), torch.cat(columns["advantage"])
+        number = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        for kind, parts in columns.items():
+            flat = torch.cat(parts)
+            if flat.shape == weight.shape:  # else one of the distributions has no entropy
+                # What lies past the end may be anything, NaN too.
+                total = torch.where(weight > 0, weight * flat, 0).sum()
+                statistics[f"{kind}/{name}"] = total / number
+        squares = (advantage - statistics[f"advantage/{name}"]).square()
+        total = torch.where(weight > 0, weight * squares, 0).sum()
+        statistics[f"advantage_variance/{name}"] = total / number
     return statistics
-
-
-def _mean(terms: Sequence[ScoreTerm], values: Sequence[Tensor]) -> Tensor:
-    """Mean of one tensor per term, weighted by the probability of enumerated values."""
-    pairs = [(term.to_go.weight, term.to_go.cost) for term in terms]
-    weight = torch.cat([weight.expand_as(cost).flatten() for weight, cost in pairs])
-    flat = torch.cat(
-        [value.expand_as(cost).flatten() for value, (_, cost) in zip(values, pairs, strict=True)]
-    )
-    # What lies past the end may be anything, NaN too.
-    total = torch.where(weight > 0, weight * flat, torch.zeros_like(flat)).sum()
-    return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _entropy(node: StochasticNode) -> Tensor | None:

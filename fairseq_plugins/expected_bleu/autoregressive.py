@@ -12,14 +12,8 @@ from criterions import BleuStatistics, expected_statistics
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
-from fairseq_plugins.rows import (
-    FedRows,
-    Reference,
-    cross_entropy,
-    prefix_columns,
-    reference_of,
-    rows_of,
-)
+from fairseq_plugins.reference import Reference, prefix_columns, reference_of
+from fairseq_plugins.target_positions import FedRows, cross_entropy, rows_of
 
 
 def autoregressive_statistics(

@@ -13,8 +13,8 @@ from fairseq_plugins.expected_bleu.autoregressive import AutoregressiveScores
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig, check_values
 from fairseq_plugins.expected_bleu.non_autoregressive import NonAutoregressiveScores
 from fairseq_plugins.expected_bleu.scored_batch import BatchSums, ScoredBatch
-from fairseq_plugins.flags import check_model, is_non_autoregressive
 from fairseq_plugins.metrics import log_expected_bleu, log_head_losses, log_loss, logged_sums
+from fairseq_plugins.model_pass import check_model, is_non_autoregressive
 from fairseq_plugins.workers import TrainStepWatch
 
 

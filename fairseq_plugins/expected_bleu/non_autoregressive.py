@@ -26,7 +26,8 @@ from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     checked_words,
 )
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
-from fairseq_plugins.rows import Reference, Rows, prefix_columns, reference_of, rows_of
+from fairseq_plugins.reference import Reference, prefix_columns, reference_of
+from fairseq_plugins.target_positions import Rows, rows_of
 
 _START = 1
 """Tokens before the words: ``<s>``, which the task ``translation_lev`` puts there."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from criterions.bleu.statistics import SMOOTHINGS
-from criterions.checks import check_choice, check_order, check_shape, check_token_ids
+from criterions.checks import check_choice, check_order
 from criterions.registry import Registry
 from fairseq_plugins.flags import SENTENCE_ENDS, at_least
 
@@ -35,19 +35,6 @@ class Outputs:
     reference_lengths: Tensor
     sources: Tensor
     samples: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "references", "sources"):
-            check_token_ids(name, getattr(self, name))
-        batch = self.references.size(0)
-        if self.tokens.size(0) != batch * self.samples:
-            raise ValueError(
-                f"tokens has {self.tokens.size(0)} rows, but references has {batch}, each of which "
-                f"has samples={self.samples}"
-            )
-        check_shape("lengths", self.lengths, [batch * self.samples])
-        check_shape("reference_lengths", self.reference_lengths, [batch])
-        check_shape("sources", self.sources, [batch, self.sources.size(1)])
 
 
 @dataclass(frozen=True)

@@ -43,23 +43,29 @@ class TokenReward(Reward):
         """``[batch * samples, length]``; arguments as of :meth:`score`."""
 
     def _arguments(self, outputs: Outputs) -> dict[str, Any]:
-        end = self._counted_end(outputs.tokens, outputs.lengths)
-        reference_end = self._counted_end(outputs.references, outputs.reference_lengths)
-        special = torch.stack([outputs.tokens.eq(symbol) for symbol in self._special]).any(0)
-        reference_lengths = outputs.reference_lengths + reference_end.any(1)
+        tokens, lengths = outputs.tokens, outputs.lengths
+        references, reference_lengths = outputs.references, outputs.reference_lengths
+        special = torch.zeros_like(tokens, dtype=torch.bool)
+        for symbol in self._special:
+            special |= tokens.eq(symbol)
+        if self.options.sentence_end == "ngram":
+            end = self._end(tokens, lengths)
+            reference_end = self._end(references, reference_lengths)
+            special &= ~end
+            lengths = lengths + end.any(1)
+            reference_lengths = reference_lengths + reference_end.any(1)
         return {
-            "hypotheses": outputs.tokens.masked_fill(special & ~end, self._never_in_a_reference),
-            "references": outputs.references.repeat_interleave(outputs.samples, dim=0),
-            "lengths": outputs.lengths + end.any(1),
+            "hypotheses": tokens.masked_fill(special, self._never_in_a_reference),
+            "references": references.repeat_interleave(outputs.samples, dim=0),
+            "lengths": lengths,
             "reference_lengths": reference_lengths.repeat_interleave(outputs.samples),
             "max_order": self.options.max_order,
         }
 
-    def _counted_end(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Bool, the shape of ``tokens``: an ``</s>`` that follows the words and counts."""
+    def _end(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Bool, the shape of ``tokens``: an ``</s>`` that follows the words."""
         columns = torch.arange(tokens.size(1), device=tokens.device)
-        end = tokens.eq(self._eos) & (columns == lengths.unsqueeze(1))
-        return end if self.options.sentence_end == "ngram" else torch.zeros_like(end)
+        return tokens.eq(self._eos) & (columns == lengths.unsqueeze(1))
 
 
 @REWARDS["tokens"].register("sentence_bleu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from criterions.edit_distance_sampling import sample_edits
-from fairseq_plugins.rows import Reference, prefix_columns, reference_of
+from fairseq_plugins.reference import Reference, prefix_columns, reference_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class Batch:
         # Padded on the right whatever side the sample has its padding on.
         fed = sample["net_input"]["prev_output_tokens"].gather(1, reference.order)
         net_input = {**sample["net_input"], "prev_output_tokens": fed}
-        reference = replace(reference, order=columns_of(fed).expand_as(fed))
+        columns = torch.arange(fed.size(1), device=fed.device)
+        reference = replace(reference, order=columns.expand_as(fed))
         return cls(net_input, reference, fed, prefix_size)
 
     def repeated(self, samples: int) -> Batch:
@@ -49,19 +48,17 @@ class Batch:
         if samples == self.samples:
             return self
         assert self.samples == 1
-
-        def repeat(tensor: Tensor) -> Tensor:
-            return tensor.repeat_interleave(samples, dim=0)
-
         names = self.reference.__annotations__
-        reference = Reference(*(repeat(getattr(self.reference, name)) for name in names))
-        fed = repeat(self.prev_output_tokens)
+        tensors = [self.prev_output_tokens, *(getattr(self.reference, name) for name in names)]
+        fed, *target = (tensor.repeat_interleave(samples, dim=0) for tensor in tensors)
+        reference = Reference(*target)
         return replace(self, reference=reference, prev_output_tokens=fed, samples=samples)
 
     @property
     def exists(self) -> Tensor:
         """``[rows, tgt_len]`` bool: which columns hold a token of the reference."""
-        return columns_of(self.reference.tokens) < self.reference.rows.unsqueeze(1)
+        tokens = self.reference.tokens
+        return columns_of(tokens) < self.reference.rows.unsqueeze(1)
 
     @property
     def counts(self) -> Tensor:
@@ -85,37 +82,3 @@ class Batch:
 def columns_of(tokens: Tensor) -> Tensor:
     """``[length]``: the columns' numbers of ``[rows, length]``."""
     return torch.arange(tokens.size(1), device=tokens.device)
-
-
-def edited(batch: Batch, dictionary: Dictionary, *, kind: str, temperature: float) -> Batch:
-    """The batch with edited references as targets: RAML (Norouzi et al. 2016).
-
-    Args:
-        batch: with its rows repeated already; each gets edits of its own.
-        dictionary: for the vocabulary, of which special symbols are never drawn.
-        kind, temperature: of the edits; the temperature in units of ``1 + log(vocabulary)``.
-    """
-    reference, size = batch.reference, batch.prefix_size
-    vocabulary = torch.arange(
-        dictionary.nspecial, len(dictionary), device=reference.tokens.device, dtype=torch.long
-    )
-    words, lengths = sample_edits(
-        reference.tokens[:, size:],
-        batch.size_after_prefix(reference.lengths),
-        vocabulary=vocabulary,
-        # With V tokens to choose from, an edit of probability exp(-1 / t) has V forms.  In units of
-        # 1 + log V the same temperature means about as many edits for every vocabulary.
-        temperature=temperature / (1 + math.log(vocabulary.numel())),
-        kind=kind,
-    )
-    lengths = torch.where(reference.lengths < size, reference.lengths, lengths + size)
-    ended = reference.rows - reference.lengths
-    end = words.new_full((words.size(0), 1), dictionary.eos())
-    tokens = torch.cat([reference.tokens[:, :size], words, end], dim=1)
-    columns = columns_of(tokens)
-    tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
-    tokens = tokens.masked_fill(columns == lengths.unsqueeze(1), dictionary.eos())
-    fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
-    order = columns.expand_as(tokens)
-    reference = Reference(tokens, lengths, lengths + ended, order)
-    return replace(batch, reference=reference, prev_output_tokens=fed)

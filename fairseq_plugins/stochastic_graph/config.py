@@ -17,6 +17,7 @@ from criterions.stochastic_graph import BASELINES, ESTIMATORS
 from fairseq_plugins.flags import SENTENCE_ENDS
 from fairseq_plugins.rewards import LEVELS, reward_help
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
+from fairseq_plugins.stochastic_graph.token_estimators import TOKEN_ESTIMATORS
 
 RELAXED_FEEDS = ("soft", "gumbel", "gumbel_st", "straight_through")
 
@@ -29,7 +30,9 @@ SAMPLE_DROPOUT = ChoiceEnum(["off", "scoring", "both"])
 REWARD_LEVEL = ChoiceEnum(list(LEVELS))
 NORMALIZATION = ChoiceEnum(list(NORMALIZATIONS))
 CREDIT = ChoiceEnum(["whole", "reward_to_go"])
-ESTIMATOR = ChoiceEnum(["none", "score_function", "pathwise", "straight_through", "candidate_set"])
+ESTIMATOR = ChoiceEnum(
+    ["none", *TOKEN_ESTIMATORS.names, "pathwise", "straight_through", "candidate_set"]
+)
 BASELINE = ChoiceEnum(list(BASELINES.names))
 CANDIDATE_LOSS = ChoiceEnum(list(CANDIDATE_LOSSES))
 LAYER_ESTIMATOR = ChoiceEnum(list(ESTIMATORS.names))
@@ -183,20 +186,30 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
 class Settings(StochasticGraphCriterionConfig):
     """All flags with their values: those given, those of ``--objective``, or the defaults."""
 
-    @property
-    def relaxed(self) -> bool:
-        """Whether the decoder is fed vectors in place of tokens."""
-        return self.feed in RELAXED_FEEDS
+    relaxed: bool = field(init=False)
+    """Whether the decoder is fed vectors in place of tokens."""
 
-    @property
-    def emits_greedily(self) -> bool:
-        """Whether outputs are rewarded whose tokens are no random choice, but the layers' are."""
-        return self.cost == "reward" and self.emit == "greedy"
+    emits_greedily: bool = field(init=False)
+    """Whether outputs are rewarded whose tokens are no random choice, but the layers' are."""
 
-    @property
-    def scores_tokens(self) -> bool:
-        """Whether the pass with gradient has to give the distributions of what was decoded."""
-        return self.estimator in ("score_function", "candidate_set") or self.emits_greedily
+    records_tokens: bool = field(init=False)
+    """Whether tokens that were drawn are nodes of the graph, with a score term."""
+
+    scores_tokens: bool = field(init=False)
+    """Whether the pass with gradient has to give the distributions of what was decoded."""
+
+    forces_tokens: bool = field(init=False)
+    """Whether some of the reference's tokens are fed whatever the model emits."""
+
+    def __post_init__(self) -> None:
+        self.relaxed = self.feed in RELAXED_FEEDS
+        self.emits_greedily = self.cost == "reward" and self.emit == "greedy"
+        self.records_tokens = self.estimator in TOKEN_ESTIMATORS.names
+        self.scores_tokens = (
+            self.records_tokens or self.estimator == "candidate_set" or self.emits_greedily
+        )
+        schedules = (self.teacher_forcing, self.teacher_prefix)
+        self.forces_tokens = schedules != ("0", "0") or self.ignore_prefix_size > 0
 
 
 def flag(name: str) -> str:

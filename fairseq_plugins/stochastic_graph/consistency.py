@@ -58,7 +58,7 @@ def check_consistent(settings: Settings, given: Collection[str]) -> None:
 
 def _contradictions(s: Settings) -> Iterator[tuple[str, str, str]]:
     """Two flags, and why they do not go together."""
-    rewarded, score = s.cost == "reward", s.estimator == "score_function"
+    rewarded, score = s.cost == "reward", s.records_tokens
     normalized = s.reward_normalization != "none"
     if s.target == "raml" and s.cost != "cross_entropy":
         yield "target", "cost", "edited references are targets of the cross-entropy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -11,22 +12,17 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
-from fairseq_plugins.flags import (
-    above,
-    at_least,
-    check_autoregressive,
-    check_model,
-    schedule_of,
-)
+from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
-from fairseq_plugins.model_pass import model_pass
+from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
-from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions, TokenLosses
-from fairseq_plugins.stochastic_graph.estimators import EMITTED, FED, CriterionEstimators
-from fairseq_plugins.stochastic_graph.rollout import Rollouts
-from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
+from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions
+from fairseq_plugins.stochastic_graph.costs.cross_entropy_cost import TokenLosses
+from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
+from fairseq_plugins.stochastic_graph.rollout import Rollout, Rollouts
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass, ScoredPasses
 from fairseq_plugins.workers import LossScale, TrainStepWatch
 
 logger = logging.getLogger(__name__)
@@ -60,8 +56,15 @@ class StochasticGraphCriterion(FairseqCriterion):
             self.dictionary,
         )
         self.passes = ScoredPasses(self.settings, self.estimators, temperature, self.dictionary)
-        options = CostOptions(self.settings, task, self.estimators.token, self.train_step)
+        options = CostOptions(
+            self.settings, task, self.estimators.token, self.train_step.sum_over_workers
+        )
         self.cost: Cost = COSTS.create(self.settings.cost, options)
+        self._adds_cross_entropy = (
+            not self.cost.per_token and self.settings.cross_entropy_weight > 0
+        )
+        self._checked_model: weakref.ref[Any] | None = None
+        self._layers_ask: bool | None = None
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
@@ -89,8 +92,10 @@ class StochasticGraphCriterion(FairseqCriterion):
             return self._forward(model, sample)
 
     def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        check_model(model, "stochastic_graph")
-        check_autoregressive(model, "stochastic_graph")
+        if self._checked_model is None or self._checked_model() is not model:
+            check_model(model, "stochastic_graph")
+            check_autoregressive(model, "stochastic_graph")
+            self._checked_model, self._layers_ask = weakref.ref(model), None
         sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
         sentences = sample["target"].size(0)
         sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
@@ -122,27 +127,48 @@ class StochasticGraphCriterion(FairseqCriterion):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The surrogate loss, the value of what it stands for, and what to log."""
         update, batch = self.train_step.update, sources.reference.tokens.size(0)
-        rollout = self.rollouts.of(model, sources, update)
+        rollout, done = self._scored_rollout(model, sources, update)
         greedy = None
         if self.estimators.compare_with_greedy:
             greedy = self.rollouts.greedy(model, sources, update)
-        done = self.passes.of(model, rollout, update)
-        logs = self.cost.record(done, rollout, greedy)
-        statistics = done.graph.statistics()
-        if not self.cost.per_token:
-            logs = _per_sentence(logs)
+        recorded = self.cost.record(done, rollout, greedy)
         factor = scale.tokens_alone if self.cost.per_token else scale.sentences
-        loss, value = _scaled(done.graph, statistics, factor, batch)
-        logs = {**_logged_statistics(statistics, batch), **logs}
+        loss, value, logs = _summed(done.graph, factor, batch)
+        prefix = "" if self.cost.per_token else _PER_SENTENCE
+        for name, total in recorded.items():
+            logs[prefix + name] = total
         if self._adds_cross_entropy:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
-            statistics = graph.statistics()
             factor = scale.tokens * self.settings.cross_entropy_weight
-            added_loss, added_value = _scaled(graph, statistics, factor, batch)
+            added_loss, added_value, observed = _summed(graph, factor, batch, only="observed")
             loss, value = loss + added_loss, value + added_value
-            logs.update(teacher_logs, **_logged_statistics(statistics, batch, only="observed"))
+            logs.update(teacher_logs, **observed)
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
+
+    def _scored_rollout(
+        self, model: Any, sources: Batch, update: int
+    ) -> tuple[Rollout, ScoredPass]:
+        """What the decoder is fed and emits, and the pass with gradient over it.
+
+        A model's first batch shows whether it has stochastic layers, which may draw while outputs
+        are decoded.  Where a layer asks for the first time later on, the batch is done again.
+        """
+        replay = self._layers_ask is not False
+        rollout = self.rollouts.of(model, sources, update, replay=replay)
+        done = self.passes.of(model, rollout, update, layers_draw=replay)
+        drawn = rollout.draws is not None and rollout.draws.asked
+        self._layers_ask = self._layers_ask or drawn or done.graph.asked
+        if self._layers_ask and not replay:
+            rollout = self.rollouts.of(model, sources, update)
+            done = self.passes.of(model, rollout, update)
+        if done.logits.dim() != 3 and not self.cost.bears_enumeration:
+            raise ValueError(
+                f"--cost {self.settings.cost} does not go with --layer-estimator enumeration (the "
+                f"decoder's logits have shape {list(done.logits.shape)}): use --cost "
+                "cross_entropy, or another estimator"
+            )
+        return rollout, done
 
     def _validation_step(
         self, model: Any, sources: Batch, scale: LossScale
@@ -157,11 +183,8 @@ class StochasticGraphCriterion(FairseqCriterion):
         if not self.cost.per_token:
             weight = self.settings.cross_entropy_weight
             value = value + scale.tokens * weight * losses.total(losses.smoothed)
-        return value, value, {**losses.logs, **_per_sentence(logs)}
-
-    @property
-    def _adds_cross_entropy(self) -> bool:
-        return not self.cost.per_token and self.settings.cross_entropy_weight > 0
+        logs = {_PER_SENTENCE + name: total for name, total in logs.items()}
+        return value, value, {**losses.logs, **logs}
 
     def _teacher_graph(
         self, model: Any, sources: Batch, update: int
@@ -212,38 +235,28 @@ class StochasticGraphCriterion(FairseqCriterion):
         return True
 
 
-def _scaled(
-    graph: StochasticGraph, statistics: dict[str, Tensor], factor: Tensor | float, batch: int
-) -> tuple[Tensor, Tensor]:
-    """The surrogate loss of a graph, and the value of its costs."""
-    costs = [cost for name, cost in statistics.items() if name.startswith("cost/")]
-    return factor * (graph.surrogate() + graph.baseline_loss()), factor * batch * sum(costs)
+def _summed(
+    graph: StochasticGraph, factor: Tensor | float, sentences: int, only: str | None = None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """A graph's surrogate loss, the value of its costs, and its statistics, all sums.
 
-
-def _per_sentence(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mark sums over the sentences of a batch, to be logged as means over all sentences."""
-    return {_PER_SENTENCE + name: value for name, value in sums.items()}
-
-
-def _logged_statistics(
-    statistics: dict[str, Tensor], sentences: int, only: str | None = None
-) -> dict[str, Tensor]:
-    """A graph's statistics as sums over sentences.
-
-    Of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
+    Logged are of the tokens: ``entropy`` (nats), ``log_prob``, ``baseline``, ``advantage``,
     ``advantage_variance``.  Of a stochastic layer the same, with ``_NAME`` behind.  What a layer
     observed has its own name.
 
     Args:
-        statistics: :meth:`StochasticGraph.statistics`, ``KIND/NAME``.
+        graph: with its costs.
+        factor: of loss and value.
         sentences: of the batch.
-        only: the one kind to log.
+        only: the one kind of statistics to log.
     """
-    sums = {}
-    for key, value in statistics.items():
+    cost: Tensor | int = 0
+    logs = {}
+    for key, mean in graph.statistics().items():
         kind, name = key.split("/", 1)
-        if kind in ("cost", "downstream") or only not in (None, kind):
-            continue
-        label = kind if name in (EMITTED, FED) else f"{kind}_{name}"
-        sums[name if kind == "observed" else label] = value.detach() * sentences
-    return _per_sentence(sums)
+        if kind == "cost":
+            cost = cost + mean
+        elif kind != "downstream" and only in (None, kind):
+            label = kind if name in (EMITTED, FED) else f"{kind}_{name}"
+            logs[_PER_SENTENCE + (name if kind == "observed" else label)] = mean * sentences
+    return factor * (graph.surrogate() + graph.baseline_loss()), factor * sentences * cost, logs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,16 +17,13 @@ from criterions.stochastic_graph import (
     UnexpectedDrawError,
 )
 from criterions.token_categorical import TokenCategorical
-from fairseq_plugins.decoding import (
-    DecodedTokens,
-    ForcedTokens,
-    Sampling,
-    decode,
-    decode_limits,
-)
-from fairseq_plugins.stochastic_graph.batch import Batch, columns_of, edited
+from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
+from fairseq_plugins.rewards import Outputs
+from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
+from fairseq_plugins.stochastic_graph.candidate_set import with_references
 from fairseq_plugins.stochastic_graph.config import Settings
-from fairseq_plugins.stochastic_graph.estimators import CriterionEstimators
+from fairseq_plugins.stochastic_graph.edited_references import edited
+from fairseq_plugins.stochastic_graph.node_estimators import CriterionEstimators
 
 
 @dataclass(frozen=True)
@@ -41,9 +36,10 @@ class Rollout:
     ``action_mask``: ``[rows, length]`` bool, True where a token exists and is the model's choice.
     ``number``: ``[rows]``, tokens emitted, ``</s>`` included.
     ``lengths``: ``[rows]``, tokens before ``</s>``.
-    ``forced``: ``[rows, tgt_len]`` bool, where the reference's token is taken, not the model's.
+    ``forced``: ``[rows, tgt_len]`` bool, where the reference's token is taken, not the model's;
+    None for nowhere.
     ``draws``: what the model's stochastic layers drew while the tokens were decoded, for the pass
-    with gradient to replay; None where that pass scores no decoded tokens.
+    with gradient to replay; None where that pass scores no decoded tokens, or no layer draws.
     """
 
     batch: Batch
@@ -52,27 +48,39 @@ class Rollout:
     action_mask: Tensor
     number: Tensor
     lengths: Tensor
-    forced: Tensor
+    forced: Tensor | None
     draws: StepwiseDraws | None = None
 
     @classmethod
-    def of_reference(cls, batch: Batch, forced: Tensor | None = None) -> Rollout:
+    def of_reference(cls, batch: Batch, forced: Tensor) -> Rollout:
         """The reference, where nothing is decoded before the pass with gradient."""
-        tokens, exists = batch.reference.tokens, batch.exists
+        reference = batch.reference
         return cls(
             batch,
             fed=batch.prev_output_tokens,
-            tokens=tokens,
-            action_mask=torch.zeros_like(exists),
-            number=batch.reference.rows,
-            lengths=batch.reference.lengths,
-            forced=exists if forced is None else forced,
+            tokens=reference.tokens,
+            action_mask=torch.zeros_like(forced),
+            number=reference.rows,
+            lengths=reference.lengths,
+            forced=forced,
         )
 
     @property
-    def output(self) -> tuple[Tensor, Tensor]:
-        """Tokens ``[rows, length]`` and lengths ``[rows]`` without the ignored prefix."""
-        return self.batch.after_prefix(self.tokens), self.batch.size_after_prefix(self.lengths)
+    def outputs(self) -> Outputs:
+        """What a reward judges: the output without the ignored prefix."""
+        batch, reference = self.batch, self.batch.reference
+        tokens, lengths = self.tokens, self.lengths
+        if batch.prefix_size:
+            reference, tokens = batch.scored, batch.after_prefix(tokens)
+            lengths = batch.size_after_prefix(lengths)
+        return Outputs(
+            tokens=tokens,
+            lengths=lengths,
+            references=reference.tokens[:: batch.samples],
+            reference_lengths=reference.lengths[:: batch.samples],
+            sources=batch.net_input["src_tokens"],
+            samples=batch.samples,
+        )
 
     @torch.no_grad()
     def emitting(
@@ -103,67 +111,42 @@ class Rollout:
             lengths=lengths,
         )
 
-    def with_references(self, sources: Batch, pad: int) -> Rollout:
-        """One more row for each source, after its samples: the reference.
 
-        Args:
-            sources: the batch, with one row for each source.
-            pad: index of padding.
-
-        Raises:
-            ValueError: stochastic layers drew, which they did not do for the reference.
-        """
-        if self.draws is not None and self.draws.values:
-            raise ValueError(
-                "--candidate-reference does not go with stochastic layers that draw: the "
-                "reference was not decoded, and so has no outcome of theirs"
-            )
-        reference, fed = sources.reference, sources.prev_output_tokens
-        length = max(self.fed.size(1), fed.size(1))
-
-        def joined(samples: Tensor, references: Tensor, filling: int = 0) -> Tensor:
-            groups = [samples.reshape(len(fed), -1, *samples.shape[1:]), references.unsqueeze(1)]
-            if samples.dim() == 2:
-                groups = [
-                    torch.nn.functional.pad(group, (0, length - group.size(2)), value=filling)
-                    for group in groups
-                ]
-            return torch.cat(groups, dim=1).flatten(0, 1)
-
-        return replace(
-            self,
-            batch=sources.repeated(self.batch.samples + 1),
-            fed=joined(self.fed, fed, pad),
-            tokens=joined(self.tokens, reference.tokens, pad),
-            action_mask=joined(self.action_mask, sources.exists),
-            number=joined(self.number, reference.rows),
-            lengths=joined(self.lengths, reference.lengths),
-        )
-
-
-@dataclass(frozen=True)
 class Rollouts:
     """Makes the rollouts of one criterion.
 
-    ``settings``: the objective.
-    ``teacher_forcing``, ``teacher_prefix``: its schedules.
-    ``estimators``: those of stochastic layers decide what is drawn while tokens are decoded.
-    ``dictionary``: of the target language.
+    Args:
+        settings: the objective.
+        teacher_forcing, teacher_prefix: its schedules.
+        estimators: those of stochastic layers decide what is drawn while tokens are decoded.
+        dictionary: of the target language.
     """
 
-    settings: Settings
-    teacher_forcing: Schedule
-    teacher_prefix: Schedule
-    estimators: CriterionEstimators
-    dictionary: Dictionary
+    def __init__(
+        self,
+        settings: Settings,
+        teacher_forcing: Schedule,
+        teacher_prefix: Schedule,
+        estimators: CriterionEstimators,
+        dictionary: Dictionary,
+    ) -> None:
+        self.settings, self.dictionary, self.estimators = settings, dictionary, estimators
+        self.teacher_forcing, self.teacher_prefix = teacher_forcing, teacher_prefix
+        self.sampling = None
+        if settings.feed == "sample":
+            self.sampling = Sampling(
+                settings.sample_temperature, settings.sample_topk, settings.sample_topp
+            )
 
-    def of(self, model: Any, sources: Batch, update: int) -> Rollout:
+    def of(self, model: Any, sources: Batch, update: int, *, replay: bool = True) -> Rollout:
         """Decode what ``--feed`` asks for, in training.
 
         Args:
             model: in training mode.
             sources: the batch, with one row for each source.
             update: number of the update, for schedules.
+            replay: whether stochastic layers of the model may draw, for the pass with gradient to
+                replay; False for a model that has none.
         """
         settings = self.settings
         batch = sources.repeated(settings.samples)
@@ -171,33 +154,34 @@ class Rollouts:
             kind, temperature = settings.raml_distance, settings.raml_temperature
             batch = edited(batch, self.dictionary, kind=kind, temperature=temperature)
         if settings.feed == "teacher":
-            return Rollout.of_reference(batch)
-        forced = self._forced(batch, update)
-        if settings.relaxed:
-            return Rollout.of_reference(batch, forced)
-        draws = sampling = None
-        if settings.scores_tokens:
+            return Rollout.of_reference(batch, batch.exists)
+        forced = None
+        if settings.forces_tokens or settings.relaxed:
+            forced = self.forced_prefix(batch, update)
+            if (probability := self.teacher_forcing(update)) > 0:
+                drawn = torch.rand(forced.shape, device=forced.device) < probability
+                forced = forced | (drawn & batch.exists)
+            if settings.relaxed:
+                return Rollout.of_reference(batch, forced)
+        draws = None
+        if replay and settings.scores_tokens:
             draws = StepwiseDraws(
                 default_estimator=self.estimators.layers["cost"],
                 samples=batch.samples + settings.candidate_reference,
                 update=update,
             )
-        if settings.feed == "sample":
-            sampling = Sampling(
-                settings.sample_temperature, settings.sample_topk, settings.sample_topp
-            )
         rollout = self._decoded(
             model,
             batch,
             forced,
-            sampling=sampling,
+            sampling=self.sampling,
             dropout=settings.sample_dropout == "both",
             # A cost for each token of the reference needs a position for each.
             as_long_as_reference=settings.cost == "cross_entropy",
-            layers=draws,
+            draws=draws,
         )
         if settings.candidate_reference:
-            return rollout.with_references(sources, self.dictionary.pad())
+            return with_references(rollout, sources, self.dictionary.pad())
         return rollout
 
     def greedy(self, model: Any, sources: Batch, update: int | None) -> Rollout:
@@ -221,25 +205,16 @@ class Rollouts:
         columns = columns_of(batch.reference.tokens)
         return batch.exists & (columns < max(batch.prefix_size, teacher))
 
-    def _forced(self, batch: Batch, update: int) -> Tensor:
-        """``[rows, tgt_len]`` bool: where the reference's token is fed next, not the model's."""
-        forced = self.forced_prefix(batch, update)
-        probability = self.teacher_forcing(update)
-        if probability > 0:
-            drawn = torch.rand(forced.shape, device=forced.device) < probability
-            forced = forced | (drawn & batch.exists)
-        return forced
-
     def _decoded(
         self,
         model: Any,
         batch: Batch,
-        forced: Tensor,
+        forced: Tensor | None,
         *,
         sampling: Sampling | None = None,
         dropout: bool = False,
         as_long_as_reference: bool = False,
-        layers: StepwiseDraws | None = None,
+        draws: StepwiseDraws | None = None,
     ) -> Rollout:
         if as_long_as_reference:
             limits = batch.reference.rows
@@ -248,8 +223,8 @@ class Rollouts:
             longest = min(self.settings.max_decode_length, model.max_decoder_positions() - 1)
             lengths, ratio = batch.net_input["src_lengths"], self.settings.max_decode_ratio
             limits = decode_limits(lengths, ratio, longest)
-        with _flags_in_errors():
-            decoded: DecodedTokens = decode(
+        try:
+            decoded = decode(
                 model,
                 batch.net_input,
                 limits,
@@ -257,31 +232,23 @@ class Rollouts:
                 pad=self.dictionary.pad(),
                 sampling=sampling,
                 samples=batch.samples,
-                forced=ForcedTokens(batch.reference.tokens, forced),
+                forced=None if forced is None else ForcedTokens(batch.reference.tokens, forced),
                 stop_at_eos=not as_long_as_reference,
                 dropout=dropout,
-                layers=layers,
+                layers=draws,
             )
-        tokens = decoded.tokens
-        action_mask = columns_of(tokens) < decoded.emitted.unsqueeze(1)
-        both = min(tokens.size(1), forced.size(1))
-        action_mask[:, :both] &= ~forced[:, :both]
+        except NotReplayableError as error:
+            raise ValueError(f"--layer-estimator, or the layer's own estimator: {error}") from error
+        except SharedDrawError as error:
+            raise ValueError(f"{error} (--samples 1)") from error
+        except UnexpectedDrawError as error:
+            raise ValueError(
+                f"{error}: a layer has to draw at the first step that is decoded, or at none"
+            ) from error
+        tokens, number = decoded.tokens, decoded.emitted
+        action_mask = columns_of(tokens) < number.unsqueeze(1)
+        if forced is not None:
+            both = min(tokens.size(1), forced.size(1))
+            action_mask[:, :both] &= ~forced[:, :both]
         fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
-        return Rollout(
-            batch, fed, tokens, action_mask, decoded.emitted, decoded.lengths, forced, layers
-        )
-
-
-@contextmanager
-def _flags_in_errors() -> Iterator[None]:
-    """Name the flags where a layer does not go with decoded outputs."""
-    try:
-        yield
-    except NotReplayableError as error:
-        raise ValueError(f"--layer-estimator, or the layer's own estimator: {error}") from error
-    except SharedDrawError as error:
-        raise ValueError(f"{error} (--samples 1)") from error
-    except UnexpectedDrawError as error:
-        raise ValueError(
-            f"{error}: a layer has to draw at the first step that is decoded, or at none"
-        ) from error
+        return Rollout(batch, fed, tokens, action_mask, number, decoded.lengths, forced, draws)

@@ -31,6 +31,7 @@ from criterions.stochastic_graph import (
     sample,
 )
 from fairseq_plugins.flags import at_least, below_1, schedule_of
+from fairseq_plugins.model_pass import reference_prefix
 from fairseq_plugins.models.extending import (
     SCHEDULE,
     ModelFlags,
@@ -39,7 +40,6 @@ from fairseq_plugins.models.extending import (
     mean_over_tokens,
 )
 from fairseq_plugins.models.latent.latent_distributions import KINDS, LatentKind, divergence
-from fairseq_plugins.reference_prefix import reference_prefix
 
 LATENT = "latent"
 """Name of the node in the stochastic graph."""

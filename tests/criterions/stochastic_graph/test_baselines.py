@@ -218,3 +218,18 @@ def test_learned_baseline_learns_the_expected_cost():
 def test_without_learned_baselines_the_baseline_loss_is_zero():
     _, graph = advantages(costs(1.0), ScoreFunction(MovingAverage()))
     assert graph.baseline_loss().item() == 0
+
+
+@pytest.mark.parametrize("worst", [torch.nan, torch.inf, -torch.inf])
+def test_a_moving_average_leaves_out_what_is_not_finite(worst: float):
+    """One such cost would otherwise be part of the average, and of checkpoints, for good."""
+    baselines = MovingAverage(decay=0.5), MovingAverage(decay=0.5)
+    for baseline, all_costs in zip(baselines, ((2.0, worst, 6.0), (2.0, 6.0)), strict=True):
+        for cost in all_costs:
+            with StochasticGraph(default_estimator=ScoreFunction(baseline)) as graph:
+                sample("z", Categorical(logits=torch.zeros(2, 3)))
+                graph.cost("c", torch.tensor([1.0, cost]))
+            graph.surrogate()
+    assert baselines[0].total.isfinite()
+    for name, expected in baselines[1].state_dict().items():
+        torch.testing.assert_close(baselines[0].state_dict()[name], expected)

@@ -17,7 +17,7 @@ from criterions.stochastic_graph import (
     deterministic_value,
     one_hot_argmax,
 )
-from criterions.stochastic_graph.distributions import relaxed_sample
+from criterions.stochastic_graph.relaxations import relaxed_sample
 
 LOGITS = torch.tensor([[1.0, 0.0, -0.5, -torch.inf], [0.3, 0.2, 0.1, 2.0]])
 ROWS = 20_000

@@ -131,3 +131,28 @@ def test_masked_categories_have_no_weight_and_give_no_nan():
     expected = expected + (logits[1:].softmax(-1) * values[1:]).sum()
     torch.testing.assert_close(graph.surrogate(), expected)
     assert_equal(gradient(graph.surrogate(), [logits]), gradient(expected, [logits]))
+
+
+@pytest.mark.parametrize("time", [False, True], ids=["batch", "batch and time"])
+def test_where_its_mask_is_false_an_enumerated_node_has_no_gradient(time: bool):
+    """As a score-function node there has no score term; the expected cost stays the same."""
+    shape = (2, 3) if time else (2,)
+    logits, values = random(*shape, 4, seed=97), random(4, *shape, seed=98)
+    mask = torch.tensor([[True, True, False], [False, True, False]])
+    mask = mask if time else mask[:, 1] & mask[:, 0]
+    with StochasticGraph(default_estimator=Enumeration(independent_steps=time)) as graph:
+        sample("a", Categorical(logits=logits), mask=mask)
+        graph.cost("c", values)
+    p = logits.softmax(-1).movedim(-1, 0)
+    expected = (torch.where(mask, p, p.detach()) * values).sum()
+    torch.testing.assert_close(graph.surrogate(), expected)
+    actual = gradient(graph.surrogate(), [logits, values])
+    assert_equal(actual, gradient(expected, [logits, values]))
+    assert actual[0][~mask].eq(0).all()
+    assert actual[0][mask].ne(0).any()
+
+
+def test_a_mask_of_an_enumerated_node_has_to_fit():
+    message = "mask of node 'a' must have the shape of its values"
+    with StochasticGraph(default_estimator=Enumeration()), pytest.raises(ValueError, match=message):
+        sample("a", Categorical(logits=torch.zeros(2, 4)), mask=torch.ones(3).bool())

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Cauchy,
     Independent,
     Normal,
     OneHotCategorical,
@@ -65,6 +66,13 @@ def test_a_name_used_twice():
         (StraightThrough(), Normal(torch.zeros(2), 1.0), "Normal has no relaxation"),
         (GumbelSoftmax(0.0), WEIGHTS, "temperature must be above 0; got 0.0 at update 7"),
         (GumbelSoftmax(Constant(-1.0)), WEIGHTS, "temperature must be above 0; got -1.0"),
+        (
+            Expectation(),
+            LATENT,
+            "node 'z': Categorical draws indices, which have no mean: give",
+        ),
+        (Expectation(), Independent(TOKENS, 1), "Categorical draws indices, which have no mean"),
+        (Expectation(), Cauchy(torch.zeros(2), 1.0), "node 'z': Cauchy has no mean: use score_fu"),
         (Enumeration(), Normal(torch.zeros(2), 1.0), "Normal cannot be enumerated: use a Cat"),
         (Enumeration(), Poisson(torch.ones(2)), "Poisson cannot be enumerated"),
         (

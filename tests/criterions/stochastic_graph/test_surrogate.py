@@ -17,6 +17,7 @@ from criterions.stochastic_graph import (
     LeaveOneOut,
     MovingAverage,
     NoBaseline,
+    NoScore,
     ScoreFunction,
     StochasticGraph,
     sample,
@@ -337,3 +338,51 @@ def test_leave_one_out_lowers_the_exact_variance(k: int):
     mean_left_out, variance_left_out = moments(LeaveOneOut())
     torch.testing.assert_close(mean, mean_left_out)
     assert variance_left_out < 0.5 * variance
+
+
+@pytest.mark.parametrize("recorded", ["at once", "step by step"])
+@pytest.mark.parametrize("scored", [True, False], ids=["score function", "no score"])
+def test_steps_answer_for_all_that_a_node_without_time_leads_to(recorded: str, scored: bool):
+    """``a_0, a_1 -> b -> c_0, c_1``: by way of ``b``, the last step influences the first cost."""
+    logits, second = random(2, 2, seed=110), random(2, 2, 2, seed=111)
+    price = random(2, 2, 2, seed=112, grad=False)  # of step, b, a
+    outcomes = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    a, b = outcomes[:, :2], outcomes[:, 2]
+    steps = torch.arange(2)
+    p_a = logits.softmax(1)[steps, a].prod(1)
+    p_b = second.softmax(2)[a[:, 0], a[:, 1], b]
+    costs = price[steps, b[:, None], a]
+    # Without a score term of its own, b is a constant that has its distribution all the same.
+    true = (p_a * (p_b if scored else p_b.detach()) * costs.sum(1)).sum()
+    own = None if scored else NoScore()
+    values = {"a": a, "b": b, **{("a", t): a[:, t] for t in range(2)}}
+    if recorded == "at once":
+        del values["a", 0], values["a", 1]
+    else:
+        del values["a"]
+    with StochasticGraph(values=values) as graph:
+        if recorded == "at once":
+            sample("a", Categorical(logits=logits.expand(8, 2, 2)))
+        else:
+            for t in range(2):
+                sample("a", Categorical(logits=logits[t].expand(8, 2)), step=t)
+        sample("b", Categorical(logits=second[a[:, 0], a[:, 1]]), estimator=own)
+        graph.cost("c", costs)
+    probability = (p_a * p_b).detach()
+    (actual,) = gradient((probability * graph.surrogate_per_source()).sum(), [logits])
+    assert_equal([actual], gradient(true, [logits]))
+
+
+def test_a_node_without_time_beside_the_path_changes_no_credit():
+    """A cost that names its parents does not depend on it, and is credited step by step."""
+    logits, costs = random(2, 3, 4, seed=113), random(2, 3, seed=114, grad=False)
+    outcome = torch.tensor([[0, 1, 2], [3, 0, 1]])
+    surrogates = []
+    for beside in (False, True):
+        with StochasticGraph(values={"a": outcome}) as graph:
+            sample("a", Categorical(logits=logits))
+            if beside:
+                sample("b", Categorical(logits=torch.zeros(2, 4)))
+            graph.cost("c", costs, parents=["a"])
+        surrogates.append(graph.surrogate())
+    assert_equal(gradient(surrogates[1], [logits]), gradient(surrogates[0], [logits]))

@@ -114,13 +114,3 @@ def test_what_comes_after_the_end_does_not_count():
 
 def test_a_constant_is_one_for_every_output():
     assert reward("constant")(OUTPUTS).tolist() == [1] * len(HYPOTHESES)
-
-
-def test_outputs_that_do_not_belong_together_are_refused():
-    tokens, lengths = torch.ones(4, 3, dtype=torch.long), torch.ones(4, dtype=torch.long)
-    with pytest.raises(ValueError, match="tokens has 4 rows, but references has 4"):
-        Outputs(tokens, lengths, tokens, lengths, tokens, samples=2)
-    with pytest.raises(ValueError, match=r"lengths must have shape \[4\]"):
-        Outputs(tokens, lengths[:2], tokens, lengths, tokens)
-    with pytest.raises(ValueError, match=r"sources must have shape \[4, 3\]"):
-        Outputs(tokens, lengths, tokens, lengths, tokens[:2])

@@ -6,7 +6,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, evaluating, graph_criterion, setup
 
-from fairseq_plugins.stochastic_graph import rollout, scored_pass
+from fairseq_plugins.stochastic_graph import relaxed_pass, rollout
 
 
 def built_with(corpus, learnt, arch="transformer", **options):
@@ -38,7 +38,7 @@ def decodes(monkeypatch):
 def fed_weights(monkeypatch):
     """What relaxed feeding feeds, and the logits it is made of: ``[batch, vocab]`` each step."""
     fed = []
-    unroll = scored_pass.unrolled_logits
+    unroll = relaxed_pass.unrolled_logits
 
     def recording(*arguments, feed, **keywords):
         def recorded(logits, step):
@@ -48,7 +48,7 @@ def fed_weights(monkeypatch):
 
         return unroll(*arguments, feed=recorded, **keywords)
 
-    monkeypatch.setattr(scored_pass, "unrolled_logits", recording)
+    monkeypatch.setattr(relaxed_pass, "unrolled_logits", recording)
     return fed
 
 

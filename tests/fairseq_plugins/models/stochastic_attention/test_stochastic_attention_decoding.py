@@ -72,8 +72,8 @@ def largest_difference(model, criterion, sample, monkeypatch):
         decoded.append((fed.clone(), found[:, 0].clone()))
         return found
 
-    def of(self, model, rollout, update):
-        found = pass_of(self, model, rollout, update)
+    def of(self, model, rollout, update, **options):
+        found = pass_of(self, model, rollout, update, **options)
         passes.append((rollout, found.logits.detach()))
         return found
 

@@ -1,4 +1,4 @@
-"""Estimators of the graph's nodes, from the settings."""
+"""Estimators of the graph's nodes, from the settings, and moving averages over workers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from criterions.stochastic_graph import (
     Expectation,
     GreedyDecode,
     GumbelSoftmax,
+    LearnedBaseline,
     MovingAverage,
     Schedule,
     ScoreFunction,
@@ -23,6 +24,7 @@ from criterions.stochastic_graph import (
     StraightThroughGumbel,
 )
 from fairseq_plugins.stochastic_graph.config import Settings
+from fairseq_plugins.stochastic_graph.token_estimators import TOKEN_ESTIMATORS
 from fairseq_plugins.workers import TrainStepWatch
 
 FED = "fed_token"
@@ -66,6 +68,8 @@ class CriterionEstimators(nn.Module):
     ``layers``: of the model's layers that do not ask for an estimator of their own: under the cost,
     and under an added cross-entropy, which has neither samples nor a greedy output to compare with
     and so takes a moving average.
+    ``compare_with_greedy``: whether the cost of the greedy output is the baseline of either.
+    ``reads_states``: whether the tokens' baseline reads the decoder's states.
 
     Args:
         settings: the objective.
@@ -82,16 +86,17 @@ class CriterionEstimators(nn.Module):
         def baseline(name: str) -> Baseline:
             if name == "moving_average":
                 return WorkersMovingAverage(settings.baseline_decay)
-            if name == "learned":
-                return BASELINES.create(name, settings.baseline_state_dim)
-            return BASELINES.create(name)
+            if issubclass(kind := BASELINES.get(name), LearnedBaseline):
+                return kind(settings.baseline_state_dim)
+            return kind()
 
         def for_layers(own_baseline: str) -> Estimator:
             if settings.layer_estimator == "score_function":
                 return ScoreFunction(baseline(own_baseline))
             return ESTIMATORS.create(settings.layer_estimator)
 
-        self.token: Estimator = ScoreFunction(baseline(settings.baseline))
+        scored = settings.estimator if settings.records_tokens else "score_function"
+        self.token: Estimator = TOKEN_ESTIMATORS.create(scored, baseline(settings.baseline))
         self.relaxed: Estimator | None = None
         if settings.relaxed:
             self.relaxed = {
@@ -105,19 +110,15 @@ class CriterionEstimators(nn.Module):
         self.layers = nn.ModuleDict(
             {"cost": for_layers(settings.layer_baseline), "cross_entropy": for_layers(added)}
         )
+        self.compare_with_greedy = any(
+            isinstance(estimator.baseline, GreedyDecode)
+            for estimator in (self.token, self.layers["cost"])
+        )
+        self.reads_states = isinstance(self.token.baseline, LearnedBaseline)
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
             # fairseq saves a criterion's state only if it has a parameter; its legacy_ddp takes
             # slices of every gradient, so that it needs an axis.
             self.anchor = nn.Parameter(torch.zeros(1))
-
-    @property
-    def compare_with_greedy(self) -> bool:
-        """Whether the cost of the greedy output is the baseline of tokens or of layers."""
-        layers: Any = self.layers["cost"]
-        return any(
-            isinstance(getattr(estimator, "baseline", None), GreedyDecode)
-            for estimator in (self.token, layers)
-        )
 
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""
@@ -137,12 +138,9 @@ class CriterionEstimators(nn.Module):
     def _averages(self) -> list[WorkersMovingAverage]:
         return [module for module in self.modules() if isinstance(module, WorkersMovingAverage)]
 
-    def check_state(self, states: Tensor) -> None:
-        """Raise ``ValueError`` unless the learned baseline can read the decoder's states.
-
-        Args:
-            states: ``[rows, length, channels]``.
-        """
+    def check_states(self, states: Tensor) -> None:
+        """Raise ``ValueError`` unless the baseline can read ``[rows, length, channels]``."""
+        assert isinstance(self.token.baseline, LearnedBaseline)
         expected = self.token.baseline.features
         if states.size(-1) != expected:
             raise ValueError(

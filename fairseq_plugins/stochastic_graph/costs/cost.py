@@ -1,0 +1,108 @@
+"""The base class of what is minimised, and the registry in which ``--cost`` looks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from criterions.registry import Registry
+from criterions.stochastic_graph import Estimator, SampleRequest
+from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.decoding import policy_logits
+from fairseq_plugins.stochastic_graph.batch import Batch
+from fairseq_plugins.stochastic_graph.config import Settings
+from fairseq_plugins.stochastic_graph.rollout import Rollout
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
+
+Logs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """What a cost is built from.
+
+    ``settings``: all flags.
+    ``task``: fairseq's.
+    ``token_estimator``: of the nodes of tokens.
+    ``sum_over_workers``: for what is normalised over the whole batch.
+    """
+
+    settings: Settings
+    task: Any
+    token_estimator: Estimator
+    sum_over_workers: Callable[[Tensor], Tensor]
+
+
+class Cost(ABC):
+    """The expected cost that an objective minimises, a mean over sentences.
+
+    To add one: derive from it, and register the class in :data:`COSTS`.
+    """
+
+    per_token: ClassVar[bool] = False
+    """Whether it is a sum over tokens, as fairseq's own criterions have it, instead."""
+
+    bears_enumeration: ClassVar[bool] = False
+    """Whether the logits may have axes of enumerated layers in front."""
+
+    def __init__(self, options: CostOptions) -> None:
+        self.options, self.settings = options, options.settings
+        self.dictionary = options.task.target_dictionary
+
+    @abstractmethod
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
+        """Add the cost, and the tokens it depends on, to the graph of a pass.
+
+        Args:
+            done: the pass with gradient.
+            rollout: what it was fed.
+            greedy: the greedy output, one for each source, where it is a baseline.
+
+        Returns:
+            what to log: means over a source's samples, summed over the sources.
+        """
+
+    @abstractmethod
+    def validate(
+        self, sources: Batch, logits: Tensor, greedy: Callable[[], Rollout]
+    ) -> tuple[Tensor, Logs]:
+        """The cost of each sentence of what the model does deterministically, ``[batch]``.
+
+        Args:
+            sources: the batch, with one row for each source.
+            logits: ``[batch, tgt_len, vocab]`` of the teacher-forced pass.
+            greedy: decodes the greedy output.
+        """
+
+    def token_distribution(self, logits: Tensor) -> TokenCategorical:
+        """What decoding draws from, for all positions ``[rows, length, vocab]`` of a pass."""
+        eos, pad = self.dictionary.eos(), self.dictionary.pad()
+        temperature = self.settings.sample_temperature
+        return TokenCategorical(policy_logits(logits, eos=eos, pad=pad, temperature=temperature))
+
+    def record_tokens(
+        self,
+        done: ScoredPass,
+        name: str,
+        distribution: TokenCategorical,
+        tokens: Tensor,
+        mask: Tensor,
+    ) -> None:
+        """Add tokens that were drawn, ``[rows, length]``, where ``mask`` is True."""
+        done.graph.record(
+            SampleRequest(
+                name,
+                distribution,
+                estimator=self.options.token_estimator,
+                mask=mask,
+                value=tokens,
+                baseline_input=done.states,
+            )
+        )
+
+
+COSTS: Registry[Cost] = Registry("--cost", Cost)  # type: ignore[type-abstract]

@@ -1,0 +1,153 @@
+"""``--cost reward``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from criterions.candidate_losses import unique_samples
+from criterions.reward_shaping import clip_rewards, normalize_rewards
+from criterions.stochastic_graph import GreedyDecode
+from fairseq_plugins.rewards import build_reward
+from fairseq_plugins.stochastic_graph.batch import Batch
+from fairseq_plugins.stochastic_graph.candidate_set import record_candidates
+from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
+from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
+from fairseq_plugins.stochastic_graph.rollout import Rollout
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
+
+
+@COSTS.register("reward")
+class NegativeReward(Cost):
+    """``1 - reward`` of whole outputs, or the negative of the normalised reward."""
+
+    def __init__(self, options: CostOptions) -> None:
+        super().__init__(options)
+        settings = options.settings
+        self.bounds = _bounds_of("--reward-clip", settings.reward_clip)
+        self.reward = build_reward(
+            settings.reward,
+            level=settings.reward_level,
+            task=options.task,
+            workers=settings.reward_workers,
+            bpe=settings.reward_remove_bpe,
+            detokenizer=settings.reward_detok,
+            detokenizer_args=settings.reward_detok_args,
+            sacrebleu_tokenizer=settings.reward_sacrebleu_tokenizer,
+            max_order=settings.max_order,
+            smoothing=settings.smoothing,
+            sentence_end=settings.sentence_end,
+        )
+        if settings.credit == "reward_to_go" and not self.reward.per_token:
+            raise ValueError(
+                f"--credit reward_to_go does not go with --reward {settings.reward}: it does "
+                "not tell what each token adds; use sentence_bleu or gleu"
+            )
+
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
+        settings, graph = self.settings, done.graph
+        if not settings.emits_greedily or settings.feed == "teacher":
+            distribution = self.token_distribution(done.logits)
+        if settings.feed == "teacher" or settings.relaxed:
+            eos, pad = self.dictionary.eos(), self.dictionary.pad()
+            rollout = rollout.emitting(distribution, eos, pad, greedy=settings.emits_greedily)
+        outputs, samples = rollout.outputs, rollout.batch.samples
+        if settings.emits_greedily:
+            _check_layers_have_scores(done)
+        elif settings.records_tokens:
+            mask = rollout.action_mask
+            self.record_tokens(done, EMITTED, distribution, rollout.tokens, mask)
+
+        logs: Logs = {}
+        if settings.credit == "reward_to_go":
+            increments = self.reward.increments(outputs)
+            rewards = increments.sum(1)
+            prefix = rollout.tokens.size(1) - increments.size(1)
+            graph.cost("reward", -torch.nn.functional.pad(increments, (prefix, 0)))
+            # 1 - reward in all; no token answers for the 1.
+            graph.cost("perfect_reward", torch.ones_like(rewards), parents=[])
+        else:
+            rewards = self.reward(outputs)
+            costs = self._cost(rewards, samples)
+            if settings.estimator == "candidate_set":
+                size = record_candidates(done, distribution, rollout, costs, settings)
+                logs["effective_sample_size"] = size
+            else:
+                graph.cost("reward", costs)
+        if greedy is not None:
+            self._compare_with(greedy, done, logs)
+
+        lengths, own = outputs.lengths, settings.samples
+        if own > 1:
+            # A reference among the candidates is none of the samples.
+            rewards, lengths = (rows.view(-1, samples)[:, :own] for rows in (rewards, lengths))
+            tokens = rollout.tokens.unflatten(0, (-1, samples))[:, :own]
+            number = rollout.number.view(-1, samples)[:, :own]
+            logs["unique_samples"] = unique_samples(tokens, number).sum()
+        return {"reward": rewards.sum() / own, "sample_length": lengths.sum() / own, **logs}
+
+    def validate(
+        self, sources: Batch, logits: Tensor, greedy: Callable[[], Rollout]
+    ) -> tuple[Tensor, Logs]:
+        outputs = greedy().outputs
+        rewards = self.reward(outputs)
+        logs = {"reward_greedy": rewards.sum(), "sample_length": outputs.lengths.sum()}
+        return 1 - rewards, logs
+
+    def _cost(self, rewards: Tensor, samples: int) -> Tensor:
+        """``[rows]``: the cost of outputs with these rewards, ``samples`` for each source."""
+        normalization = self.settings.reward_normalization
+        if normalization != "none":
+            rewards = normalize_rewards(
+                rewards.view(-1, samples), normalization, self.options.sum_over_workers
+            ).flatten()
+        if self.bounds != (None, None):
+            rewards = clip_rewards(rewards, *self.bounds)
+        return 1 - rewards if normalization == "none" else -rewards
+
+    def _compare_with(self, greedy: Rollout, done: ScoredPass, logs: Logs) -> None:
+        """Let the cost of the greedy outputs be the baseline of the nodes that ask for it."""
+        rewards = self.reward(greedy.outputs)
+        logs["reward_greedy"] = rewards.sum()
+        per_token = self.settings.credit == "reward_to_go"
+        baseline = -rewards if per_token else self._cost(rewards, 1)
+        for node in done.graph.nodes.values():
+            if isinstance(node.estimator.baseline, GreedyDecode):
+                done.graph.set_baseline_input(node.name, baseline, node.step)
+
+
+def _check_layers_have_scores(done: ScoredPass) -> None:
+    """Raise ``ValueError`` where greedy outputs are rewarded and no layer would learn from it."""
+    if any(node.log_prob is not None for node in done.layers):
+        return
+    found = ", ".join(sorted({node.name for node in done.layers}))
+    raise ValueError(
+        "--emit greedy trains the stochastic layers of the model, by the score function: the most "
+        "probable tokens themselves are no random choice and have no gradient.  "
+        + (
+            f"Of its layers ({found}) none has that estimator: use --layer-estimator score_function"
+            if found
+            else "This model has no layer that draws: use one that has (--arch actor_transformer "
+            "or actor_lstm with --actor gaussian, or one of your own), or --emit sample --feed "
+            "sample"
+        )
+    )
+
+
+def _bounds_of(flag: str, text: str | None) -> tuple[float | None, float | None]:
+    """``LOW:HIGH``, either of which may be left out; None for no bound.
+
+    Raises:
+        ValueError: the text is another, or the bounds are in the wrong order.
+    """
+    if text is None:
+        return None, None
+    try:
+        low, high = (float(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{flag} must be LOW:HIGH, such as 0:1 or -2:; got {text!r}") from None
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"{flag}: the lower bound must be below the upper one; got {text!r}")
+    return low, high
