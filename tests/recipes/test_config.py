@@ -13,20 +13,6 @@ def test_packaged_recipes_are_valid():
         assert recipe.control == next(iter(recipe.arms))
 
 
-def test_multi30k_recipes_share_data_and_model():
-    one, other = (load_recipe(n) for n in ("multi30k-de-en", "multi30k-de-en-expected-bleu"))
-    for key in ("data", "sentencepiece", "architecture", "decoding"):
-        assert getattr(one, key) == getattr(other, key)
-    assert one.annealing is not None
-    assert other.annealing is None
-
-
-def test_annealing_ends_at_the_learning_rate_of_the_arms():
-    recipe = load_recipe("multi30k-de-en")
-    end = flag_value(recipe.annealing.flags, "--end-learning-rate")
-    assert {flag_value(recipe.arm_flags(arm), "--lr") for arm in recipe.arms} == {end}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
