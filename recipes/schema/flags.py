@@ -1,8 +1,13 @@
-"""Command-line flags of fairseq in a recipe: those of the runner, and reading others."""
+"""Command-line flags of fairseq in a recipe: reading them, and which are refused."""
 
 from __future__ import annotations
 
-# The runner writes these itself; a second value in a recipe would break the layout.
+import ast
+from collections.abc import Sequence
+
+from recipes.errors import ConfigError
+
+# The runner writes these itself, or they would load code or write elsewhere than the work-dir.
 RESERVED_FLAGS = (
     "--save-dir",
     "--restore-file",
@@ -11,6 +16,13 @@ RESERVED_FLAGS = (
     "--task",
     "--source-lang",
     "--target-lang",
+    "-s",
+    "-t",
+    "--path",
+    "--gen-subset",
+    "--results-path",
+    "--quiet",
+    "--log-file",
     "--log-format",
     "--log-interval",
     "--no-progress-bar",
@@ -20,6 +32,40 @@ RESERVED_FLAGS = (
 # What "the same number of updates" means for arms that are to be compared.
 ENDS = ("--max-update", "--max-epoch")
 BUDGET_FLAGS = (*ENDS, "--update-freq", "--max-tokens", "--batch-size")
+
+
+def check_flags(where: str, flags: Sequence[str]) -> None:
+    """Check one group of flags, whatever command of fairseq it goes to.
+
+    Raises:
+        ConfigError: a flag that the runner sets, or a value that fairseq would run as Python.
+    """
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        # argparse reads -sde as -s de.
+        if name in RESERVED_FLAGS or (name[:2] in RESERVED_FLAGS and name[:2] != "--"):
+            raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
+        if any(map(_calls_something, (flag, value))):
+            raise ConfigError(
+                f"{where}: {flag!r} calls a function: fairseq evaluates some values as Python, so "
+                "write the value itself"
+            )
+
+
+def _calls_something(text: str) -> bool:
+    """Whether ``eval`` would call a function, of the text or of a text inside it."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return False  # for eval as well
+    except (RecursionError, MemoryError):
+        return True
+    return any(
+        isinstance(node, ast.Call)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != text
+            and _calls_something(node.value))
+        for node in ast.walk(tree)
+    )  # fmt: skip
 
 
 def flag_value(flags: list[str], name: str) -> str | None:

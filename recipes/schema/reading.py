@@ -6,13 +6,12 @@ import difflib
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from recipes.errors import ConfigError
 from recipes.schema.building import build
 from recipes.schema.checks import check_recipe
 from recipes.schema.recipe import Recipe
 from recipes.schema.settings import apply_setting
+from recipes.schema.yaml_text import parse_yaml
 
 
 def recipe_names() -> list[str]:
@@ -24,10 +23,12 @@ def recipe_names() -> list[str]:
 def recipe_text(name: str) -> str:
     """The YAML text of a packaged recipe, or of a file when ``name`` ends in ``.yaml``."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"recipe file {name} does not exist")
-        return path.read_text(encoding="utf-8")
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"recipe file {name} does not exist") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"recipe file {name} is not UTF-8 text: {error}") from error
     if name not in recipe_names():
         close = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -41,17 +42,12 @@ def recipe_text(name: str) -> str:
 
 def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
     """Read recipe ``name``, apply ``--set`` settings (``key.path=value``), check it."""
-    try:
-        raw = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name}: not valid YAML: {error}") from error
+    raw = parse_yaml(recipe_text(name), f"recipe {name}")
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {name}: expected a mapping of keys at the top level")
     for setting in settings or []:
         apply_setting(raw, setting)
-    raw.setdefault("name", Path(name).name.rsplit(".", 1)[0] if "/" in name else name)
-    if raw["name"].endswith((".yaml", ".yml")):
-        raw["name"] = raw["name"].rsplit(".", 1)[0]
+    raw.setdefault("name", Path(name).stem if name.endswith((".yaml", ".yml")) else name)
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe
