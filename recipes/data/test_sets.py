@@ -9,10 +9,10 @@ from typing import Any
 
 from sacrebleu.dataset import DATASETS
 
-from recipes.data.files import full_disk_named
 from recipes.data.formats import Pair
 from recipes.errors import ConfigError, RecipeError
 from recipes.schema.data import TextSource
+from recipes.text import usable
 
 
 def language_pair(source: TextSource, languages: tuple[str, str]) -> str:
@@ -52,7 +52,7 @@ def read_test_set(source: TextSource, languages: tuple[str, str]) -> list[Pair]:
         "with a network: give a folder with PREFIX.LANG files as --data-dir"
     )
     try:
-        with full_disk_named(Path(dataset._outdir), "the variable SACREBLEU"):
+        with usable(Path(dataset._outdir), "the variable SACREBLEU"):
             sources = [line.strip() for line in dataset.source(pair)]
             references = [[r.strip() for r in row] for row in dataset.references(pair)]
     except RecipeError:

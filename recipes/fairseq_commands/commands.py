@@ -158,6 +158,8 @@ def train_command(
         *("--user-dir", user_dir(), "--task", task.name, *task.flags),
         *("--source-lang", recipe.source_lang, "--target-lang", recipe.target_lang),
         *(("--finetune-from-model", start) if start else ()),
+        # Batches depend on the seed and the epoch, not on where a killed training went on.
+        *("--update-epoch-batch-itr", "True"),
         *recipe.architecture,
         *flags,
         *_device_flags(recipe.fp16),

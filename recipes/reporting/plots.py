@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from recipes.reporting.tables import (
     has_seeds,
     score,
 )
+from recipes.text import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,9 +143,8 @@ def plot_curves(results: dict[str, Any], path: Path) -> bool:
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(results["recipe"])
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    os.replace(temporary, path)
+    with replaced([path]) as (temporary,):
+        figure.savefig(temporary, dpi=120, format="png")
     return True
 
 

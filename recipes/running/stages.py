@@ -1,13 +1,15 @@
 """A stage: settings and inputs in, outputs out, redone only when one of them changed.
 
 Beside its output every stage keeps ``NAME.stage.json``: the settings and the SHA-256 of the
-inputs it was made from, and whether it was finished. That file alone decides what happens.
+inputs it was made from, whether it was finished, and the SHA-256 of what it wrote. That file
+decides what happens.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import shlex
 import shutil
 import time
@@ -157,22 +159,26 @@ class StageRunner:
         content = {"stage": stage.name, "settings": settings, "inputs": inputs}
         if self.take_over and record is None and stage.resumable is None and _exists(stage):
             self.say("  what is there is taken over")
-            _write_record(stage.record, {**content, "finished": True, "seconds": None})
+            self._finish(stage, {**content, "seconds": None})
             return False
         for detail in stage.details:
             self.say(f"  {detail}")
         if aside := self._aside(stage, record, settings, inputs):
             shutil.move(stage.resumable, aside)
             self.say(f"  the earlier run was moved to {aside}")
-        _write_record(stage.record, {**content, "finished": False})
+        _write_record(stage, {**content, "finished": False})
         began = time.monotonic()
         stage.action()
         for output in stage.outputs:
             if not output.exists():
                 raise RecipeError(f"stage {stage.name!r} ended without writing {output}")
-        seconds = round(time.monotonic() - began, 1)
-        _write_record(stage.record, {**content, "finished": True, "seconds": seconds})
+        self._finish(stage, {**content, "seconds": round(time.monotonic() - began, 1)})
         return True
+
+    def _finish(self, stage: Stage, content: dict[str, Any]) -> None:
+        folder = stage.record.parent
+        outputs = {os.path.relpath(path, folder): file_hash(path) for path in stage.outputs}
+        _write_record(stage, {**content, "finished": True, "outputs": outputs})
 
     def renewed(self, path: Path) -> bool:
         """Whether a dry run would have made ``path`` anew."""
@@ -243,7 +249,18 @@ class StageRunner:
         if not record.get("finished"):
             return "continues" if stage.resumable and stage.resumable.exists() else "start"
         lost = [o.name for o in stage.outputs if not o.exists()]
-        return f"redone: {lost[0]} is missing" if lost else None
+        if lost:
+            return f"redone: {lost[0]} is missing"
+        damaged = _damaged(stage, record)
+        if damaged is None:
+            return None
+        if stage.resumable is not None:
+            # Hours may be in it: not for the runner to decide.
+            raise RecipeError(
+                f"{damaged} was changed or cut off after stage {stage.name!r} wrote it; put it "
+                f"back, or train again with --redo {shlex.quote(stage.name)}"
+            )
+        return f"redone: {damaged.name} was changed or cut off after it was made"
 
     def _aside(
         self,
@@ -270,5 +287,14 @@ def _exists(stage: Stage) -> bool:
     return all(output.exists() for output in stage.outputs)
 
 
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def _damaged(stage: Stage, record: dict[str, Any]) -> Path | None:
+    """The first output that is not what the stage wrote; records of former versions do not say."""
+    for name, expected in record.get("outputs", {}).items():
+        path = stage.record.parent / name
+        if not path.exists() or file_hash(path) != expected:
+            return path
+    return None
+
+
+def _write_record(stage: Stage, content: dict[str, Any]) -> None:
+    write_text(stage.record, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -12,7 +12,8 @@ from recipes.steps.training import train_starts
 
 CROSS_ENTROPY = """
 fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task translation
---source-lang en --target-lang fr --arch transformer --encoder-layers 3 --decoder-layers 3
+--source-lang en --target-lang fr --update-epoch-batch-itr True
+--arch transformer --encoder-layers 3 --decoder-layers 3
 --encoder-embed-dim 256 --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024
 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4 --decoder-attention-heads 4
 --share-all-embeddings --dropout 0.3 --criterion label_smoothed_cross_entropy
@@ -25,7 +26,8 @@ fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task tr
 ANNEALING = """
 fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task translation
 --source-lang en --target-lang fr
---finetune-from-model runs/multi30k-en-fr/cross_entropy/checkpoint_last.pt --arch transformer
+--finetune-from-model runs/multi30k-en-fr/cross_entropy/checkpoint_last.pt
+--update-epoch-batch-itr True --arch transformer
 --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4
 --decoder-attention-heads 4 --share-all-embeddings --criterion label_smoothed_cross_entropy

@@ -62,6 +62,8 @@ def contents(folder):
             content = path.read_bytes()
             if path.name.endswith(".stage.json"):
                 content = {k: v for k, v in json.loads(content).items() if k != "seconds"}
+                if path.name.startswith("results"):
+                    content.pop("outputs")  # commands
             elif path.name == "results.json":
                 content = {k: v for k, v in json.loads(content).items() if k != "commands"}
             found[str(path.relative_to(folder))] = content
