@@ -19,7 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="recipes that come with the package")
-    show = commands.add_parser("show", help="print a recipe's file")
+    show = commands.add_parser("show", help="print a recipe as YAML, with all that its bases give")
     show.add_argument("name")
     run = commands.add_parser("run", help="run a recipe; what is up to date is skipped")
     run.add_argument("name", help="a recipe's name, or the path of your own .yaml file")

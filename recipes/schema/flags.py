@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 
 from recipes.errors import ConfigError
@@ -77,6 +78,21 @@ def flag_value(flags: list[str], name: str) -> str | None:
         elif flag.startswith(name + "="):
             value = flag[len(name) + 1 :]
     return value
+
+
+def with_flags(flags: Sequence[str], more: Sequence[str]) -> list[str]:
+    """``flags`` and then ``more``, which take the place of flags of the same name."""
+    found: dict[str, list[str]] = {}
+    for words in (flags, more):
+        own: dict[str, list[str]] = {}
+        name = ""
+        for word in words:
+            if re.match(r"--?[A-Za-z]", word):
+                name = word.partition("=")[0]
+                own[name] = []
+            own.setdefault(name, []).append(word)
+        found |= own
+    return [word for words in found.values() for word in words]
 
 
 def without_flag(flags: list[str], name: str) -> list[str]:

@@ -32,11 +32,11 @@ fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task tr
 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4
 --decoder-attention-heads 4 --share-all-embeddings --criterion label_smoothed_cross_entropy
 --label-smoothing 0.1 --dropout 0.3 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
---weight-decay 0.0001 --lr-scheduler polynomial_decay --lr 7e-4 --end-learning-rate 1e-4
---max-tokens 4096 --max-update 560 --seed 1
---validate-interval-updates 56 --save-interval-updates 56 --keep-interval-updates 1
+--lr-scheduler polynomial_decay --max-tokens 4096 --seed 1 --keep-interval-updates 1
 --no-epoch-checkpoints --required-batch-size-multiple 1
 --eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe=sentencepiece
+--weight-decay 0.0001 --lr 7e-4 --end-learning-rate 1e-4 --max-update 560
+--validate-interval-updates 56 --save-interval-updates 56
 --best-checkpoint-metric bleu --maximize-best-checkpoint-metric --total-num-update 560
 --cpu --save-dir runs/multi30k-en-fr/annealing
 --log-format simple --log-interval 20 --no-progress-bar
