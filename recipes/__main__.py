@@ -1,8 +1,9 @@
-"""``python -m recipes``: list, show, run, report, evaluate, hydra."""
+"""``python -m recipes``: list, show, run, report, evaluate."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         help="train and decode N arms side by side; CPU threads and GPUs are divided (%(default)s)",
     )
     run.add_argument(
+        "--launcher",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help="start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'",
+    )
+    run.add_argument(
         "--redo", action="append", default=[], metavar="STAGE", help="redo a stage, as 'evaluate'"
     )
     run.add_argument("--until", metavar="STAGE", help="end after a stage, as 'preprocess'")
@@ -61,15 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the original text, for the examples, unless it lies in the run's folder",
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
-    hydra = commands.add_parser(
-        "hydra", help="write a recipe's trainings as configurations of fairseq-hydra-train"
-    )
-    hydra.add_argument("name", help="a recipe's name, or the path of your own .yaml file")
-    hydra.add_argument("--config-dir", type=Path, required=True, help="where the files go")
-    hydra.add_argument("--work-dir", type=Path, help="folder of the run (runs/NAME)")
-    hydra.add_argument("--data-dir", type=Path, help="of the text files, for the lines printed")
-    _add_settings(hydra)
-    _add_trainings(hydra)
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
     evaluate_command.add_arguments(evaluate)
     return parser
@@ -159,8 +158,8 @@ def _list(console: Console) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
+    from recipes.pipeline import run_recipe
     from recipes.running.run import Run
-    from recipes.running.runner import run_recipe
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -183,22 +182,10 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         args.take_over,
         run_arguments(args),
         args.shared_start,
+        args.launcher,
     )
     if run_recipe(run) and not args.dry_run:
         _report(work_dir, args.results_dir, args.data_dir, console)
-
-
-def _hydra(args: argparse.Namespace, console: Console) -> None:
-    from recipes.hydra_configs.command import run_lines, write_configurations
-
-    recipe = load_recipe(args.name, args.set)
-    work_dir = args.work_dir or Path("runs") / recipe.name
-    constant = args.control == "constant-reward"
-    written = write_configurations(
-        recipe, args.config_dir, work_dir, args.seeds, args.arms, constant, args.shared_start
-    )
-    for line in run_lines(recipe, written, args.config_dir, run_arguments(args)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(
@@ -234,8 +221,6 @@ def main(argv: list[str] | None = None) -> int:
             console.print(recipe_text(args.name), end="", markup=False, soft_wrap=True)
         elif args.command == "run":
             _run(args, console)
-        elif args.command == "hydra":
-            _hydra(args, console)
         elif args.command == "report":
             name = load_recipe(args.name).name
             work_dir = args.work_dir or Path("runs") / name

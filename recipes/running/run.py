@@ -39,6 +39,7 @@ class Run:
         until: name of the stage to end after.
         take_over: outputs that no record tells of count as made by this recipe.
         arguments: of ``python -m recipes`` that make the same run, for ``dry_run``.
+        launcher: words before each training and decoding, which may start it on another machine.
 
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
@@ -61,6 +62,7 @@ class Run:
         take_over: bool = False,
         arguments: Sequence[str] | None = None,
         shared_start: bool = False,
+        launcher: Sequence[str] = (),
     ) -> None:
         missing = missing_text(recipe, data_dir)
         if missing is not None:
@@ -82,6 +84,7 @@ class Run:
         self.dry_run = dry_run
         self.jobs = 1 if dry_run or until else jobs
         self.take_over = take_over
+        self.launcher = tuple(launcher)
         self.arguments = arguments or default_arguments(recipe, work_dir, data_dir)
         self.stages = StageRunner(self.say, dry_run, redo, until, take_over, say)
         self.commands: list[tuple[str, str]] = []
@@ -146,6 +149,14 @@ class Run:
                     f"{path} leads out of {self.work_dir}, to {path.resolve()}; remove the "
                     "symbolic link, or make the whole --work-dir one"
                 )
+
+    def launched(self, command: Command) -> Command:
+        """A command as ``launcher`` starts it: where there may be GPUs, whatever there is here."""
+        if not self.launcher:
+            return command
+        kept = (word for word in command.arguments if word not in ("--cpu", "--fp16"))
+        half = ["--fp16"] if self.recipe.fp16 else []
+        return Command(command.program, (*kept, *half), self.launcher)
 
     def launch(
         self,

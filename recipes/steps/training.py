@@ -85,7 +85,9 @@ def _stage(
     """One stage of fairseq-train into ``folder``; a killed one continues."""
     recipe, layout = run.recipe, run.layout
     save_dir = run.work_dir / folder
-    command = train_command(recipe, layout.binarized, save_dir, flags, start, folder, training.task)
+    command = run.launched(
+        train_command(recipe, layout.binarized, save_dir, flags, start, folder, training.task)
+    )
     last, checkpoint = save_dir / LAST, save_dir / training.checkpoint_name
     limit = flag_value(flags, "--max-update")
     average = training.average

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from recipes.errors import CommandError, RecipeError
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results, print_table, write_report
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.running.stages import Stage, StageRunner
 from recipes.schema.reading import load_recipe
 from recipes.steps.decoding import best_lenpen
