@@ -34,8 +34,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--work-dir", type=Path, help="where everything goes (runs/NAME)")
     run.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    _add_settings(run)
-    _add_trainings(run)
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
+    )
+    run.add_argument(
+        "--seeds",
+        type=_numbers,
+        default=(),
+        metavar="N,N",
+        help="train everything, from cross-entropy to the arms, with each of these seeds; one that "
+        "is not the recipe's own makes start.seedN and NAME.seedN (default: the recipe's own)",
+    )
+    run.add_argument(
+        "--shared-start",
+        action="store_true",
+        help="with --seeds: the arms of all seeds start from the recipe's own start",
+    )
+    run.add_argument(
+        "--arms",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="train these arms and the control alone; others count if they are finished (all)",
+    )
+    run.add_argument(
+        "--control",
+        choices=["constant-reward"],
+        help="beside every arm with a reward, train NAME.constant_reward, whose reward is always 1",
+    )
     run.add_argument(
         "--jobs",
         type=int,
@@ -72,45 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
     evaluate_command.add_arguments(evaluate)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
-    )
-
-
-def _add_trainings(parser: argparse.ArgumentParser) -> None:
-    """Which fine-tuning runs are made of a recipe's arms."""
-    parser.add_argument(
-        "--seeds",
-        type=_numbers,
-        default=(),
-        metavar="N,N",
-        help="train everything, from cross-entropy to the arms, with each of these seeds; one that "
-        "is not the recipe's own makes start.seedN and NAME.seedN (default: the recipe's own)",
-    )
-    parser.add_argument(
-        "--shared-start",
-        action="store_true",
-        help="with --seeds: the arms of all seeds start from the recipe's own start",
-    )
-    parser.add_argument(
-        "--arms",
-        type=_names,
-        default=(),
-        metavar="NAME,NAME",
-        help="train these arms and the control alone; others count if they are finished (all)",
-    )
-    parser.add_argument(
-        "--control",
-        choices=["constant-reward"],
-        help="beside every arm with a reward, train NAME.constant_reward, whose reward is always 1",
-    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from sacrebleu.dataset import DATASETS
 
 from recipes.data.formats import Pair
 from recipes.errors import ConfigError, RecipeError
+from recipes.schema.building import did_you_mean
 from recipes.schema.data import TextSource
 from recipes.text import usable
 
@@ -19,8 +19,7 @@ def language_pair(source: TextSource, languages: tuple[str, str]) -> str:
     """The language pair of the test set that is read: the recipe's own, or the reverse."""
     assert source.sacrebleu is not None
     if source.sacrebleu not in DATASETS:
-        close = difflib.get_close_matches(source.sacrebleu, DATASETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(source.sacrebleu, DATASETS)
         raise ConfigError(
             f"sacrebleu has no test set {source.sacrebleu!r}{hint} (sacrebleu --list)"
         )

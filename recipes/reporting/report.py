@@ -64,7 +64,7 @@ def write_report(
     written = list(files.values())
     if results_dir is None:
         return written
-    name = results["recipe"]
+    name = Path(results["recipe"]).name
     kinds = [kind for kind in (*files, "json") if kind != "html"]
     copies = {kind: results_dir / f"{name}.{kind}" for kind in kinds}
     data = copies["json"]
