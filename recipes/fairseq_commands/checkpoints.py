@@ -1,10 +1,11 @@
-"""Looking into fairseq checkpoints, and averaging them."""
+"""Looking into fairseq checkpoints, averaging them, and mending what a killed training left."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", **({"weights_only": True} if listed else {}))
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # whatever a part of a file makes torch.load raise
         refused = re.search(r"(?i)unsupported (global|class)[: ]+(global )?\S+", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
@@ -75,6 +78,32 @@ def checkpoint_updates(path: Path) -> int:
         return int(load_checkpoint(path)["optimizer_history"][-1]["num_updates"])
     except (KeyError, IndexError, TypeError):
         raise BrokenCheckpointError(f"{path} is no checkpoint of fairseq-train") from None
+
+
+def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
+    """Replace a ``checkpoint_last.pt`` that is cut off by the newest whole checkpoint.
+
+    fairseq-train writes one checkpoint under a temporary name, renames it, and then copies it to
+    its other names, ``checkpoint_last.pt`` among them; a process that is killed meanwhile leaves
+    a part of a copy. Where no checkpoint is whole, it is renamed, and training begins anew.
+
+    Raises:
+        RecipeError: a checkpoint holds what fairseq's do not; nothing was changed.
+    """
+    last = save_dir / LAST
+    try:
+        if last.is_file():
+            checkpoint_updates(last)
+        return
+    except BrokenCheckpointError:
+        other = next(whole_checkpoints(save_dir), None)
+    if other is None:
+        say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
+        last.rename(last.with_name(f"{LAST}.cut-off"))
+        return
+    say(f"  {last} was cut off when the training was killed; continues from {other.name}")
+    with replaced([last]) as (temporary,):
+        shutil.copyfile(other, temporary)
 
 
 def last_checkpoints(save_dir: Path, count: int) -> list[Path]:

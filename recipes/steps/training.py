@@ -13,10 +13,10 @@ from recipes.fairseq_commands.checkpoints import (
     average_checkpoints,
     checkpoint_updates,
     last_checkpoints,
+    mend_last_checkpoint,
 )
 from recipes.fairseq_commands.commands import train_command
 from recipes.fairseq_commands.progress import training_progress
-from recipes.fairseq_commands.resume import mend_last_checkpoint
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side

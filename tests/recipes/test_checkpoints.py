@@ -12,8 +12,8 @@ from recipes.fairseq_commands.checkpoints import (
     checkpoint_updates,
     last_checkpoints,
     load_checkpoint,
+    mend_last_checkpoint,
 )
-from recipes.fairseq_commands.resume import mend_last_checkpoint
 
 
 def save(path, value, updates=1):

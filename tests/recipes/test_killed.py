@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from recipes import text
+from recipes.fairseq_commands.checkpoints import mend_last_checkpoint
 from recipes.fairseq_commands.process import run_command
-from recipes.fairseq_commands.resume import mend_last_checkpoint
 from recipes.pipeline import run_recipe
 from recipes.running.run import Run
 from recipes.schema.reading import load_recipe
