@@ -1,8 +1,9 @@
-"""``python -m recipes``: list, show, run, report, evaluate, hydra."""
+"""``python -m recipes``: list, show, run, report, evaluate."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="recipes that come with the package")
-    show = commands.add_parser("show", help="print a recipe's file")
+    show = commands.add_parser("show", help="print a recipe as YAML, with all that its bases give")
     show.add_argument("name")
     run = commands.add_parser("run", help="run a recipe; what is up to date is skipped")
     run.add_argument("name", help="a recipe's name, or the path of your own .yaml file")
@@ -33,14 +34,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--work-dir", type=Path, help="where everything goes (runs/NAME)")
     run.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    _add_settings(run)
-    _add_trainings(run)
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
+    )
+    run.add_argument(
+        "--seeds",
+        type=_numbers,
+        default=(),
+        metavar="N,N",
+        help="train everything, from cross-entropy to the arms, with each of these seeds; one that "
+        "is not the recipe's own makes start.seedN and NAME.seedN (default: the recipe's own)",
+    )
+    run.add_argument(
+        "--shared-start",
+        action="store_true",
+        help="with --seeds: the arms of all seeds start from the recipe's own start",
+    )
+    run.add_argument(
+        "--arms",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="train these arms and the control alone; others count if they are finished (all)",
+    )
+    run.add_argument(
+        "--control",
+        choices=["constant-reward"],
+        help="beside every arm with a reward, train NAME.constant_reward, whose reward is always 1",
+    )
     run.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
         help="train and decode N arms side by side; CPU threads and GPUs are divided (%(default)s)",
+    )
+    run.add_argument(
+        "--launcher",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help="start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'",
     )
     run.add_argument(
         "--redo", action="append", default=[], metavar="STAGE", help="redo a stage, as 'evaluate'"
@@ -61,57 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the original text, for the examples, unless it lies in the run's folder",
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
-    hydra = commands.add_parser(
-        "hydra", help="write a recipe's trainings as configurations of fairseq-hydra-train"
-    )
-    hydra.add_argument("name", help="a recipe's name, or the path of your own .yaml file")
-    hydra.add_argument("--config-dir", type=Path, required=True, help="where the files go")
-    hydra.add_argument("--work-dir", type=Path, help="folder of the run (runs/NAME)")
-    hydra.add_argument("--data-dir", type=Path, help="of the text files, for the lines printed")
-    _add_settings(hydra)
-    _add_trainings(hydra)
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
     evaluate_command.add_arguments(evaluate)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends",
-    )
-
-
-def _add_trainings(parser: argparse.ArgumentParser) -> None:
-    """Which fine-tuning runs are made of a recipe's arms."""
-    parser.add_argument(
-        "--seeds",
-        type=_numbers,
-        default=(),
-        metavar="N,N",
-        help="train everything, from cross-entropy to the arms, with each of these seeds; one that "
-        "is not the recipe's own makes start.seedN and NAME.seedN (default: the recipe's own)",
-    )
-    parser.add_argument(
-        "--shared-start",
-        action="store_true",
-        help="with --seeds: the arms of all seeds start from the recipe's own start",
-    )
-    parser.add_argument(
-        "--arms",
-        type=_names,
-        default=(),
-        metavar="NAME,NAME",
-        help="train these arms and the control alone; others count if they are finished (all)",
-    )
-    parser.add_argument(
-        "--control",
-        choices=["constant-reward"],
-        help="beside every arm with a reward, train NAME.constant_reward, whose reward is always 1",
-    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -159,8 +149,8 @@ def _list(console: Console) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
+    from recipes.pipeline import run_recipe
     from recipes.running.run import Run
-    from recipes.running.runner import run_recipe
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -183,22 +173,10 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         args.take_over,
         run_arguments(args),
         args.shared_start,
+        args.launcher,
     )
     if run_recipe(run) and not args.dry_run:
         _report(work_dir, args.results_dir, args.data_dir, console)
-
-
-def _hydra(args: argparse.Namespace, console: Console) -> None:
-    from recipes.hydra_configs.command import run_lines, write_configurations
-
-    recipe = load_recipe(args.name, args.set)
-    work_dir = args.work_dir or Path("runs") / recipe.name
-    constant = args.control == "constant-reward"
-    written = write_configurations(
-        recipe, args.config_dir, work_dir, args.seeds, args.arms, constant, args.shared_start
-    )
-    for line in run_lines(recipe, written, args.config_dir, run_arguments(args)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(
@@ -234,8 +212,6 @@ def main(argv: list[str] | None = None) -> int:
             console.print(recipe_text(args.name), end="", markup=False, soft_wrap=True)
         elif args.command == "run":
             _run(args, console)
-        elif args.command == "hydra":
-            _hydra(args, console)
         elif args.command == "report":
             name = load_recipe(args.name).name
             work_dir = args.work_dir or Path("runs") / name
@@ -244,6 +220,10 @@ def main(argv: list[str] | None = None) -> int:
             evaluate_command.main(args, console)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"error: {named}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)

@@ -1,14 +1,22 @@
-"""Plain text on disk: reading, checking and writing parallel files."""
+"""Text on disk: reading and checking parallel files; files that appear when they are complete."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from recipes.errors import RecipeError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_LONGEST_LINE = 10_000_000  # characters; a whole TMX file may be one line
 
 
 def read_lines(path: Path | str) -> list[str]:
@@ -20,12 +28,78 @@ def iterate_lines(path: Path | str) -> Iterator[str]:
     """The same lines one by one, for files that do not fit into memory."""
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield line.rstrip("\r\n")
+            yield from lines_of_stream(file, str(path))
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
+
+
+def lines_of_stream(file: TextIO, name: str) -> Iterator[str]:
+    """Lines without their ends; a line that would fill the memory is an error, and so are bytes
+    that are not UTF-8."""
+    try:
+        number = 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE and not line.endswith("\n"):
+                raise RecipeError(f"{name}: line {number} has more than {_LONGEST_LINE} characters")
+            yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text: {error}") from error
+        raise RecipeError(f"{name} is not UTF-8 text: {error}") from error
+
+
+@contextmanager
+def usable(folder: Path, option: str) -> Iterator[None]:
+    """Turn "no space left", "permission denied" and the like into a RecipeError.
+
+    It names the file or ``folder`` and, for what is written there, the option to move it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*_FULL, *_UNUSABLE):
+            raise
+        name = Path(os.fsdecode(error.filename)) if error.filename else folder
+        message = f"{name}: {error.strerror or 'no space left'}"
+        if name.absolute().is_relative_to(folder.absolute()) or name in folder.parents:
+            space = "free some space or " if error.errno in _FULL else ""
+            message += f"; {space}choose another folder with {option}, then run the same again"
+        raise RecipeError(message) from error
+
+
+@contextmanager
+def replaced(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary files beside ``paths``; all are renamed to these at the end, or none is left.
+
+    A symbolic link of that name is replaced, not followed.
+    """
+    temporaries: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            temporaries.append(Path(name))
+        yield temporaries
+        # mkstemp makes files private; give them the permissions open() would.
+        mask = os.umask(0)
+        os.umask(mask)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def written_together(paths: Sequence[Path]) -> Iterator[list[TextIO]]:
+    """Text files to write to; see :func:`replaced`."""
+    with replaced(paths) as temporaries, ExitStack() as stack:
+        yield [
+            stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
+            for path in temporaries
+        ]
 
 
 def write_text(path: Path, content: str) -> None:
@@ -40,30 +114,22 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to a temporary name beside ``path``, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes the file private; give it the permissions open() would.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replaced([path]) as (temporary,):
+        temporary.write_bytes(content)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of the files in a folder."""
+    """SHA-256 of a file."""
+    found = path.stat()
+    return _hash(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@cache  # the output of a stage is the input of others
+def _hash(path: Path, *version: int) -> str:
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from recipes.corpora import cldr
 from recipes.errors import ConfigError
+from recipes.schema.building import did_you_mean
 from recipes.schema.recipe import Recipe
 
 
@@ -30,7 +30,6 @@ CORPORA = {"cldr": Corpus(cldr.make, cldr.version)}
 def find(name: str) -> Corpus:
     """The corpus generator called ``name``."""
     if name not in CORPORA:
-        close = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, CORPORA)
         raise ConfigError(f"data.corpus.name: unknown {name!r}{hint} (known: {', '.join(CORPORA)})")
     return CORPORA[name]

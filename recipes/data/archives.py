@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from recipes.errors import RecipeError
+from recipes.text import lines_of_stream
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
@@ -24,19 +25,18 @@ def lines_of(path: Path, member: str | None = None) -> Iterator[str]:
     Names in .gz and .xz are decompressed, inside archives too. Lines are split at newlines only.
 
     Raises:
-        RecipeError: the file or member does not exist, is broken, or is not UTF-8 text.
+        RecipeError: the file or member does not exist, is broken, is not UTF-8 text, or has a line
+            too long for the memory.
     """
     name = f"{path}: {member}" if member else str(path)
     try:
         with ExitStack() as stack:
             stream = _open(path, member, stack)
             text = stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8", newline="\n"))
-            for line in text:
-                yield line.rstrip("\r\n").removeprefix("\ufeff")
+            for line in lines_of_stream(text, name):
+                yield line.removeprefix("\ufeff")
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{name} is not UTF-8 text: {error}") from error
     except (*_BROKEN, EOFError) as error:
         raise RecipeError(f"{name} cannot be unpacked ({error}); is the file complete?") from error
 

@@ -18,9 +18,9 @@ import pooch
 import requests
 import urllib3
 
-from recipes.data.files import full_disk_named
 from recipes.errors import RecipeError
 from recipes.schema.data import DownloadedFile
+from recipes.text import usable
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _BLOCK = 1 << 18
@@ -49,7 +49,7 @@ def fetch(
     """
     target = cache_dir / name
     if not target.is_file():
-        with full_disk_named(cache_dir, "--cache-dir"), _one_at_a_time(cache_dir, say):
+        with usable(cache_dir, "--cache-dir"), _one_at_a_time(cache_dir, say):
             if not target.is_file():
                 return target, _download(name, file, cache_dir, say)
     found = _sha256(target)
@@ -65,11 +65,8 @@ def fetch(
 @contextmanager
 def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the cache's lock: two runs must not write to the same part."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(cache_dir, os.O_RDONLY)
-    except OSError as error:
-        raise RecipeError(f"{cache_dir}: {error.strerror} (--cache-dir)") from error
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(cache_dir, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +106,6 @@ def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[s
             f"{file.address} cannot be reached ({_reason(error)}). "
             f"{_by_hand(name, file, cache_dir)}"
         ) from error
-    except PermissionError as error:
-        raise RecipeError(f"{cache_dir}: {error.strerror} (--cache-dir)") from error
     except ValueError as error:  # pooch's name for a wrong checksum; requests has its own above
         raise RecipeError(
             f"{file.address}: the file that arrived has the SHA-256 {downloader.sha256}, but the "

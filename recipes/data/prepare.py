@@ -12,7 +12,6 @@ from recipes.data.archives import lines_of
 from recipes.data.checksums import Checksums
 from recipes.data.cleaning import Cleaner
 from recipes.data.download import default_cache_dir, fetch, file_size
-from recipes.data.files import full_disk_named, written_together
 from recipes.data.formats import Pair, read_pairs
 from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, source_files
@@ -22,7 +21,7 @@ from recipes.data.tokenisation import detokeniser
 from recipes.errors import RecipeError
 from recipes.schema.data import TextSource
 from recipes.schema.recipe import Recipe
-from recipes.text import write_text
+from recipes.text import usable, write_text, written_together
 
 
 class Preparation:
@@ -50,6 +49,7 @@ class Preparation:
         self.cache_dir = cache_dir or default_cache_dir()
         self.say = say
         self.checksums = Checksums(text_dir.parent / "checksums.json")
+        self.references: list[Path] = []  # written beside the outputs
         self._paths: dict[str, Path] = {}
 
     def _origin(self, split: str) -> str | None:
@@ -110,7 +110,7 @@ class Preparation:
 
     def make(self) -> None:
         """Write all splits."""
-        with full_disk_named(self.text_dir, "--work-dir"):
+        with usable(self.text_dir, "--work-dir"):
             # The small ones first: what fails should fail before the large downloads.
             for split in [*self.data.tests, self.data.valid]:
                 if self._origin(split) != CUT:
@@ -172,7 +172,8 @@ class Preparation:
         numbered = [f"{target.name}.{number}" for number in range(several)] if several > 1 else []
         others = [(n, name) for n, name in enumerate(named or numbered) if name != target.name]
         paths = [self._name(split, lang) for lang in self._languages]
-        paths += [self.text_dir / name for _, name in others]
+        self.references += (further := [self.text_dir / name for _, name in others])
+        paths += further
         with written_together(paths) as files:
             for source, references in pairs:
                 padded = [*references, *[""] * (several - len(references))]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from recipes.data.files import written_together
 from recipes.errors import RecipeError
 from recipes.schema.recipe import SentencePiece
-from recipes.text import iterate_lines, write_bytes
+from recipes.text import iterate_lines, write_bytes, written_together
 
 _BLOCK = 20000  # lines
 

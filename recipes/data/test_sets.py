@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import Any
 
 from sacrebleu.dataset import DATASETS
 
-from recipes.data.files import full_disk_named
 from recipes.data.formats import Pair
 from recipes.errors import ConfigError, RecipeError
+from recipes.schema.building import did_you_mean
 from recipes.schema.data import TextSource
+from recipes.text import usable
 
 
 def language_pair(source: TextSource, languages: tuple[str, str]) -> str:
     """The language pair of the test set that is read: the recipe's own, or the reverse."""
     assert source.sacrebleu is not None
     if source.sacrebleu not in DATASETS:
-        close = difflib.get_close_matches(source.sacrebleu, DATASETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(source.sacrebleu, DATASETS)
         raise ConfigError(
             f"sacrebleu has no test set {source.sacrebleu!r}{hint} (sacrebleu --list)"
         )
@@ -52,7 +51,7 @@ def read_test_set(source: TextSource, languages: tuple[str, str]) -> list[Pair]:
         "with a network: give a folder with PREFIX.LANG files as --data-dir"
     )
     try:
-        with full_disk_named(Path(dataset._outdir), "the variable SACREBLEU"):
+        with usable(Path(dataset._outdir), "the variable SACREBLEU"):
             sources = [line.strip() for line in dataset.source(pair)]
             references = [[r.strip() for r in row] for row in dataset.references(pair)]
     except RecipeError:

@@ -1,31 +1,109 @@
-"""Looking into fairseq checkpoints, and averaging them."""
+"""Looking into fairseq checkpoints, averaging them, and mending what a killed training left."""
 
 from __future__ import annotations
 
-import inspect
-import os
+import pickle
 import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import RecipeError
+from recipes.text import replaced
 
+LAST = "checkpoint_last.pt"  # what fairseq-train continues from
 _EPOCH = re.compile(r"checkpoint(\d+)\.pt\Z")
 _UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt\Z")
 
 
+class BrokenCheckpointError(RecipeError):
+    """A part of a file, or no checkpoint at all."""
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint that this recipe's own training wrote (full unpickling is safe there)."""
+    """A checkpoint of fairseq, loaded without running code that is stored in it.
+
+    torch before 2.4 knows no list of what may be loaded, and unpickles everything.
+
+    Raises:
+        BrokenCheckpointError: it is cut off, or no checkpoint.
+        RecipeError: it does not exist, or holds what fairseq's checkpoints do not.
+    """
     import torch
 
-    # torch < 1.13 has no such argument, and always unpickles in full.
-    known = "weights_only" in inspect.signature(torch.load).parameters
-    return torch.load(path, map_location="cpu", **({"weights_only": False} if known else {}))
+    from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints
+
+    allow_fairseq_checkpoints()
+    listed = hasattr(torch.serialization, "add_safe_globals")
+    try:
+        return torch.load(path, map_location="cpu", **({"weights_only": True} if listed else {}))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # whatever a part of a file makes torch.load raise
+        refused = re.search(r"(?i)unsupported (global|class)[: ]+(global )?\S+", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise RecipeError(
+                f"{path} was not loaded: it holds what no checkpoint of fairseq does "
+                f"({refused[0]}), which could run any code"
+            ) from error
+        raise BrokenCheckpointError(
+            f"{path} is cut off, or no checkpoint{_advice(path)}"
+        ) from error
+
+
+def whole_checkpoints(save_dir: Path) -> Iterator[Path]:
+    """The checkpoints of a run that can be loaded, without the last one; the newest first."""
+    others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            checkpoint_updates(path)
+        except RecipeError:
+            continue
+        yield path
+
+
+def _advice(path: Path) -> str:
+    if path.name != LAST:
+        return ""
+    newest = next(whole_checkpoints(path.parent), None)
+    return f"; copy {newest} over it to continue from there" if newest else ""
 
 
 def checkpoint_updates(path: Path) -> int:
     """Number of optimiser updates a checkpoint has seen since its run started."""
-    return int(load_checkpoint(path)["optimizer_history"][-1]["num_updates"])
+    try:
+        return int(load_checkpoint(path)["optimizer_history"][-1]["num_updates"])
+    except (KeyError, IndexError, TypeError):
+        raise BrokenCheckpointError(f"{path} is no checkpoint of fairseq-train") from None
+
+
+def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
+    """Replace a ``checkpoint_last.pt`` that is cut off by the newest whole checkpoint.
+
+    fairseq-train writes one checkpoint under a temporary name, renames it, and then copies it to
+    its other names, ``checkpoint_last.pt`` among them; a process that is killed meanwhile leaves
+    a part of a copy. Where no checkpoint is whole, it is renamed, and training begins anew.
+
+    Raises:
+        RecipeError: a checkpoint holds what fairseq's do not; nothing was changed.
+    """
+    last = save_dir / LAST
+    try:
+        if last.is_file():
+            checkpoint_updates(last)
+        return
+    except BrokenCheckpointError:
+        other = next(whole_checkpoints(save_dir), None)
+    if other is None:
+        say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
+        last.rename(last.with_name(f"{LAST}.cut-off"))
+        return
+    say(f"  {last} was cut off when the training was killed; continues from {other.name}")
+    with replaced([last]) as (temporary,):
+        shutil.copyfile(other, temporary)
 
 
 def last_checkpoints(save_dir: Path, count: int) -> list[Path]:
@@ -56,6 +134,5 @@ def average_checkpoints(paths: list[Path], output: Path) -> None:
     for name, value in result["model"].items():
         if value.is_floating_point():
             result["model"][name] = (sums[name] / len(paths)).to(value.dtype)
-    temporary = output.with_name(f".{output.name}.partial")
-    torch.save(result, temporary)
-    os.replace(temporary, output)
+    with replaced([output]) as (temporary,):
+        torch.save(result, temporary)

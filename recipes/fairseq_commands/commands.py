@@ -29,21 +29,26 @@ _MACHINE_FLAGS = {
 
 @dataclass(frozen=True)
 class Command:
-    """A console script of fairseq with its arguments (files as :class:`~pathlib.Path`)."""
+    """A console script of fairseq with its arguments (files as :class:`~pathlib.Path`).
+
+    ``launcher``: words before it that start it, perhaps elsewhere.
+    """
 
     program: str
     arguments: tuple[str | Path, ...]
+    launcher: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
         """The arguments of the process, the program as its full path."""
-        return [console_script(self.program), *map(str, self.arguments)]
+        return [*self.launcher, console_script(self.program), *map(str, self.arguments)]
 
     def __str__(self) -> str:
         """The shell line: short program name when that is the one the shell finds."""
         script = console_script(self.program)
         on_path = shutil.which(self.program)
         same = on_path is not None and Path(on_path).absolute() == Path(script)
-        return shlex.join([self.program if same else script, *map(str, self.arguments)])
+        program = self.program if same else script
+        return shlex.join([*self.launcher, program, *map(str, self.arguments)])
 
     def portable(self) -> str:
         """The shell line without machine-dependent paths, as it goes into a report."""
@@ -158,6 +163,8 @@ def train_command(
         *("--user-dir", user_dir(), "--task", task.name, *task.flags),
         *("--source-lang", recipe.source_lang, "--target-lang", recipe.target_lang),
         *(("--finetune-from-model", start) if start else ()),
+        # Batches depend on the seed and the epoch, not on where a killed training went on.
+        *("--update-epoch-batch-itr", "True"),
         *recipe.architecture,
         *flags,
         *_device_flags(recipe.fp16),

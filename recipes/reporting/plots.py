@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from recipes.reporting.tables import (
     score,
     splits_and_beams,
 )
+from recipes.text import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,9 +154,8 @@ def plot_gains(results: dict[str, Any], path: Path) -> None:
         axis.grid(axis="x", linewidth=0.6)
         axis.set_xlabel(f"BLEU minus that of {results['baseline']}")
         axis.legend(fontsize=8)
-        temporary = path.with_name(f".{path.name}")
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
-    os.replace(temporary, path)
+        with replaced([path]) as (temporary,):
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:

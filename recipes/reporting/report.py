@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from recipes.reporting.output_tables import length_table, statistics_table
 from recipes.reporting.plots import plot_gains
 from recipes.reporting.results import SCHEMA
 from recipes.text import write_bytes, write_text
+
+_CODE = re.compile(r"(`[^`]*`)")
 
 
 def load_results(path: Path) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def write_report(
     written = list(files.values())
     if results_dir is None:
         return written
-    copies = {kind: results_dir / f"{results['recipe']}.{kind}" for kind in ("md", "svg", "json")}
+    name = Path(results["recipe"]).name
+    copies = {kind: results_dir / f"{name}.{kind}" for kind in ("md", "svg", "json")}
     write_text(copies["md"], markdown(results, copies["svg"].name, copies["json"].name))
     write_bytes(copies["svg"], files["svg"].read_bytes())
     write_text(copies["json"], json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -71,7 +76,7 @@ def markdown(results: dict[str, Any], plot: str, data: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts = [
         f"# {results['recipe']}",
-        results["description"],
+        escaped(results["description"]),
         f"{results['date']}; {results['device']}; {versions}.",
         f"![BLEU of every arm and seed, minus the baseline's]({plot})",
         "\n".join(f"* {sentence}" for sentence in tables.how_to_read(results)),
@@ -85,10 +90,11 @@ def markdown(results: dict[str, Any], plot: str, data: str) -> str:
     parts += _parts(tables.cost_table(results))
     parts += _parts(tables.arms_table(results))
     commands = "\n".join(f"# {stage}\n{line}" for stage, line in results["commands"])
+    fence = "`" * max([3, *(1 + len(run) for run in re.findall("`+", commands))])
     parts += [
         "## Commands",
         f"<details><summary>{len(results['commands'])} commands</summary>",
-        f"```bash\n{commands}\n```",
+        f"{fence}bash\n{commands}\n{fence}",
         "</details>",
         f"All figures: [{data}]({data})",
     ]
@@ -99,15 +105,19 @@ def _parts(table: tables.Table | None) -> list[str]:
     if table is None:
         return []
     lines = [f"| {' | '.join(table.header)} |", f"|{'|'.join(['---'] * len(table.header))}|"]
-    lines += [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in r)} |" for r in table.rows
-    ]
-    return [
-        f"## {table.title}",
-        "\n".join(lines),
-        table.caption,
-        *table.notes,
-    ]
+    lines += [f"| {' | '.join(map(escaped, row))} |" for row in table.rows]
+    return [f"## {table.title}", "\n".join(lines), table.caption, *map(escaped, table.notes)]
+
+
+def escaped(text: str) -> str:
+    """Text of a recipe as one line of Markdown: no HTML, link or cell of its own."""
+    text = " ".join(text.split()).replace("|", r"\|")
+    # Entities are no entities in code, so that is left as it is where it is sure to be code.
+    if "``" in text or text.count("`") % 2:
+        text = text.replace("`", "'")
+    parts = _CODE.split(text)
+    parts[::2] = [html.escape(part, quote=False).replace("[", r"\[") for part in parts[::2]]
+    return "".join(parts)
 
 
 def print_table(results: dict[str, Any], console: Console) -> None:

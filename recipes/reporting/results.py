@@ -16,10 +16,9 @@ from recipes.data.references import reference_files
 from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.output_probability import average_probability
 from recipes.evaluating.scoring import compare, describe
-from recipes.fairseq_commands.checkpoints import checkpoint_updates
+from recipes.fairseq_commands.checkpoints import LAST, checkpoint_updates
 from recipes.fairseq_commands.commands import display_path, has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
-from recipes.fairseq_commands.resume import LAST
 from recipes.fairseq_commands.training_log import read_training_log
 from recipes.running.layout import Layout, training_log
 from recipes.running.trained_arms import CONSTANT_REWARD, START, seed_of

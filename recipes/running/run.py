@@ -6,7 +6,7 @@ import copy
 import fcntl
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from recipes.running.layout import Layout
 from recipes.running.stages import Stage, StageRunner
 from recipes.running.trained_arms import expand
 from recipes.schema.recipe import Recipe
+from recipes.text import usable
 
 
 class Run:
@@ -38,6 +39,7 @@ class Run:
         until: name of the stage to end after.
         take_over: outputs that no record tells of count as made by this recipe.
         arguments: of ``python -m recipes`` that make the same run, for ``dry_run``.
+        launcher: words before each training and decoding, which may start it on another machine.
 
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
@@ -60,6 +62,7 @@ class Run:
         take_over: bool = False,
         arguments: Sequence[str] | None = None,
         shared_start: bool = False,
+        launcher: Sequence[str] = (),
     ) -> None:
         missing = missing_text(recipe, data_dir)
         if missing is not None:
@@ -81,6 +84,7 @@ class Run:
         self.dry_run = dry_run
         self.jobs = 1 if dry_run or until else jobs
         self.take_over = take_over
+        self.launcher = tuple(launcher)
         self.arguments = arguments or default_arguments(recipe, work_dir, data_dir)
         self.stages = StageRunner(self.say, dry_run, redo, until, take_over, say)
         self.commands: list[tuple[str, str]] = []
@@ -115,18 +119,44 @@ class Run:
         if self.dry_run:
             yield
             return
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.work_dir / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with usable(self.work_dir, "--work-dir"):
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            lock = self.work_dir / ".lock"
+            if lock.is_symlink():
+                raise RecipeError(f"{lock} is a symbolic link; remove it")
+            with open(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RecipeError(
+                        f"{self.work_dir} is in use by another run, or by a fairseq process that a "
+                        "killed run left behind; wait for it or end it, then start again"
+                    ) from None
+                self.lock = (file.fileno(),)
+                yield
+                self.lock = ()
+
+    def check_inside(self, paths: Iterable[Path]) -> None:
+        """Check that what will be written to lies in the work-dir.
+
+        Raises:
+            RecipeError: a symbolic link leads out of it.
+        """
+        folder = self.work_dir.resolve()
+        for path in paths:
+            if not path.resolve().is_relative_to(folder):
                 raise RecipeError(
-                    f"{self.work_dir} is in use by another run, or by a fairseq process that a "
-                    "killed run left behind; wait for it or end it, then start again"
-                ) from None
-            self.lock = (file.fileno(),)
-            yield
-            self.lock = ()
+                    f"{path} leads out of {self.work_dir}, to {path.resolve()}; remove the "
+                    "symbolic link, or make the whole --work-dir one"
+                )
+
+    def launched(self, command: Command) -> Command:
+        """A command as ``launcher`` starts it: where there may be GPUs, whatever there is here."""
+        if not self.launcher:
+            return command
+        kept = (word for word in command.arguments if word not in ("--cpu", "--fp16"))
+        half = ["--fp16"] if self.recipe.fp16 else []
+        return Command(command.program, (*kept, *half), self.launcher)
 
     def launch(
         self,
@@ -137,6 +167,7 @@ class Run:
         append: bool = False,
     ) -> None:
         """:func:`~recipes.fairseq_commands.process.run_command` as a part of this run."""
+        self.check_inside([log])
         run_command(argv, log, stage, on_line, append, self.lock, self.environment, self.processes)
 
     def execute(
@@ -187,6 +218,9 @@ class Run:
         """Run a stage unless it is up to date; its command goes into the report."""
         if not stage.shell:
             stage.shell = [self.shell_line(until=stage.name)]
+        self.check_inside(
+            path for path in (stage.record, *stage.outputs, stage.resumable) if path is not None
+        )
         if stage.portable is not None:
             self.commands.append((stage.name, stage.portable))
         self.stages.run(stage)

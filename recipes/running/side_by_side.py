@@ -27,7 +27,7 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
     if jobs <= 1:
         return {name: task(run) for name, task in tasks.items()}
     shares: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for share in machine_shares(jobs):
+    for share in [{}] * jobs if run.launcher else machine_shares(jobs):
         shares.put(share)
     branches = {name: run.branch(name) for name in tasks}
 

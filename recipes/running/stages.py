@@ -1,13 +1,15 @@
 """A stage: settings and inputs in, outputs out, redone only when one of them changed.
 
 Beside its output every stage keeps ``NAME.stage.json``: the settings and the SHA-256 of the
-inputs it was made from, and whether it was finished. That file alone decides what happens.
+inputs it was made from, whether it was finished, and the SHA-256 of what it wrote. That file
+decides what happens.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import shlex
 import shutil
 import time
@@ -54,50 +56,55 @@ class Ended(Exception):
     """The stage to end after is done."""
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Path) -> dict[str, Any] | None:
     """The stage record, or None when there is none (or a broken one: then it is redone)."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    parts = ("settings", "inputs", "outputs")
+    whole = isinstance(record, dict) and all(isinstance(record.get(p, {}), dict) for p in parts)
+    return record if whole else None
 
 
-def _difference(old: Any, new: Any) -> list[str]:
+def _difference(old: Any, new: Any) -> str:
     """What changed between two commands given as lists: the words that came and went."""
-    if isinstance(old, list) and isinstance(new, list):
-        gone = [word for word in old if word not in new]
-        come = [word for word in new if word not in old]
-        return [f"-{' '.join(map(str, gone))}"] * bool(gone) + [
-            f"+{' '.join(map(str, come))}"
-        ] * bool(come)
-    return [f"{old} -> {new}"]
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return f"{old} -> {new}"
+    gone = " ".join(str(word) for word in old if word not in new)
+    come = " ".join(str(word) for word in new if word not in old)
+    return ", ".join([f"-{gone}"] * bool(gone) + [f"+{come}"] * bool(come)) or "order"
 
 
-def changes(record: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
-    """Readable reasons why a record does not fit the present settings and inputs."""
-    reasons = []
-    old_settings, old_inputs = record.get("settings", {}), record.get("inputs", {})
-    for key in sorted(settings.keys() | old_settings.keys()):
-        old, new = old_settings.get(key), settings.get(key)
-        if old != new:
-            reasons.append(f"{key} changed ({', '.join(_difference(old, new)) or 'order'})")
-    for key in sorted(inputs.keys() | old_inputs.keys()):
-        if inputs.get(key) != old_inputs.get(key):
-            reasons.append(f"input {key} changed")
-    return reasons
+@dataclass
+class _State:
+    """The record of a stage, and the settings and inputs that it should have."""
+
+    record: dict[str, Any] | None
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+    def changes(self) -> list[str]:
+        """Readable reasons why the record does not fit."""
+        if self.record is None:
+            return []
+        reasons = []
+        old_settings, old_inputs = self.record.get("settings", {}), self.record.get("inputs", {})
+        for key in sorted(self.settings.keys() | old_settings.keys()):
+            old, new = old_settings.get(key), self.settings.get(key)
+            if old != new:
+                reasons.append(f"{key} changed ({_difference(old, new)})")
+        for key in sorted(self.inputs.keys() | old_inputs.keys()):
+            if self.inputs.get(key) != old_inputs.get(key):
+                reasons.append(f"input {key} changed")
+        return reasons
 
 
 class StageRunner:
     """Runs stages in order, skipping those that are up to date.
 
-    Args:
-        dry_run: only print the shell lines of what would be done.
-        redo: names of stages to redo although nothing changed.
-        until: name of the stage to end after.
-        take_over: outputs that no record tells of are recorded as they are, not made again.
-        say: prints one line.
-        say_shell: prints one shell line of a dry run; ``say`` if not given.
+    The options are those of :class:`~recipes.running.run.Run`; ``say_shell`` prints one shell line
+    of a dry run, ``say`` if not given.
     """
 
     def __init__(
@@ -146,33 +153,38 @@ class StageRunner:
         return ran
 
     def _run(self, stage: Stage) -> bool:
-        record, settings, inputs, reason = self._state(stage)
+        state, reason = self._state(stage)
         if reason is None:
             self.say(f"[{self.elapsed()}] {stage.name}: up to date")
             return False
         self.say(f"[{self.elapsed()}] {stage.name}: {reason}")
         if self.dry_run:
-            self._print_shell(stage, record, settings, inputs)
+            self._print_shell(stage, state)
             return True
-        content = {"stage": stage.name, "settings": settings, "inputs": inputs}
-        if self.take_over and record is None and stage.resumable is None and _exists(stage):
+        content = {"stage": stage.name, "settings": state.settings, "inputs": state.inputs}
+        made = stage.resumable is None and all(output.exists() for output in stage.outputs)
+        if self.take_over and state.record is None and made:
             self.say("  what is there is taken over")
-            _write_record(stage.record, {**content, "finished": True, "seconds": None})
+            self._finish(stage, {**content, "seconds": None})
             return False
         for detail in stage.details:
             self.say(f"  {detail}")
-        if aside := self._aside(stage, record, settings, inputs):
+        if aside := self._aside(stage, state):
             shutil.move(stage.resumable, aside)
             self.say(f"  the earlier run was moved to {aside}")
-        _write_record(stage.record, {**content, "finished": False})
+        _write_record(stage, {**content, "finished": False})
         began = time.monotonic()
         stage.action()
         for output in stage.outputs:
             if not output.exists():
                 raise RecipeError(f"stage {stage.name!r} ended without writing {output}")
-        seconds = round(time.monotonic() - began, 1)
-        _write_record(stage.record, {**content, "finished": True, "seconds": seconds})
+        self._finish(stage, {**content, "seconds": round(time.monotonic() - began, 1)})
         return True
+
+    def _finish(self, stage: Stage, content: dict[str, Any]) -> None:
+        folder = stage.record.parent
+        outputs = {os.path.relpath(path, folder): file_hash(path) for path in stage.outputs}
+        _write_record(stage, {**content, "finished": True, "outputs": outputs})
 
     def renewed(self, path: Path) -> bool:
         """Whether a dry run would have made ``path`` anew."""
@@ -181,13 +193,10 @@ class StageRunner:
     def up_to_date(self, stage: Stage) -> bool:
         """Whether there is nothing to do."""
         made = all(path.exists() for path in stage.inputs.values())
-        return made and self._state(stage)[-1] is None
+        return made and self._state(stage)[1] is None
 
-    def _state(
-        self, stage: Stage
-    ) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, str], str | None]:
-        """The record, the settings and inputs it should have, and why the stage has to run."""
-        record = read_record(stage.record)
+    def _state(self, stage: Stage) -> tuple[_State, str | None]:
+        """What is known of a stage, and why it has to run."""
         # Inputs are missing only in a dry run, where the stages that make them did not run.
         missing = [str(p) for p in stage.inputs.values() if not p.exists()]
         if missing and not self.dry_run:
@@ -195,22 +204,17 @@ class StageRunner:
         inputs = {k: file_hash(p) for k, p in stage.inputs.items() if p.exists()}
         # Through JSON, so that tuples and lists compare equal.
         settings = json.loads(json.dumps(stage.settings))
-        reason = self._reason(stage, record, settings, inputs)
+        state = _State(_read_record(stage.record), settings, inputs)
+        reason = self._reason(stage, state)
         if reason is None and (missing or self._renewed & set(stage.inputs.values())):
             reason = "its input is made anew"
-        return record, settings, inputs, reason
+        return state, reason
 
-    def _print_shell(
-        self,
-        stage: Stage,
-        record: dict[str, Any] | None,
-        settings: dict[str, Any],
-        inputs: dict[str, str],
-    ) -> None:
+    def _print_shell(self, stage: Stage, state: _State) -> None:
         self._renewed |= set(stage.outputs)
         # fairseq-train continues from what it finds, so a run with other inputs goes as well.
         renewed = bool(self._renewed & set(stage.inputs.values()))
-        if aside := self._aside(stage, record, settings, inputs, renewed):
+        if aside := self._aside(stage, state, renewed):
             self.say_shell(shlex.join(["mv", str(stage.resumable), str(aside)]))
         for line in stage.shell:
             self.say_shell(line)
@@ -224,40 +228,37 @@ class StageRunner:
                     f"{option}: there is no stage {unknown[0]!r} (stages: {', '.join(self.names)})"
                 )
 
-    def _reason(
-        self,
-        stage: Stage,
-        record: dict[str, Any] | None,
-        settings: dict[str, Any],
-        inputs: dict[str, str],
-    ) -> str | None:
+    def _reason(self, stage: Stage, state: _State) -> str | None:
         """Why the stage has to run, or None."""
         if stage.name in self.redo:
             return "redone as asked"
-        if record is None:
+        if state.record is None:
             exist = [o.name for o in stage.outputs if o.exists()]
             return f"no record of how {exist[0]} was made" if exist else "start"
-        changed = changes(record, settings, inputs)
-        if changed:
+        if changed := state.changes():
             return "redone: " + "; ".join(changed)
-        if not record.get("finished"):
+        if not state.record.get("finished"):
             return "continues" if stage.resumable and stage.resumable.exists() else "start"
         lost = [o.name for o in stage.outputs if not o.exists()]
-        return f"redone: {lost[0]} is missing" if lost else None
+        if lost:
+            return f"redone: {lost[0]} is missing"
+        damaged = _damaged(stage, state.record)
+        if damaged is None:
+            return None
+        if stage.resumable is not None:
+            # Hours may be in it: not for the runner to decide.
+            raise RecipeError(
+                f"{damaged} was changed or cut off after stage {stage.name!r} wrote it; put it "
+                f"back, or train again with --redo {shlex.quote(stage.name)}"
+            )
+        return f"redone: {damaged.name} was changed or cut off after it was made"
 
-    def _aside(
-        self,
-        stage: Stage,
-        record: dict[str, Any] | None,
-        settings: dict[str, Any],
-        inputs: dict[str, str],
-        renewed: bool = False,
-    ) -> Path | None:
+    def _aside(self, stage: Stage, state: _State, renewed: bool = False) -> Path | None:
         """Where a training made with other settings goes; without a record it is continued."""
         folder = stage.resumable
         if folder is None or not folder.exists():
             return None
-        outdated = record is not None and (renewed or bool(changes(record, settings, inputs)))
+        outdated = state.record is not None and (renewed or bool(state.changes()))
         if not outdated and stage.name not in self.redo:
             return None
         number = 1
@@ -266,9 +267,14 @@ class StageRunner:
         return aside
 
 
-def _exists(stage: Stage) -> bool:
-    return all(output.exists() for output in stage.outputs)
+def _damaged(stage: Stage, record: dict[str, Any]) -> Path | None:
+    """The first output that is not what the stage wrote; records of former versions do not say."""
+    for name, expected in record.get("outputs", {}).items():
+        path = stage.record.parent / name
+        if not path.exists() or file_hash(path) != expected:
+            return path
+    return None
 
 
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def _write_record(stage: Stage, content: dict[str, Any]) -> None:
+    write_text(stage.record, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+from collections.abc import Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
 from recipes.errors import ConfigError
@@ -28,10 +29,9 @@ def build(cls: type, raw: Any, path: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in raw:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
-                f"{where}: unknown key {key!r}{hint} (known keys: {', '.join(known)})"
+                f"{where}: unknown key {key!r}{did_you_mean(str(key), known)} (known keys: "
+                f"{', '.join(known)})"
             )
     missing = [
         name
@@ -46,15 +46,22 @@ def build(cls: type, raw: Any, path: str) -> Any:
     values = {}
     for key, value in raw.items():
         at = f"{path}.{key}" if path else key
-        values[key] = _flags(value, at) if _is_flags(key) else _convert(hints[key], value, at)
+        values[key] = flags_of(value, at) if is_flags(key) else _convert(hints[key], value, at)
     return cls(**values)
 
 
-def _is_flags(key: str) -> bool:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remark on a wrong name that is close to a known one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def is_flags(key: str) -> bool:
+    """Whether a key holds command-line flags."""
     return key in ("flags", "architecture")
 
 
-def _flags(value: Any, path: str) -> list[str]:
+def flags_of(value: Any, path: str) -> list[str]:
     """Command-line flags given as one string (shell quoting) or as a list."""
     if value is None:
         return []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from recipes.errors import ConfigError
 from recipes.schema.data import check_data
 from recipes.schema.evaluation import check_evaluation
-from recipes.schema.flags import BUDGET_FLAGS, ENDS, RESERVED_FLAGS, flag_value
+from recipes.schema.flags import BUDGET_FLAGS, ENDS, check_flags, flag_value
 from recipes.schema.recipe import Recipe
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
@@ -19,11 +20,11 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: names the key.
     """
-    names = [*recipe.arms, *recipe.data.splits]
-    for name in names:
+    for where, name in _file_names(recipe):
         if not _FILE_NAME.match(name):
             raise ConfigError(
-                f"{name!r} becomes a file name: use letters, digits and . _ - + = only"
+                f"{where}: {name!r} becomes a file name: use letters, digits and . _ - + = only, "
+                "a letter or digit first"
             )
     if len(set(recipe.data.splits)) != len(recipe.data.splits):
         raise ConfigError(f"data: two splits are the same file: {recipe.data.splits}")
@@ -47,11 +48,10 @@ def check_recipe(recipe: Recipe) -> None:
         **{f"{name}.flags": stage.flags for name, stage in stages.items()},
         "finetune.flags": recipe.finetune.flags,
         **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
+        "decoding.flags": recipe.decoding.flags,
     }
     for where, flags in groups.items():
-        for flag in flags:
-            if flag.split("=")[0] in RESERVED_FLAGS:
-                raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
+        check_flags(where, flags)
     for flag in BUDGET_FLAGS:
         values = {
             name: flag_value(recipe.arm_flags(name), flag)
@@ -91,3 +91,21 @@ def check_recipe(recipe: Recipe) -> None:
             "and length penalty; write 'beams: [1]', no lenpen, and its own settings as flags "
             "(--iter-decode-max-iter 0 is one pass)"
         )
+
+
+def _file_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every name in a recipe that becomes a part of a path, with its key."""
+    data = recipe.data
+    yield "name", recipe.name
+    yield "source_lang", recipe.source_lang
+    yield "target_lang", recipe.target_lang
+    yield from (("arms", name) for name in recipe.arms)
+    for key, training in (*recipe.start_stages.items(), ("finetune", recipe.finetune)):
+        yield f"{key}.checkpoint", training.checkpoint
+    yield from (("data", split) for split in (*data.splits, *data.sources, *data.references))
+    yield from (("data.files", name) for name in data.files)
+    for split, names in data.references.items():
+        yield from ((f"data.references.{split}", name) for name in names)
+    for split, sources in data.sources.items():
+        for source in sources:
+            yield from ((f"data.sources.{split}", name) for name in source.files)

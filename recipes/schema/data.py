@@ -151,8 +151,6 @@ class Data:
 def check_data(data: Data, languages: tuple[str, str]) -> None:
     """Checks of ``data:`` that need more than one key."""
     for name, file in data.files.items():
-        if "/" in name or name.startswith("."):
-            raise ConfigError(f"data.files: {name!r} becomes a file name in the cache: no /")
         if not file.address.startswith(("http://", "https://")):
             raise ConfigError(f"data.files.{name}.address: {file.address!r} is not http(s)")
         if file.sha256 is not None and not _SHA256.match(file.sha256):

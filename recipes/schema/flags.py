@@ -1,8 +1,14 @@
-"""Command-line flags of fairseq in a recipe: those of the runner, and reading others."""
+"""Command-line flags of fairseq in a recipe: reading them, and which are refused."""
 
 from __future__ import annotations
 
-# The runner writes these itself; a second value in a recipe would break the layout.
+import ast
+import re
+from collections.abc import Sequence
+
+from recipes.errors import ConfigError
+
+# The runner writes these itself, or they would load code or write elsewhere than the work-dir.
 RESERVED_FLAGS = (
     "--save-dir",
     "--restore-file",
@@ -11,6 +17,13 @@ RESERVED_FLAGS = (
     "--task",
     "--source-lang",
     "--target-lang",
+    "-s",
+    "-t",
+    "--path",
+    "--gen-subset",
+    "--results-path",
+    "--quiet",
+    "--log-file",
     "--log-format",
     "--log-interval",
     "--no-progress-bar",
@@ -22,6 +35,40 @@ ENDS = ("--max-update", "--max-epoch")
 BUDGET_FLAGS = (*ENDS, "--update-freq", "--max-tokens", "--batch-size")
 
 
+def check_flags(where: str, flags: Sequence[str]) -> None:
+    """Check one group of flags, whatever command of fairseq it goes to.
+
+    Raises:
+        ConfigError: a flag that the runner sets, or a value that fairseq would run as Python.
+    """
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        # argparse reads -sde as -s de.
+        if name in RESERVED_FLAGS or (name[:2] in RESERVED_FLAGS and name[:2] != "--"):
+            raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
+        if any(map(_calls_something, (flag, value))):
+            raise ConfigError(
+                f"{where}: {flag!r} calls a function: fairseq evaluates some values as Python, so "
+                "write the value itself"
+            )
+
+
+def _calls_something(text: str) -> bool:
+    """Whether ``eval`` would call a function, of the text or of a text inside it."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return False  # for eval as well
+    except (RecursionError, MemoryError):
+        return True
+    return any(
+        isinstance(node, ast.Call)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != text
+            and _calls_something(node.value))
+        for node in ast.walk(tree)
+    )  # fmt: skip
+
+
 def flag_value(flags: list[str], name: str) -> str | None:
     """The value the last ``name VALUE`` (or ``name=VALUE``) in ``flags`` gives, else None."""
     value = None
@@ -31,6 +78,21 @@ def flag_value(flags: list[str], name: str) -> str | None:
         elif flag.startswith(name + "="):
             value = flag[len(name) + 1 :]
     return value
+
+
+def with_flags(flags: Sequence[str], more: Sequence[str]) -> list[str]:
+    """``flags`` and then ``more``, which take the place of flags of the same name."""
+    found: dict[str, list[str]] = {}
+    for words in (flags, more):
+        own: dict[str, list[str]] = {}
+        name = ""
+        for word in words:
+            if re.match(r"--?[A-Za-z]", word):
+                name = word.partition("=")[0]
+                own[name] = []
+            own.setdefault(name, []).append(word)
+        found |= own
+    return [word for words in found.values() for word in words]
 
 
 def without_flag(flags: list[str], name: str) -> list[str]:

@@ -1,57 +1,138 @@
-"""Recipe files: those of the package, and a user's own."""
+"""Recipe files: those of the package, and a user's own, composed with the base files they name."""
 
 from __future__ import annotations
 
-import difflib
+import shlex
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recipes.errors import ConfigError
-from recipes.schema.building import build
+from recipes.schema.building import build, did_you_mean, flags_of, is_flags
 from recipes.schema.checks import check_recipe
+from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Recipe
 from recipes.schema.settings import apply_setting
+from recipes.schema.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    files = resources.files("recipes").joinpath("configs").iterdir()
-    return sorted(f.name[: -len(".yaml")] for f in files if f.name.endswith(".yaml"))
+    return _names(_packaged())
+
+
+def _packaged(*folders: str) -> Traversable:
+    return resources.files("recipes").joinpath("configs", *folders)
+
+
+def _names(folder: Traversable) -> list[str]:
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+
+
+def composed(name: str) -> dict[str, Any]:
+    """A recipe as it is written, with its ``defaults:`` filled in, not checked yet.
+
+    Args:
+        name: of a packaged recipe, or a path that ends in ``.yaml``.
+
+    Raises:
+        ConfigError: there is no such recipe or base file; it is not YAML; ``KEY+`` has nothing to
+            add to.
+    """
+    if name.endswith(_SUFFIXES):
+        return _composed(Path(name), f"recipe {name}", ())
+    hint = "a path ending in .yaml is read as your own recipe"
+    return _composed(_find(_packaged(), name, "recipe", hint), f"recipe {name}", ())
+
+
+def _find(folder: Traversable, name: str, kind: str, hint: str) -> Traversable:
+    known = _names(folder)
+    if name not in known:
+        raise ConfigError(
+            f"there is no {kind} {name!r}{did_you_mean(name, known)} ({kind}s: {', '.join(known)}; "
+            f"{hint})"
+        )
+    return folder.joinpath(f"{name}.yaml")
+
+
+def _composed(file: Traversable, where: str, inside: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        own = parse_yaml(file.read_text(encoding="utf-8"), where)
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: the file does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is not UTF-8 text: {error}") from error
+    if not isinstance(own, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys at the top level")
+    bases = own.pop("defaults", None)
+    if bases is None:
+        return own
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{where}: defaults: expected a list of names, found {bases!r}")
+    result: dict[str, Any] = {}
+    for base in bases:
+        if base in inside:
+            raise ConfigError(f"{where}: defaults: {base!r} is a base of itself")
+        if base.endswith(_SUFFIXES):
+            found: Traversable = Path(str(file)).parent / base
+        else:
+            hint = "a path ending in .yaml, from the recipe's folder, is your own"
+            found = _find(_packaged("base"), base, "base", hint)
+        result = _merged(result, _composed(found, f"base {base}", (*inside, base)), where)
+    return _merged(result, _added(result, own, where), where)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(OmegaConf.merge(base, own))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _added(base: Any, own: dict[str, Any], where: str) -> dict[str, Any]:
+    """``own`` with ``KEY+`` resolved: flags after those of the base, or items of a list."""
+    result = {}
+    for key, value in own.items():
+        at = f"{where}: {key}"
+        name = str(key).removesuffix("+")
+        before = base.get(name) if isinstance(base, dict) else None
+        if isinstance(value, dict):
+            result[key] = _added(before, value, at)
+        elif name == key:
+            result[key] = value
+        elif name in own:
+            raise ConfigError(f"{at}: given together with {name!r}")
+        elif is_flags(name) and before is not None:
+            result[name] = shlex.join(with_flags(flags_of(before, at), flags_of(value, at)))
+        elif isinstance(before, list) and isinstance(value, list):
+            result[name] = [*before, *value]
+        else:
+            raise ConfigError(f"{at}: no base has flags or a list {name!r} to add to")
+    return result
 
 
 def recipe_text(name: str) -> str:
-    """The YAML text of a packaged recipe, or of a file when ``name`` ends in ``.yaml``."""
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"recipe file {name} does not exist")
-        return path.read_text(encoding="utf-8")
-    if name not in recipe_names():
-        close = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"there is no recipe {name!r}{hint} (recipes: {', '.join(recipe_names())}; "
-            "a path ending in .yaml is read as your own recipe)"
-        )
-    file = resources.files("recipes").joinpath("configs", f"{name}.yaml")
-    return file.read_text(encoding="utf-8")
+    """A recipe as YAML that needs no base."""
+    text = yaml.safe_dump(composed(name), sort_keys=False, allow_unicode=True, width=100)
+    load_recipe(name)
+    return text
 
 
 def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
     """Read recipe ``name``, apply ``--set`` settings (``key.path=value``), check it."""
-    try:
-        raw = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name}: not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {name}: expected a mapping of keys at the top level")
+    raw = composed(name)
     for setting in settings or []:
         apply_setting(raw, setting)
-    raw.setdefault("name", Path(name).name.rsplit(".", 1)[0] if "/" in name else name)
-    if raw["name"].endswith((".yaml", ".yml")):
-        raw["name"] = raw["name"].rsplit(".", 1)[0]
+    raw.setdefault("name", Path(name).stem if name.endswith(_SUFFIXES) else name)
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe

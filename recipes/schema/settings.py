@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from recipes.errors import ConfigError
+from recipes.schema.yaml_text import parse_yaml
 
 
 def apply_setting(raw: dict[str, Any], setting: str) -> None:
@@ -29,7 +28,7 @@ def apply_setting(raw: dict[str, Any], setting: str) -> None:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {setting!r}: {key!r} is not a mapping in this recipe")
-    value = yaml.safe_load(text)
+    value = parse_yaml(text, f"--set {setting!r}")
     if operator == "=":
         node[last] = value
         return

@@ -38,17 +38,14 @@ def _prepare(run: Run) -> None:
     if run.dry_run:  # prints commands alone otherwise
         for line in details:
             run.say(f"  {line}")
-    run.run_stage(
-        Stage(
-            "text",
-            layout.record("text"),
-            preparation.outputs(),
-            preparation.settings(),
-            preparation.make,
-            preparation.inputs(),
-            details,
-        )
-    )
+    outputs = preparation.outputs()
+
+    def make() -> None:
+        preparation.make()
+        outputs.extend(preparation.references)
+
+    record, settings = layout.record("text"), preparation.settings()
+    run.run_stage(Stage("text", record, outputs, settings, make, preparation.inputs(), details))
 
 
 def _make_corpus(run: Run, corpus: Corpus) -> None:

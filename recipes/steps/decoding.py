@@ -85,16 +85,9 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
     recipe, layout = run.recipe, run.layout
     output = layout.hypotheses(system, split, beam, lenpen)
     checkpoint = layout.checkpoint(system)
-    command = generate_command(
-        checkpoint,
-        layout.binarized,
-        recipe.languages,
-        layout.subset(split),
-        beam,
-        lenpen,
-        recipe.decoding.flags,
-        recipe.fp16,
-        recipe.task,
+    search = (layout.subset(split), beam, lenpen, recipe.decoding.flags, recipe.fp16, recipe.task)
+    command = run.launched(
+        generate_command(checkpoint, layout.binarized, recipe.languages, *search)
     )
     name = f"decode {system} {split}" + f" beam {beam}" * (not recipe.task.iterative)
     name += f" lenpen {lenpen:g}" * (lenpen != 1)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from recipes.errors import CommandError, RecipeError
 from recipes.fairseq_commands.checkpoints import (
+    LAST,
     average_checkpoints,
     checkpoint_updates,
     last_checkpoints,
+    mend_last_checkpoint,
 )
 from recipes.fairseq_commands.commands import train_command
 from recipes.fairseq_commands.progress import training_progress
-from recipes.fairseq_commands.resume import LAST, mend_last_checkpoint
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
@@ -84,7 +85,9 @@ def _stage(
     """One stage of fairseq-train into ``folder``; a killed one continues."""
     recipe, layout = run.recipe, run.layout
     save_dir = run.work_dir / folder
-    command = train_command(recipe, layout.binarized, save_dir, flags, start, folder, training.task)
+    command = run.launched(
+        train_command(recipe, layout.binarized, save_dir, flags, start, folder, training.task)
+    )
     last, checkpoint = save_dir / LAST, save_dir / training.checkpoint_name
     limit = flag_value(flags, "--max-update")
     average = training.average

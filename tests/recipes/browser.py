@@ -1,25 +1,35 @@
-"""Headless Chromium, driven through its debugging pipe: no driver, no port, no other library."""
+"""Headless Chromium through its command line: a page is measured by a script of its own."""
 
 from __future__ import annotations
 
-import base64
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--mute-audio"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions"),
+    *("--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"),
 )
-PHONE = (390, 844, True)
-DESKTOP = (1280, 900, False)
+PHONE = (390, 844)
+DESKTOP = (1280, 900)
+POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+# In a frame, so that any width is possible, and the frame's colour scheme counts.
+FRAME = """<!DOCTYPE html><iframe src="{page}"
+style="border: 0; width: {width}px; height: {height}px;
+color-scheme: {scheme}"></iframe><pre id="measured"></pre><script>
+onmessage = event => {{ document.getElementById("measured").textContent = event.data; }};
+</script>"""
+# Everything is unfolded, so that nothing hides.
+SCRIPT = """<script>addEventListener("load", () => {{
+document.querySelectorAll("details").forEach(d => {{ d.open = true; }});
+parent.postMessage(JSON.stringify({{{expressions}}}), "*"); }});</script>"""
 
 
 def find_chromium() -> str | None:
@@ -28,106 +38,29 @@ def find_chromium() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-class Page:
-    """A tab. ``events`` are those of the page since it was opened, as (method, parameters)."""
-
-    def __init__(self, read: Any, write: Any) -> None:
-        self._read, self._write = read, write
-        self._number = 0
-        self._session: str | None = None
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the Chrome DevTools Protocol and wait for its result."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        self._write.write(json.dumps(message).encode() + b"\0")
-        self._write.flush()
-        while (answer := self._receive()).get("id") != self._number:
-            pass
-        assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer["result"]
-
-    def _receive(self) -> dict[str, Any]:
-        parts = bytearray()
-        while (byte := self._read.read(1)) != b"\0":
-            assert byte, "the browser has ended"
-            parts += byte
-        message = json.loads(parts)
-        if "method" in message:
-            self.events.append((message["method"], message["params"]))
-        return message
-
-    def open(self, path: Path, size: tuple[int, int, bool] = DESKTOP, dark: bool = False) -> None:
-        """Load a file in a window of this size (width, height, whether it is a phone's)."""
-        width, height, phone = size
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=phone,
-        )  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while not any(method == "Page.loadEventFired" for method, _ in self.events):
-            self._receive()
-
-    def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression, for measuring."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def complaints(self) -> list[str]:
-        """What the console shows: errors, warnings, messages."""
-        found = []
-        for method, parameters in self.events:
-            if method == "Log.entryAdded":
-                found.append(parameters["entry"]["text"])
-            elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                found.append(str(parameters))
-        return found
-
-    def requests(self) -> list[str]:
-        """Addresses that were asked for, the page's own first."""
-        sent = [p for method, p in self.events if method == "Network.requestWillBeSent"]
-        return [parameters["request"]["url"] for parameters in sent]
-
-    def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
-        image = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(image["data"]))
+def open_page(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document when it is loaded, and what the console shows."""
+    browser = find_chromium()
+    assert browser is not None
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", path.resolve().as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
-@contextmanager
-def browser(executable: str, profile: Path) -> Iterator[Page]:
-    """A new browser with an empty ``profile``, ended afterwards."""
-    commands, answers = os.pipe(), os.pipe()
-    # Chromium reads commands from file 3 and answers to file 4.
-    script = f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}'
-    process = subprocess.Popen(
-        ["bash", "-c", script, "bash", executable, *FLAGS, f"--user-data-dir={profile}",
-         "--remote-debugging-pipe", "about:blank"],
-        pass_fds=(commands[0], answers[1]),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(commands[0])
-    os.close(answers[1])
-    try:
-        with open(answers[0], "rb") as read, open(commands[1], "wb") as write:
-            yield Page(read, write)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def measure(
+    page: Path,
+    expressions: dict[str, str],
+    size: tuple[int, int] = DESKTOP,
+    dark: bool = False,
+) -> dict[str, Any]:
+    """Values of JavaScript expressions, by name, in a window of this size."""
+    inside = ", ".join(f"{json.dumps(key)}: ({code})" for key, code in expressions.items())
+    text = POLICY.sub("", page.read_text(encoding="utf-8"))  # it forbids scripts
+    copy = page.with_name(f"measured-{page.name}")
+    copy.write_text(text + SCRIPT.format(expressions=inside), encoding="utf-8")
+    frame = page.with_name(f"frame-{page.name}")
+    scheme = "dark" if dark else "light"
+    frame.write_text(FRAME.format(page=copy.name, width=size[0], height=size[1], scheme=scheme))
+    document, _ = open_page(frame, page.with_name("profile"))
+    (measured,) = re.findall(r'<pre id="measured">(.*?)</pre>', document, re.DOTALL)
+    return json.loads(html.unescape(measured))

@@ -17,7 +17,7 @@ import yaml
 from small_recipes import small_recipe
 
 from recipes.corpora.cldr import pairs
-from recipes.fairseq_commands import commands, resume
+from recipes.fairseq_commands import checkpoints, commands
 from recipes.steps import training
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
@@ -111,7 +111,7 @@ def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
     monkeypatch.setattr(commands, "console_script", lambda program: str(folder / program))
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
     monkeypatch.setattr("recipes.reporting.results.has_gpu", lambda: False)
-    for module in (training, resume, sys.modules["recipes.reporting.results"]):
+    for module in (training, checkpoints, sys.modules["recipes.reporting.results"]):
         monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
     return FakeFairseq(folder)
 

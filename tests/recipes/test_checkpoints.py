@@ -1,12 +1,18 @@
+import argparse
+import os
+
+import numpy as np
 import pytest
 import torch
 
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.checkpoints import (
+    BrokenCheckpointError,
     average_checkpoints,
     checkpoint_updates,
     last_checkpoints,
     load_checkpoint,
+    mend_last_checkpoint,
 )
 
 
@@ -41,3 +47,55 @@ def test_update_checkpoints_are_taken_without_epoch_ones(tmp_path):
     assert names == ["checkpoint_1_100.pt", "checkpoint_2_150.pt"]
     with pytest.raises(RecipeError, match="fewer than 4 checkpoints"):
         last_checkpoints(tmp_path, 4)
+
+
+class Program:
+    """Runs a command when it is unpickled in full."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def average(folder):
+    average_checkpoints([folder / "checkpoint_last.pt"], folder / "average_1.pt")
+
+
+def mend(folder):
+    mend_last_checkpoint(folder, pytest.fail)
+
+
+@pytest.mark.parametrize("use", [average, mend])
+def test_what_is_stored_in_a_checkpoint_does_not_run(tmp_path, use):
+    save(tmp_path / "checkpoint1.pt", 1.0)
+    state = torch.load(tmp_path / "checkpoint1.pt", weights_only=True)
+    last = tmp_path / "checkpoint_last.pt"
+    torch.save({**state, "extra_state": Program(tmp_path / "ran")}, last)
+    before = last.read_bytes()
+    with pytest.raises(RecipeError, match=r"checkpoint_last.pt was not loaded: .*mkdir"):
+        use(tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert last.read_bytes() == before
+
+
+def test_checkpoints_of_fairseq_hold_what_is_allowed(tmp_path):
+    extra = {"args": argparse.Namespace(lr=[1.0]), "extra_state": {"loss": np.float64(2.0)}}
+    torch.save({"model": {}, "optimizer_history": [{"num_updates": 3}], **extra}, tmp_path / "c.pt")
+    assert checkpoint_updates(tmp_path / "c.pt") == 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, -10])
+def test_a_checkpoint_that_was_cut_off_names_the_one_to_restore(tmp_path, size):
+    last = tmp_path / "checkpoint_last.pt"
+    save(last, 1.0)
+    last.write_bytes(last.read_bytes()[:size])
+    with pytest.raises(BrokenCheckpointError, match=r"last.pt is cut off, or no checkpoint$"):
+        checkpoint_updates(last)
+    for age, name in enumerate(("checkpoint_1_5.pt", "checkpoint_best.pt", "checkpoint2.pt")):
+        save(tmp_path / name, 1.0)
+        os.utime(tmp_path / name, (age, age))
+    (tmp_path / "checkpoint2.pt").write_bytes(b"PK")
+    with pytest.raises(BrokenCheckpointError, match=r"; copy .*checkpoint_best.pt over it"):
+        checkpoint_updates(last)

@@ -11,32 +11,34 @@ from recipes.schema.reading import load_recipe
 from recipes.steps.training import train_starts
 
 CROSS_ENTROPY = """
-fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
---source-lang de --target-lang en --arch transformer --encoder-layers 3 --decoder-layers 3
+fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task translation
+--source-lang en --target-lang fr --update-epoch-batch-itr True
+--arch transformer --encoder-layers 3 --decoder-layers 3
 --encoder-embed-dim 256 --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024
 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4 --decoder-attention-heads 4
 --share-all-embeddings --dropout 0.3 --criterion label_smoothed_cross_entropy
 --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
 --weight-decay 0.0001 --lr-scheduler inverse_sqrt --lr 0.001 --warmup-updates 1000
 --warmup-init-lr 1e-07 --max-tokens 4096 --max-epoch 12 --seed 1 --keep-last-epochs 4 --cpu
---save-dir runs/multi30k-de-en/cross_entropy --log-format simple --log-interval 20
+--save-dir runs/multi30k-en-fr/cross_entropy --log-format simple --log-interval 20
 --no-progress-bar
 """
 ANNEALING = """
-fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task translation
---source-lang de --target-lang en
---finetune-from-model runs/multi30k-de-en/cross_entropy/checkpoint_last.pt --arch transformer
+fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task translation
+--source-lang en --target-lang fr
+--finetune-from-model runs/multi30k-en-fr/cross_entropy/checkpoint_last.pt
+--update-epoch-batch-itr True --arch transformer
 --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-attention-heads 4
 --decoder-attention-heads 4 --share-all-embeddings --criterion label_smoothed_cross_entropy
 --label-smoothing 0.1 --dropout 0.3 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
---weight-decay 0.0001 --lr-scheduler polynomial_decay --lr 7e-4 --end-learning-rate 1e-4
---max-tokens 4096 --max-update 560 --seed 1
---validate-interval-updates 56 --save-interval-updates 56 --keep-interval-updates 1
+--lr-scheduler polynomial_decay --max-tokens 4096 --seed 1 --keep-interval-updates 1
 --no-epoch-checkpoints --required-batch-size-multiple 1
 --eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe=sentencepiece
+--weight-decay 0.0001 --lr 7e-4 --end-learning-rate 1e-4 --max-update 560
+--validate-interval-updates 56 --save-interval-updates 56
 --best-checkpoint-metric bleu --maximize-best-checkpoint-metric --total-num-update 560
---cpu --save-dir runs/multi30k-de-en/annealing
+--cpu --save-dir runs/multi30k-en-fr/annealing
 --log-format simple --log-interval 20 --no-progress-bar
 """
 
@@ -45,7 +47,7 @@ fairseq-train runs/multi30k-de-en/binarized --user-dir fairseq_plugins --task tr
 def layout(monkeypatch):
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
     monkeypatch.setattr(commands, "user_dir", lambda: "fairseq_plugins")
-    return Layout(load_recipe("multi30k-de-en"), Path("runs/multi30k-de-en"), Path("data"))
+    return Layout(load_recipe("multi30k-en-fr"), Path("runs/multi30k-en-fr"), Path("data"))
 
 
 def test_multi30k_stages_before_the_arms(layout, tmp_path):
@@ -91,12 +93,12 @@ def test_what_flags_imply_is_added(recipe_file):
 def test_multi30k_preprocess_is_the_published_command(layout):
     command = commands.preprocess_command(layout.recipe, layout.segmented, layout.binarized)
     expected = (
-        "fairseq-preprocess -s de -t en --user-dir fairseq_plugins "
-        "--trainpref runs/multi30k-de-en/segmented/train "
-        "--validpref runs/multi30k-de-en/segmented/valid "
-        "--testpref runs/multi30k-de-en/segmented/test_2016_flickr,"
-        "runs/multi30k-de-en/segmented/test_2017_flickr "
-        "--joined-dictionary --destdir runs/multi30k-de-en/binarized --workers 2"
+        "fairseq-preprocess -s en -t fr --user-dir fairseq_plugins "
+        "--trainpref runs/multi30k-en-fr/segmented/train "
+        "--validpref runs/multi30k-en-fr/segmented/valid "
+        "--testpref runs/multi30k-en-fr/segmented/test_2016_flickr,"
+        "runs/multi30k-en-fr/segmented/test_2017_flickr "
+        "--joined-dictionary --destdir runs/multi30k-en-fr/binarized --workers 2"
     )
     assert command.portable() == expected
 

@@ -1,4 +1,8 @@
+import shlex
+
 import pytest
+import yaml
+from small_recipes import small_recipe
 
 from recipes.errors import ConfigError
 from recipes.schema.flags import flag_value
@@ -11,20 +15,6 @@ def test_packaged_recipes_are_valid():
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.control == next(iter(recipe.arms))
-
-
-def test_multi30k_recipes_share_data_and_model():
-    one, other = (load_recipe(n) for n in ("multi30k-de-en", "multi30k-de-en-expected-bleu"))
-    for key in ("data", "sentencepiece", "architecture", "decoding"):
-        assert getattr(one, key) == getattr(other, key)
-    assert one.annealing is not None
-    assert other.annealing is None
-
-
-def test_annealing_ends_at_the_learning_rate_of_the_arms():
-    recipe = load_recipe("multi30k-de-en")
-    end = flag_value(recipe.annealing.flags, "--end-learning-rate")
-    assert {flag_value(recipe.arm_flags(arm), "--lr") for arm in recipe.arms} == {end}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +57,114 @@ def test_annealing_ends_at_the_learning_rate_of_the_arms():
 def test_wrong_recipe_names_the_key(recipe_file, changes, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe_file(**changes))
+
+
+# Text of a recipe file, and what is said of it.
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: 5", "name: expected str, found 5"),
+        ("name: ''", "name: '' becomes a file name"),
+        ("name: ../x", "name: '../x' becomes a file name"),
+        ("arms: {a: --lr 1}\narms: {b: --lr 1}", "line 2: .*the key 'arms' is given twice"),
+        ("arms:\n  a: --lr 1\n  a: --lr 2", "line 3: .*the key 'a' is given twice"),
+        ("a: &x [*x]", "line 1: .*more than 100000 values"),
+        (
+            "a0: &a0 [1, 2]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)),
+            "line 6: .*more than 100000 values",
+        ),
+        ("a: [" * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: [", "line 1: not valid YAML"),
+        ("- a", "expected a mapping of keys at the top level"),
+        (b"name: caf\xe9", "is not UTF-8 text"),
+    ],
+)
+def test_what_is_no_recipe_has_one_message(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if "becomes" in message or "expected str" in message:
+        path.write_text(f"{yaml.safe_dump(small_recipe())}{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path))
+
+
+OUTSIDE = "/elsewhere/.bashrc"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "../runs"},
+        {"source_lang": "a/b"},
+        {"target_lang": ".."},
+        {"arms": {"cross_entropy": "", OUTSIDE: ""}},
+        {"cross_entropy": {"flags": "--max-update 1", "checkpoint": OUTSIDE}},
+        {"annealing": {"flags": "--max-update 1", "checkpoint": "../../c.pt"}},
+        {"finetune": {"flags": "--max-update 1", "checkpoint": OUTSIDE}},
+        {"data": {"train": OUTSIDE}},
+        {"data": {"valid": "../valid"}},
+        {"data": {"tests": ["a/b"]}},
+        {"data": {"references": {"test": ["test.en", OUTSIDE]}}},
+        {"data": {"references": {"test": ["../../test.en"]}}},
+        {"data": {"files": {"../a": {"address": "http://x"}}}},
+        {"data": {"sources": {"train": [{"text": {"de": OUTSIDE, "en": "train.en"}}]}}},
+        {"data": {"sources": {OUTSIDE: [{"text": {"de": "a", "en": "b"}}]}}},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_names_that_become_files_are_file_names(recipe_file, changes):
+    with pytest.raises(ConfigError, match=r"becomes a file name"):
+        load_recipe(recipe_file(**changes))
+
+
+GROUPS = {
+    "task.flags": lambda flags: {"task": {"flags": flags}},
+    "architecture": lambda flags: {"architecture": flags},
+    "cross_entropy.flags": lambda flags: {"cross_entropy": {"flags": flags}},
+    "cross_entropy.task.flags": lambda flags: {
+        "cross_entropy": {"flags": "", "task": {"flags": flags}}
+    },
+    "annealing.flags": lambda flags: {"annealing": {"flags": f"--max-epoch 1 {flags}"}},
+    "finetune.flags": lambda flags: {"finetune": {"flags": f"--max-update 1 {flags}"}},
+    "arms.cross_entropy.flags": lambda flags: {"arms": {"cross_entropy": flags}},
+    "decoding.flags": lambda flags: {"decoding": {"flags": flags}},
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--user-dir /tmp/x", "--user-dir is set by the runner"),
+        ("--path=x.pt", "--path=x.pt is set by the runner"),
+        ("--results-path x", "--results-path is set by the runner"),
+        ("-sen", "-sen is set by the runner"),
+        ("""--encoder-layers '__import__("os").system("true")'""", "calls a function"),
+        ("""--lr='[__import__("os").system("true")]'""", "calls a function"),
+        ("""--lr ' (lambda: open("x", "w"))()'""", "calls a function"),
+        ("""--model-overrides "{'lr': '[print(1)]'}" """, "calls a function"),
+    ],
+)
+def test_flags_of_every_group_are_checked(recipe_file, group, flags, message):
+    with pytest.raises(ConfigError, match=rf"^{group}: .*{message}"):
+        load_recipe(recipe_file(**GROUPS[group](flags)))
+
+
+def test_values_of_flags_that_are_data_are_taken(recipe_file):
+    flags = """--adam-betas '(0.9, 0.98)' --lr 1e-4 --update-freq 1,2 --eval-bleu-args '{"beam": 1}'
+    --kl-weight linear:0:1:300 --tensorboard-logdir runs/a/b --lr-scheduler=polynomial_decay"""
+    found = load_recipe(recipe_file(finetune={"flags": f"--max-update 3 {flags}"})).finetune
+    assert found.flags[2:] == shlex.split(flags)
+
+
+def test_an_alias_stands_for_its_value(tmp_path):
+    path = tmp_path / "r.yaml"
+    shared = {"flags": "--max-update 1"}
+    path.write_text(yaml.safe_dump(small_recipe(cross_entropy=shared, finetune=shared)))
+    assert "*id001" in path.read_text()
+    assert load_recipe(str(path)).finetune.flags == ["--max-update", "1"]
 
 
 def test_missing_key_is_named(tmp_path):
@@ -114,7 +212,9 @@ def test_set_finds_keys_with_dots(recipe_file):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", ["beams", "source_lang.x=1", "sentencepiece.vocab_size+=1"])
+@pytest.mark.parametrize(
+    "setting", ["beams", "source_lang.x=1", "sentencepiece.vocab_size+=1", "finetune.flags=[a"]
+)
 def test_wrong_setting_is_an_error(recipe_file, setting):
     with pytest.raises(ConfigError, match="--set"):
         load_recipe(recipe_file(), [setting])

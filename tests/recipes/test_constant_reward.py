@@ -19,9 +19,9 @@ from fairseq.utils import import_user_module
 
 from recipes.fairseq_commands.checkpoints import load_checkpoint
 from recipes.fairseq_commands.commands import user_dir
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results, write_report
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.schema.reading import load_recipe
 from recipes.text import read_lines
 

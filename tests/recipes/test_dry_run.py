@@ -9,8 +9,8 @@ import pytest
 
 from recipes.__main__ import main
 from recipes.errors import RecipeError
+from recipes.pipeline import run_recipe
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.schema.reading import load_recipe
 
 

@@ -122,3 +122,13 @@ def test_labelled_references_are_in_the_order_of_their_numbers():
 def test_moses_tokens_are_put_together():
     english = "I &apos;m sure , &quot; yes &quot; ( really ) ."
     assert detokeniser("en")(english) == 'I\'m sure, "yes" (really).'
+
+
+def test_a_line_that_would_fill_the_memory_is_an_error(tmp_path):
+    with gzip.open(tmp_path / "bomb.gz", "wb", compresslevel=1) as file:
+        file.write(b"short\n")
+        for _ in range(11):
+            file.write(b"a" * 1_000_000)
+    message = "bomb.gz: line 2 has more than 10000000 characters"
+    with pytest.raises(RecipeError, match=message):
+        list(lines_of(tmp_path / "bomb.gz"))

@@ -8,13 +8,14 @@ import pytest
 from fairseq import options
 from small_recipes import small_recipe
 
+import fairseq_plugins  # noqa: F401  registers its architectures
 from recipes.errors import ConfigError
 from recipes.fairseq_commands.commands import generate_command, train_command
-from recipes.hydra_configs.command import convert
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import markdown
 from recipes.running.layout import Layout
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
+from recipes.schema.flags import without_flag
 from recipes.schema.reading import load_recipe
 from recipes.schema.recipe import Task
 
@@ -62,12 +63,13 @@ def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
     layout = Layout(recipe, Path("work"), Path("text"))
     assert recipe.annealing is not None
     trainings = [recipe.annealing.completed(), recipe.arm_flags("nat_loss")]
-    commands = [train_command(recipe, layout.binarized, Path("save"), f) for f in trainings]
-    for configuration in convert(commands):
-        assert configuration["task"]["_name"] == "translation_lev"
-        assert configuration["task"]["noise"] == "full_mask"
-        assert configuration["model"]["src_embedding_copy"] is True
-        assert configuration["criterion"]["label_smoothing"] == 0.1
+    for flags in trainings:
+        words = train_command(recipe, layout.binarized, Path("save"), flags).arguments
+        given = without_flag(list(map(str, words)), "--user-dir")  # imported above
+        args = options.parse_args_and_arch(options.get_training_parser(), input_args=given)
+        assert (args.task, args.noise) == ("translation_lev", "full_mask")
+        assert args.src_embedding_copy is True
+        assert args.label_smoothing == 0.1
     command = generate_command(
         *(Path("c.pt"), layout.binarized, recipe.languages, "test", 1, 1.0),
         *(recipe.decoding.flags, False, recipe.task),

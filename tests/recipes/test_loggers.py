@@ -8,8 +8,8 @@ import pytest
 
 from recipes.errors import RecipeError
 from recipes.fairseq_commands import commands
+from recipes.pipeline import run_recipe
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.schema.reading import load_recipe
 from recipes.steps import training
 

@@ -7,7 +7,7 @@ import re
 import statistics
 
 import pytest
-from finished_run import TRICKY, make_run, of_one_seed
+from finished_run import make_run, of_one_seed
 from rich.console import Console
 from sacrebleu import sentence_bleu
 from sacrebleu.metrics import BLEU
@@ -16,7 +16,7 @@ from scipy import stats
 from recipes.errors import RecipeError
 from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
 from recipes.reporting.plots import curve_of, curve_plots, plot_gains, score_plots
-from recipes.reporting.report import load_results, markdown, print_table, write_report
+from recipes.reporting.report import escaped, load_results, markdown, print_table, write_report
 from recipes.reporting.tables import MEASURES, arms_of, seed_table, splits_and_beams
 from recipes.text import read_lines
 
@@ -280,7 +280,25 @@ def test_text_from_outside_is_escaped(folder, results):
     assert "third<b>" not in page
     assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; a | bar." in page
     assert not re.search(r"(src|href)=\"(?!#|data:,|results\.json)", page)
-    assert TRICKY in (folder / "docs/small.md").read_text(encoding="utf-8")
+    markdown = (folder / "docs/small.md").read_text(encoding="utf-8")
+    assert "A &lt;script&gt;alert(" in markdown
+    assert not re.search(
+        r"<(?!/?details>|/?summary>)", re.sub(r"```[^`]*```|`[^`]*`", "", markdown)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a <b>\n\n# c", "a &lt;b&gt; # c"),
+        ("![x](http://y)", r"!\[x](http://y)"),
+        ("`--a <b>` | c", r"`--a <b>` \| c"),
+        ("`<b>``", "'&lt;b&gt;''"),
+        ("`a` ` <b>", "'a' ' &lt;b&gt;"),
+    ],
+)
+def test_markdown_has_no_html_outside_of_code(text, expected):
+    assert escaped(text) == expected
 
 
 def test_examples_need_the_texts(results, tmp_path):

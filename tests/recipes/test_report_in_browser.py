@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import DESKTOP, PHONE, browser, find_chromium
+from browser import DESKTOP, PHONE, POLICY, find_chromium, measure, open_page
 from finished_run import make_run, of_one_seed
 
 from recipes.reporting.report import write_report
@@ -48,12 +48,6 @@ CUT_OFF = """[...document.body.querySelectorAll("*")].filter(element =>
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with browser(find_chromium(), tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory, data_dir):
     """The page of a run with several seeds, and of one with one."""
     folder = tmp_path_factory.mktemp("finished")
@@ -66,73 +60,91 @@ def pages(tmp_path_factory, data_dir):
     return pages
 
 
-@pytest.mark.parametrize("version", ["seeds", "one seed"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_page_is_quiet_asks_for_nothing_and_fits(page, pages, size, dark, version):
-    path = pages[version]
-    page.open(path, size, dark)
-    # Everything unfolded, so that nothing hides.
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    assert page.complaints() == []
-    assert page.requests() == [path.resolve().as_uri()]
-    assert page.evaluate("innerWidth") == size[0]
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    assert page.evaluate(CUT_OFF.replace("WIDTH", str(size[0]))) == []
-    assert page.evaluate(LOW_CONTRAST) == []
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") is not dark
+def fits(width):
+    """What is to be empty, or this wide, in a window of this width."""
+    return {
+        "width": "innerWidth",
+        "scroll": "document.documentElement.scrollWidth",
+        "cut off": CUT_OFF.replace("WIDTH", str(width)),
+        "low contrast": LOW_CONTRAST,
+        "background": "getComputedStyle(document.body).backgroundColor",
+    }
 
 
-def test_every_table_and_figure_is_there(page, pages):
-    page.open(pages["seeds"])
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    captions = page.evaluate("[...document.querySelectorAll('caption')].map(c => c.textContent)")
+@pytest.mark.parametrize(
+    ("size", "dark", "version"),
+    [(PHONE, False, "seeds"), (PHONE, True, "one seed"), (DESKTOP, True, "seeds")],
+)
+def test_page_fits(pages, size, dark, version):
+    found = measure(pages[version], fits(size[0]), size, dark)
+    assert found["width"] == size[0]
+    assert found["scroll"] <= size[0]
+    assert (found["cut off"], found["low contrast"]) == ([], [])
+    assert (found["background"] == "rgb(255, 255, 255)") is not dark
+
+
+def test_page_asks_for_nothing_and_is_quiet_and_made_for_phones(pages, tmp_path):
+    document, complaints = open_page(pages["seeds"], tmp_path)
+    assert complaints == []  # of what its policy refuses, that is everything outside of it
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in document
+
+
+PLOTS = "[...document.querySelectorAll('figure.plot svg')]"
+CONTENT = {
+    "captions": "[...document.querySelectorAll('caption')].map(c => c.textContent)",
+    "plots": f"{PLOTS}.length",
+    "drawn": (
+        f"{PLOTS}.every(s => s.getBoundingClientRect().width > 300 && s.querySelector('path'))"
+    ),
+    "examples": "document.querySelectorAll('.example').length",
+    "marked": "document.querySelectorAll('.example mark').length",
+    "legend": "document.querySelectorAll('.legend li svg').length",
+    "text": "document.body.textContent",
+    "language": "document.documentElement.lang",
+    "headings": "document.querySelectorAll('h1').length",
+    "scopes": "[...document.querySelectorAll('th')].every(th => th.scope)",
+    "unnamed": (
+        "[...document.querySelectorAll('[role=img], [role=region]')]"
+        ".filter(e => !e.ariaLabel).length"
+    ),
+    "images": "document.querySelectorAll('[role=img]').length",
+    "reachable": "[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)",
+    "ids": "[...document.querySelectorAll('[id]')].map(e => e.id)",
+}
+
+
+def test_every_table_and_figure_is_there_and_can_be_read_aloud(pages):
+    found = measure(pages["seeds"], CONTENT)
     columns = [f"{split}, {beam}" for split in ("valid", "test") for beam in ("greedy", "beam 5")]
-    assert captions == [
+    assert found["captions"] == [
         *(f"{column}: differences to cross_entropy" for column in columns),
         "BLEU over seeds: differences to cross_entropy",
         *(f"{title}: {c}" for c in columns for title in ("Output statistics", "BLEU by length")),
         *("Cost, and what was chosen on valid", "Arms"),
     ]
     # Two splits; eight metrics over updates and over time.
-    plots = "[...document.querySelectorAll('figure.plot svg')]"
-    assert page.evaluate(f"{plots}.length") == 2 + 2 * 8
-    assert page.evaluate(
-        f"{plots}.every(s => s.getBoundingClientRect().width > 300 && s.querySelector('path'))"
-    )
-    assert page.evaluate("document.querySelectorAll('.example').length") == 2 * (3 + 3)
-    assert page.evaluate("document.querySelectorAll('.example mark').length") > 20
-    assert page.evaluate("document.querySelectorAll('.legend li svg').length") == 5
-    assert "fairseq-preprocess --x '<y>'" in page.evaluate("document.body.textContent")
+    assert found["plots"] == found["images"] == 2 + 2 * 8
+    assert found["drawn"]
+    assert (found["examples"], found["legend"]) == (2 * (3 + 3), 5)
+    assert found["marked"] > 20
+    assert "fairseq-preprocess --x '<y>'" in found["text"]
+    assert (found["language"], found["headings"], found["unnamed"]) == ("en", 1, 0)
+    assert found["scopes"]
+    assert found["reachable"]  # what scrolls, without a pointer
+    assert len(set(found["ids"])) == len(found["ids"])
 
 
-def test_page_can_be_read_aloud(page, pages):
-    page.open(pages["seeds"])
-    assert page.evaluate("document.documentElement.lang") == "en"
-    assert page.evaluate("document.querySelectorAll('h1').length") == 1
-    assert page.evaluate("[...document.querySelectorAll('th')].every(th => th.scope)")
-    unnamed = (
-        "[...document.querySelectorAll('[role=img], [role=region]')].filter(e => !e.ariaLabel)"
-    )
-    assert page.evaluate(f"{unnamed}.length") == 0
-    assert page.evaluate("document.querySelectorAll('[role=img]').length") == 2 + 2 * 8
-    # Parts that scroll can be reached without a pointer.
-    assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)")
-    assert page.evaluate(
-        "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"
-    ) == page.evaluate("document.querySelectorAll('[id]').length")
-
-
-def test_the_measures_notice_a_bad_page(page, tmp_path):
+def test_the_measures_notice_a_bad_page(pages, tmp_path):
     path = tmp_path / "bad.html"
+    (policy,) = POLICY.findall(pages["seeds"].read_text(encoding="utf-8"))
     path.write_text(
-        "<meta name=viewport content='width=device-width'><p style='color: #bbb'>faint</p>"
-        "<img src='missing.png'><div style='width: 900px'>wide</div><script>absent()</script>"
+        f"<!DOCTYPE html>{policy}<p style='color: #bbb'>faint</p><img src='missing.png'>"
+        "<div style='width: 900px'>wide</div><script>absent()</script>"
     )
-    page.open(path, PHONE)
-    assert any("absent is not defined" in text for text in page.complaints())
-    assert len(page.requests()) == 2
-    assert page.evaluate("document.documentElement.scrollWidth") > 390
-    assert [text.split(":")[0] for text in page.evaluate(LOW_CONTRAST)] == ["faint"]
-    assert any("900px" in text for text in page.evaluate(CUT_OFF.replace("WIDTH", "390")))
+    _, complaints = open_page(path, tmp_path / "profile")
+    assert any("missing.png" in line for line in complaints)
+    assert any("script" in line for line in complaints)
+    found = measure(path, fits(390), PHONE)
+    assert found["scroll"] > 390
+    assert [text.split(":")[0] for text in found["low contrast"]] == ["faint"]
+    assert any("900px" in text for text in found["cut off"])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import ConfigError
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results, write_report
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.running.trained_arms import REWARD_OBJECTIVES, expand, has_reward
 from recipes.schema.reading import load_recipe
 

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from recipes.errors import CommandError, RecipeError
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results
 from recipes.running import side_by_side
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.schema.reading import load_recipe
 
 
@@ -85,3 +85,23 @@ def test_what_is_alone_has_the_whole_machine(run, monkeypatch):
 def test_jobs_below_one_are_refused(run):
     with pytest.raises(RecipeError, match="--jobs 0: at least 1"):
         run("work", jobs=0)
+
+
+def test_a_launcher_starts_what_is_trained_and_decoded(run, tmp_path, monkeypatch):
+    script = tmp_path / "srun"
+    script.write_text(
+        '#!/bin/sh\necho "$1 $OMP_NUM_THREADS $3" >> "$(dirname $0)/jobs"\nshift\nexec "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    launched = run("work", jobs=2, launcher=(str(script), "--gpus=1"))
+    jobs = (tmp_path / "jobs").read_text().splitlines()
+    # Three trainings and six decodings, none of which shares this machine.
+    assert len(jobs) == 9
+    assert {job.split(" ")[:2] == ["--gpus=1", "7"] for job in jobs} == {True}
+    lines = [line for line in run.said if "$ " in line and "fairseq-preprocess" not in line]
+    assert all(f"{script} --gpus=1 " in line and "--cpu" not in line for line in lines)
+    # Who started them makes no difference to what is made.
+    run("work")
+    assert not any("$ " in line for line in run.said)
+    assert launched["systems"].keys() == {"start", "cross_entropy", "other"}

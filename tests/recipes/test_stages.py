@@ -1,22 +1,24 @@
 """Which stages run, and why."""
 
+import errno
 import fcntl
 import io
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
 from recipes.errors import CommandError, RecipeError
+from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results, print_table, write_report
 from recipes.running.run import Run
-from recipes.running.runner import run_recipe
 from recipes.running.stages import Stage, StageRunner
 from recipes.schema.reading import load_recipe
 from recipes.steps.decoding import best_lenpen
-from recipes.text import write_lines
+from recipes.text import file_hash, write_lines
 
 
 @pytest.fixture
@@ -321,6 +323,10 @@ def test_arms_with_different_updates_are_refused_unless_they_have_the_same_time(
     run()
     checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
     checkpoint.write_text(json.dumps(["0.0001", 2]))
+    record = tmp_path / "work/arms/other.stage.json"
+    made = json.loads(record.read_text())
+    made["outputs"] = {"other/checkpoint_last.pt": file_hash(checkpoint)}
+    record.write_text(json.dumps(made))
     with pytest.raises(RecipeError, match="different numbers of updates"):
         run()
     run(settings=["arms.other.flags=--criterion b", "arms.other.budget=time"])
@@ -355,3 +361,80 @@ def test_stage_that_writes_nothing_is_an_error(tmp_path):
     stage = Stage("s", tmp_path / "s.stage.json", [tmp_path / "output"], {}, lambda: None)
     with pytest.raises(RecipeError, match="ended without writing"):
         StageRunner(lambda line: None).run(stage)
+
+
+def test_outputs_that_were_changed_or_cut_are_made_again(run, tmp_path):
+    run()
+    for name, called in (
+        ("segmented/train.de", []),
+        ("sentencepiece.model", []),
+        ("binarized/train.de-en.de.bin", ["fairseq-preprocess"]),
+        ("decoded/other/test.beam1.lenpen1.en", ["fairseq-generate"]),
+        ("decoded/other/test.beam1.lenpen1.en.log", ["fairseq-generate"]),
+        ("results.json", []),
+    ):
+        path = tmp_path / "work" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-5])
+        assert run() == called
+        reason = f"redone: {path.name} was changed or cut off after it was made"
+        assert sum(line.endswith(reason) for line in run.said) == 1
+        assert path.suffix == ".json" or path.read_bytes() == whole
+        assert run() == []
+
+
+def test_a_finished_training_that_was_changed_is_not_taken_for_whole(run, tmp_path):
+    run()
+    checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
+    checkpoint.write_text(checkpoint.read_text()[:-1])
+    message = r"checkpoint_last.pt was changed or cut off .* with --redo 'arm other'"
+    with pytest.raises(RecipeError, match=message):
+        run()
+    assert run(redo=("arm other",)) == ["fairseq-train"]
+
+
+def test_records_of_former_versions_are_taken_as_they_are(run, tmp_path):
+    run()
+    for record in (tmp_path / "work").rglob("*.stage.json"):
+        made = json.loads(record.read_text())
+        del made["outputs"]
+        record.write_text(json.dumps(made))
+    assert run() == []
+
+
+def test_nothing_is_written_through_a_link_that_leads_out_of_the_work_dir(run, tmp_path):
+    work, outside = tmp_path / "work", tmp_path / "outside"
+    work.mkdir()
+    outside.mkdir()
+    kept = outside / "kept"
+    kept.write_text("mine")
+    for name, target in ((".lock", kept), ("segmented", outside), ("logs", outside)):
+        (work / name).symlink_to(target)
+        with pytest.raises(RecipeError, match=rf"{name}.* (is a|remove the) symbolic link"):
+            run()
+        (work / name).unlink()
+    assert run() == ALL
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    assert kept.read_text() == "mine"
+
+
+def test_a_work_dir_that_is_a_link_itself_is_fine(run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "work").symlink_to(tmp_path / "disk")
+    assert run() == ALL
+
+
+def test_a_work_dir_that_cannot_be_used_is_named(run, tmp_path, file_size_limit, monkeypatch):
+    (tmp_path / "work").write_text("a file")
+    with pytest.raises(RecipeError, match=r"work: File exists; choose another .* --work-dir"):
+        run()
+    (tmp_path / "work").unlink()
+    with (
+        file_size_limit(3000),
+        pytest.raises(RecipeError, match=r"File too large; free some space or .* --work-dir"),
+    ):
+        run()
+    error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "work/x"))
+    monkeypatch.setattr("recipes.running.stages.write_text", Mock(side_effect=error))
+    with pytest.raises(RecipeError, match="work/x: Read-only file system; choose another"):
+        run()

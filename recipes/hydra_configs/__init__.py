@@ -1,1 +1,0 @@
-"""A recipe's trainings as configurations of fairseq-hydra-train."""
