@@ -119,11 +119,11 @@ setup(
         "rich>=12",
         "scipy>=1.7",
         "pyyaml>=5.4",
+        "omegaconf>=2.0",
     ],
     extras_require={
         "dev": [
             "filelock>=3",
-            "hydra-submitit-launcher>=1.2",  # that settings for Slurm compose with it
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pyro-ppl>=1.8",  # an independent implementation of stochastic graphs, to compare with
