@@ -110,3 +110,11 @@ def test_links_lead_somewhere(document: str) -> None:
             path = (REPOSITORY / document).parent / target
             by_benchmark = str(path.with_suffix("").resolve().relative_to(REPOSITORY)) in written
             assert path.exists() or by_benchmark, f"{document} links to {target}"
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_named_files_exist(document: str) -> None:
+    named = re.findall(r"`((?:criterions|fairseq_plugins|recipes|tests)/[\w./-]*)`", page(document))
+    assert named
+    for path in named:
+        assert (REPOSITORY / path.replace("NAME/criterion.py", "")).exists(), path
