@@ -94,16 +94,13 @@ def check_no_independent_steps(what: str, enumerated: Enumerated) -> None:
 def enumerated_node(
     node: StochasticNode, weights: Tensor, independent_steps: bool, enumerated: Enumerated
 ) -> StochasticNode:
-    """A node with its weights.
+    """A node with its weights ``p(k)``, ``[values, *batch_shape]``; or ``ValueError``.
 
     Args:
-        node: without them; of its mask only those elements are given that are False.
-        weights: ``p(k)``, ``[values, *batch_shape]``.
+        node: without them.
+        weights: one for each of its values.
         independent_steps: whether a time axis is allowed.
         enumerated: enumerated nodes recorded so far.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
     depth = node.depth
     has_time = node.has_time and independent_steps
@@ -129,14 +126,7 @@ def enumerated_node(
 
 
 def expectation(tensor: Tensor, has_time: bool, enumerated: Enumerated, depth: int = 0) -> Tensor:
-    """Expectation over enumerated nodes: all but the first ``depth`` of them.
-
-    Args:
-        tensor: ``[*enumerated, batch]``, or with a last axis ``time``.
-        has_time: whether it has.
-        enumerated: all enumerated nodes of the graph.
-        depth: how many of the leading axes stay.
-    """
+    """Expectation of ``[*enumerated, batch]``, or with time, over all but the first ``depth``."""
     for i in reversed(range(depth, tensor.dim() - 1 - has_time)):
         weights = enumerated[i].weights
         assert weights is not None

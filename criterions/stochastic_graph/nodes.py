@@ -103,18 +103,13 @@ def stochastic_node(
     ancestors: frozenset[int],
     enumerated: Enumerated,
 ) -> StochasticNode:
-    """The node of a sample.
+    """The node of a sample, or ``ValueError`` if its shapes do not fit.
 
     Args:
         request: what the layer asked for.
-        estimator: the node's.
-        draw: what it drew.
-        position: of the node among the graph's.
-        ancestors: positions of the nodes that it may depend on.
+        estimator, draw: the node's estimator, and what it drew.
+        position, ancestors: of the node, and of those that it may depend on.
         enumerated: enumerated nodes recorded so far.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
     what = describe("node", request.name, request.step)
     depth = depth_of(ancestors, enumerated) if enumerated else 0
@@ -159,17 +154,10 @@ def stochastic_node(
 def summed_parts(
     what: str, tensor: Tensor, depth: int, has_time: bool, part_mask: Tensor | None = None
 ) -> Tensor:
-    """Sum the axes after batch and time: independent parts of one outcome.
+    """Sum the axes after batch and time, ``[*enumerated, batch, *parts]``: parts of one outcome.
 
-    Args:
-        what: for error messages.
-        tensor: ``[*enumerated, batch, ...]`` with ``depth`` axes of enumerated nodes.
-        depth: their number.
-        has_time: whether the axis after the batch is time.
-        part_mask: ``[batch, *parts]``, True where a part exists.
-
-    Raises:
-        ValueError: axes are missing, or the mask does not fit.
+    ``depth`` is the number of enumerated axes.  Raises ``ValueError`` where axes are missing, or
+    the mask ``[batch, *parts]`` does not fit.
     """
     if tensor.dim() <= depth:
         axes = [f"enumerated {i}" for i in reversed(range(depth))] + ["batch", "..."]
@@ -181,16 +169,8 @@ def summed_parts(
 
 
 def expanded_mask(what: str, mask: Tensor, tensor: Tensor, depth: int) -> Tensor:
-    """A mask in the shape of the tensor it belongs to.
-
-    Args:
-        what: whose mask, for error messages.
-        mask: True where the position exists; with or without axes of enumerated nodes.
-        tensor: ``[*enumerated, batch, ...]``.
-        depth: number of the tensor's axes of enumerated nodes.
-
-    Raises:
-        ValueError: the mask is not boolean or does not fit.
+    """A mask, with or without enumerated axes, in the shape ``[*enumerated, batch, ...]`` of its
+    tensor, which has ``depth`` of them; or ``ValueError`` if it is not boolean or does not fit.
     """
     if mask.dtype != torch.bool:
         raise ValueError(

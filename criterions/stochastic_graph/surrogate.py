@@ -153,9 +153,8 @@ def cost_to_go(node: StochasticNode, cost: CostNode, value: Tensor, whole: bool)
     node that another one without a time depends on, if the cost depends on that.
 
     Args:
-        node: a score-function node.
-        cost: recorded downstream of it.
-        value: the cost's ``[..., batch]`` or ``[..., batch, time]``, enumerated axes later than
+        node, cost: a score-function node, and a cost downstream of it.
+        value: the cost's, ``[..., batch]`` or ``[..., batch, time]``, enumerated axes later than
             the node summed out.
         whole: whether a node without a time lies between.
 
