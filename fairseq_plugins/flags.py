@@ -12,10 +12,18 @@ SENTENCE_ENDS = ("ngram", "ignore")
 """``--sentence-end``: whether ``</s>`` is a token of BLEU's n-grams."""
 
 
-def at_least(flag: str, value: Any, smallest: float) -> Any:
-    """``value``, or ``ValueError`` if it is below ``smallest``, or NaN."""
+HIGHEST_ORDER = 16
+"""Of ``--max-order``: time and memory grow with the square of the order."""
+
+
+def at_least(flag: str, value: Any, smallest: float, *, at_most: float = math.inf) -> Any:
+    """``value``, or ``ValueError`` if it is out of ``smallest .. at_most``, or not finite."""
     if not value >= smallest:
         raise ValueError(f"{flag} must be at least {smallest}; got {value}")
+    if value == math.inf:
+        raise ValueError(f"{flag} must be finite; got {value}")
+    if value > at_most:
+        raise ValueError(f"{flag} must be at most {at_most}; got {value}")
     return value
 
 

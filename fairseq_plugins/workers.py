@@ -43,12 +43,15 @@ class StepSums:
 
     def __call__(self, local: Tensor) -> Tensor:
         """The next sum: :func:`sum_over_workers` of a vector of that size, or shorter."""
-        padding = self.left.pop(0) - local.numel()
-        if padding < 0:
-            raise ValueError(f"{local.numel()} numbers for a sum of {padding + local.numel()}")
-        added = torch.zeros_like(local) if self._is_dummy else local
-        padded = torch.nn.functional.pad(added.double(), (0, padding))
-        return sum_over_workers(padded)[: local.numel()].to(local.dtype)
+        size = self.left[0]
+        if local.numel() > size:
+            raise ValueError(f"{local.numel()} numbers for a sum of {size}")
+        if self._is_dummy:  # zeros, also in place of NaN, that keep the graph
+            local = local.masked_fill(torch.ones_like(local, dtype=torch.bool), 0)
+        padded = torch.nn.functional.pad(local.double(), (0, size - local.numel()))
+        total = sum_over_workers(padded)
+        del self.left[0]
+        return total[: local.numel()].to(local.dtype)
 
 
 class TrainStepWatch:
@@ -91,7 +94,7 @@ class TrainStepWatch:
         of a sum.
 
         Args:
-            sizes: number of elements of each sum, at least.
+            sizes: the most numbers that each sum may have.
             device: of the model.
             training: in validation workers are not in step, so each has its own numbers only.
         """
@@ -100,11 +103,13 @@ class TrainStepWatch:
             return
         step = StepSums(sizes, self.is_dummy)
         self._step_sums = step
+        # Made beforehand: where memory ran out there may be none for these, either.
+        zeros = [torch.zeros(size, dtype=torch.float64, device=device) for size in sizes]
         try:
             yield
-        except BaseException:
-            while step.left:
-                step(torch.zeros(step.left[0], device=device))
+        except Exception:
+            for nothing in zeros[len(sizes) - len(step.left) :]:
+                sum_over_workers(nothing)
             raise
         finally:
             self._step_sums = _own

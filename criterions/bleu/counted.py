@@ -37,6 +37,7 @@ def counted_statistics(
     Returns:
         int64: matches and totals ``[batch, max_order]``, both lengths ``[batch]``.
     """
+    check_order("max_order", max_order)
     equal, inside, in_reference = _matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
@@ -64,6 +65,7 @@ def prefix_statistics(
     Returns:
         int64: matches and totals ``[batch, length, max_order]``, both lengths ``[batch, length]``.
     """
+    check_order("max_order", max_order)
     equal, inside, in_reference = _matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
@@ -153,7 +155,6 @@ def bleu(
     Returns:
         Scalar (``corpus``) or ``[batch]`` (``sentence``), float32 (torch's default dtype), 0 to 1.
     """
-    check_order("max_order", max_order)
     check_choice("level", level, LEVELS)
     check_choice("smoothing", smoothing, SMOOTHINGS)
     statistics = counted_statistics(
@@ -205,7 +206,6 @@ def gleu(
     Returns:
         ``[batch]``, float32 (torch's default dtype), 0 to 1; 0 where either side is empty.
     """
-    check_order("max_order", max_order)
     return gleu_from_statistics(
         counted_statistics(
             hypotheses,
@@ -232,7 +232,6 @@ def prefix_bleu(
         ``[batch, length]``, float32 (torch's default dtype), 0 to 1; past the end of a hypothesis
         its whole score, which is that of :func:`criterions.bleu` at sentence level.
     """
-    check_order("max_order", max_order)
     check_choice("smoothing", smoothing, SMOOTHINGS)
     statistics = prefix_statistics(
         hypotheses,
@@ -253,7 +252,6 @@ def prefix_gleu(
     max_order: int = 4,
 ) -> Tensor:
     """GLEU of every prefix; result as of :func:`prefix_bleu`."""
-    check_order("max_order", max_order)
     return gleu_from_statistics(
         prefix_statistics(
             hypotheses,

@@ -1,6 +1,5 @@
 """Flags of ``--criterion expected_bleu``, and their values checked."""
 
-import math
 from dataclasses import dataclass, field
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -8,10 +7,8 @@ from omegaconf import II
 
 from criterions.bleu.expected import OVERLAPS
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS
-from fairseq_plugins.flags import SENTENCE_ENDS, at_least, below_1
+from fairseq_plugins.flags import HIGHEST_ORDER, SENTENCE_ENDS, at_least, below_1
 
-HIGHEST_ORDER = 16
-"""Of n-grams: time and memory grow with the square of the order."""
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
 HYPOTHESIS_LENGTH_CHOICES = ChoiceEnum(["auto", "expected", "fixed"])
@@ -108,12 +105,8 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
 
 def check_values(cfg: ExpectedBleuCriterionConfig) -> None:
     """Raise ``ValueError``, which names the flag, for a number that is out of its range."""
-    at_least("--max-order", cfg.max_order, 1)
-    if cfg.max_order > HIGHEST_ORDER:
-        raise ValueError(f"--max-order must be at most {HIGHEST_ORDER}; got {cfg.max_order}")
+    at_least("--max-order", cfg.max_order, 1, at_most=HIGHEST_ORDER)
     at_least("--cross-entropy-weight", cfg.cross_entropy_weight, 0)
-    if math.isinf(cfg.cross_entropy_weight):
-        raise ValueError(f"--cross-entropy-weight must be finite; got {cfg.cross_entropy_weight}")
     below_1("--label-smoothing", cfg.label_smoothing)
     at_least("--max-decode-length", cfg.max_decode_length, 1)
     at_least("--max-decode-ratio", cfg.max_decode_ratio, 0)

@@ -55,6 +55,10 @@ def check_prefix(size: int, columns: int) -> None:
         )
 
 
+MOST_ADDED = 8
+"""Losses added to expected BLEU: cross-entropy, or those of a non-autoregressive model's heads."""
+
+
 @dataclass(frozen=True)
 class BatchSums:
     """Sums over the whole batch: scalar tensors, and BLEU's statistics with gradient."""
@@ -66,8 +70,8 @@ class BatchSums:
 
     @staticmethod
     def size(max_order: int) -> int:
-        """How many numbers are summed: of BLEU, sizes, and counts of up to 8 added losses."""
-        return 2 * max_order + 2 + 2 + 8
+        """How many numbers are summed: of BLEU, sizes, and counts of the added losses."""
+        return 2 * max_order + 2 + 2 + MOST_ADDED
 
     @classmethod
     def of(
@@ -79,7 +83,15 @@ class BatchSums:
             scored: this worker's batch.
             sample_size: its size.
             sum_over_workers: of a vector of :meth:`size` numbers at most.
+
+        Raises:
+            ValueError: more losses are added than are summed.
         """
+        if len(scored.added) > MOST_ADDED:
+            raise ValueError(
+                f"the model's heads give {len(scored.added)} losses beside expected BLEU; at most "
+                f"{MOST_ADDED} are summed"
+            )
         corpus = scored.statistics.over_corpus()
         sizes = [sample_size, scored.statistics.matches.size(0)]
         # Filled on the device: a tensor made of a list would be copied from the host.

@@ -71,7 +71,7 @@ class ModelFlags(FairseqDataclass):
 
 
 _EVALUATED = {
-    "adaptive_softmax_cutoff": (r"\d+(,\d+)*", "integers with commas between"),
+    "adaptive_softmax_cutoff": (r"\d+(, *\d+)*", "integers with commas between"),
     "decoder_attention": (r"True|False|0|1", "True or False"),
 }
 """Settings that fairseq passes to ``eval``, and what they may be."""

@@ -55,7 +55,7 @@ def with_references(rollout: Rollout, sources: Batch, pad: int) -> Rollout:
         batch=sources.repeated(rollout.batch.samples + 1),
         fed=joined(rollout.fed, fed, pad),
         tokens=joined(rollout.tokens, reference.tokens, pad),
-        action_mask=joined(rollout.action_mask, sources.exists),
+        action_mask=joined(rollout.action_mask, sources.counts),
         number=joined(rollout.number, reference.rows),
         lengths=joined(rollout.lengths, reference.lengths),
     )

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from fairseq_plugins.decoding import Sampling
-from fairseq_plugins.flags import above, at_least, below_1
+from fairseq_plugins.flags import HIGHEST_ORDER, above, at_least, below_1
 from fairseq_plugins.stochastic_graph.config import Settings, flag
 
 _ESTIMATOR_OF_RELAXED = {
@@ -17,7 +17,7 @@ _ESTIMATOR_OF_RELAXED = {
 }
 _AT_LEAST = {
     **dict.fromkeys(("cross_entropy_weight", "max_decode_ratio", "ignore_prefix_size"), 0),
-    **dict.fromkeys(("samples", "baseline_state_dim", "max_order", "max_decode_length"), 1),
+    **dict.fromkeys(("samples", "baseline_state_dim", "max_decode_length"), 1),
 }
 _OF_SAMPLES = ("sample_temperature", "sample_topk", "sample_topp")
 _OF_LENGTHS = ("max_decode_ratio", "max_decode_length")
@@ -49,6 +49,7 @@ def check_consistent(settings: Settings, given: Collection[str]) -> None:
         raise ValueError(f"{one} does not go with {other}: {why}")
     for name, smallest in _AT_LEAST.items():
         at_least(flag(name), getattr(settings, name), smallest)
+    at_least("--max-order", settings.max_order, 1, at_most=HIGHEST_ORDER)
     for name in ("raml_temperature", "candidate_sharpness"):
         above(flag(name), getattr(settings, name), 0)
     Sampling(settings.sample_temperature, settings.sample_topk, settings.sample_topp)

@@ -126,6 +126,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         self, model: Any, sources: Batch, scale: LossScale
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The surrogate loss, the value of what it stands for, and what to log."""
+        self.estimators.begin()
         update, batch = self.train_step.update, sources.reference.tokens.size(0)
         rollout, done = self._scored_rollout(model, sources, update)
         greedy = None

@@ -120,6 +120,11 @@ class CriterionEstimators(nn.Module):
             # slices of every gradient, so that it needs an axis.
             self.anchor = nn.Parameter(torch.zeros(1))
 
+    def begin(self) -> None:
+        """Forget the costs of a batch that was left out before its end."""
+        for average in self._averages:
+            average.seen()
+
     def learn(self) -> None:
         """Let moving averages take in the costs of the pass; every worker calls it."""
         if averages := self._averages:

@@ -1,8 +1,11 @@
 """One of two workers runs out of memory in a batch: fairseq leaves the batch out and goes on."""
 
 import pytest
+import torch
 from training_flags import expected_bleu, sgd, stochastic_graph
 from two_workers import two_workers
+
+from fairseq_plugins.workers import StepSums
 
 PLUGIN = """
 import fairseq_plugins  # noqa: F401
@@ -57,3 +60,12 @@ def test_both_workers_go_on(corpus, tmp_path, criterion, flags):
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 3
     logs = [(tmp_path / f"worker{rank}.log").read_text() for rank in (0, 1)]
     assert ["attempting to recover from OOM" in log for log in logs] == [False, True]
+
+
+def test_a_dummy_batch_adds_nothing_and_keeps_its_graph():
+    """Its loss is multiplied by 0 and goes backward, also where the sums are all that it is of."""
+    local = torch.tensor([1.0, float("nan")], requires_grad=True)
+    total = StepSums([3], is_dummy=True)(local)
+    assert total.tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(total.sum(), local)
+    assert gradient.tolist() == [0, 0]

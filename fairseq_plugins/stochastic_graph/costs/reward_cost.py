@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -148,6 +149,8 @@ def _bounds_of(flag: str, text: str | None) -> tuple[float | None, float | None]
         low, high = (float(part) if part else None for part in text.split(":"))
     except ValueError:
         raise ValueError(f"{flag} must be LOW:HIGH, such as 0:1 or -2:; got {text!r}") from None
+    if any(bound is not None and not math.isfinite(bound) for bound in (low, high)):
+        raise ValueError(f"{flag} must have finite bounds; got {text!r}")
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{flag}: the lower bound must be below the upper one; got {text!r}")
     return low, high

@@ -39,6 +39,9 @@ REFUSED = [
         r"--relaxation-temperature.*geometric:1:0:9",
     ),
     ((*REWARD, "--reward-clip", "1:0"), r"--reward-clip.*1:0"),
+    ((*REWARD, "--reward-clip", "nan:"), r"--reward-clip must have finite bounds; got 'nan:'"),
+    ((*REWARD, "--max-order", "5000"), r"--max-order must be at most 16; got 5000"),
+    ((*REWARD, "--cross-entropy-weight", "inf"), r"--cross-entropy-weight must be finite"),
     ((*REWARD, "--baseline-decay", "1"), r"--baseline-decay must be below 1"),
     ((*REWARD, "--reward-workers", "-1"), r"--reward-workers"),
 ]
