@@ -12,6 +12,7 @@ from recipes.schema.flags import BUDGET_FLAGS, ENDS, check_flags, flag_value
 from recipes.schema.recipe import Recipe
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
+_TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\Z")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -41,9 +42,16 @@ def check_recipe(recipe: Recipe) -> None:
             "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
         )
     stages = recipe.start_stages
+    tasks = {"task": recipe.task}
+    tasks |= {f"{name}.task": stage.task for name, stage in stages.items() if stage.task}
+    for where, task in tasks.items():
+        if not _TASK_NAME.match(task.name):
+            raise ConfigError(
+                f"{where}.name: {task.name!r} is no name of a task: letters, digits, _ and - only, "
+                "no - first"
+            )
     groups = {
-        "task.flags": recipe.task.flags,
-        **{f"{name}.task.flags": s.task.flags for name, s in stages.items() if s.task},
+        **{f"{where}.flags": task.flags for where, task in tasks.items()},
         "architecture": recipe.architecture,
         **{f"{name}.flags": stage.flags for name, stage in stages.items()},
         "finetune.flags": recipe.finetune.flags,

@@ -1,3 +1,4 @@
+import json
 import shlex
 
 import pytest
@@ -141,10 +142,14 @@ GROUPS = {
         ("--path=x.pt", "--path=x.pt is set by the runner"),
         ("--results-path x", "--results-path is set by the runner"),
         ("-sen", "-sen is set by the runner"),
-        ("""--encoder-layers '__import__("os").system("true")'""", "calls a function"),
-        ("""--lr='[__import__("os").system("true")]'""", "calls a function"),
-        ("""--lr ' (lambda: open("x", "w"))()'""", "calls a function"),
-        ("""--model-overrides "{'lr': '[print(1)]'}" """, "calls a function"),
+        ("--continue-once x.pt", "--continue-once is set by the runner"),
+        ("""--encoder-layers '__import__("os").system("true")'""", "may run code"),
+        ("""--lr='[__import__("os").system("true")]'""", "may run code"),
+        ("""--lr ' (lambda: open("x", "w"))()'""", "may run code"),
+        ("""--model-overrides "{'lr': '[print(1)]'}" """, "may run code"),
+        ("""--lr "[a['x'] for a.__class_getitem__ in [sys.stdout.write]]" """, "may run code"),
+        ("--lr os.environ", r"may run code: .* a file as \./NAME"),
+        ("""--lr "f'{x!r}'" """, "may run code"),
     ],
 )
 def test_flags_of_every_group_are_checked(recipe_file, group, flags, message):
@@ -152,9 +157,19 @@ def test_flags_of_every_group_are_checked(recipe_file, group, flags, message):
         load_recipe(recipe_file(**GROUPS[group](flags)))
 
 
+@pytest.mark.parametrize("name", ["--user-dir=/tmp/x", "-x", "a b", "a/b", "", "a\n"])
+@pytest.mark.parametrize("stage", ["", "cross_entropy.", "annealing."])
+def test_the_name_of_a_task_is_no_flag(recipe_file, stage, name):
+    settings = ["annealing.flags=--max-update 2", f"{stage}task.name={json.dumps(name)}"]
+    with pytest.raises(ConfigError, match=rf"^{stage}task.name: .* is no name of a task"):
+        load_recipe(recipe_file(), settings)
+
+
 def test_values_of_flags_that_are_data_are_taken(recipe_file):
     flags = """--adam-betas '(0.9, 0.98)' --lr 1e-4 --update-freq 1,2 --eval-bleu-args '{"beam": 1}'
-    --kl-weight linear:0:1:300 --tensorboard-logdir runs/a/b --lr-scheduler=polynomial_decay"""
+    --kl-weight linear:0:1:300 --tensorboard-logdir runs/a/b --lr-scheduler=polynomial_decay
+    --lexicon ./words.txt --clip-norm 2*-1.5 --model-overrides "{'betas': '[0.9, (1,)]'}"
+    --reward rewards.mine:chrf"""
     found = load_recipe(recipe_file(finetune={"flags": f"--max-update 3 {flags}"})).finetune
     assert found.flags[2:] == shlex.split(flags)
 
