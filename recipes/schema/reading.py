@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes.errors import ConfigError
 from recipes.schema.building import build, did_you_mean, flags_of, is_flags
-from recipes.schema.checks import check_recipe
+from recipes.schema.checks import check_file_name, check_recipe
 from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Recipe
 from recipes.schema.settings import apply_setting
@@ -132,7 +132,9 @@ def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
     raw = composed(name)
     for setting in settings or []:
         apply_setting(raw, setting)
-    raw.setdefault("name", Path(name).stem if name.endswith(_SUFFIXES) else name)
+    if "name" not in raw:
+        raw["name"] = Path(name).stem if name.endswith(_SUFFIXES) else name
+        check_file_name(f"recipe {name}: rename the file or give `name:`", raw["name"])
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe

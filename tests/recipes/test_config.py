@@ -110,7 +110,8 @@ OUTSIDE = "/elsewhere/.bashrc"
         {"data": {"references": {"test": ["test.en", OUTSIDE]}}},
         {"data": {"references": {"test": ["../../test.en"]}}},
         {"data": {"files": {"../a": {"address": "http://x"}}}},
-        {"data": {"sources": {"train": [{"text": {"de": OUTSIDE, "en": "train.en"}}]}}},
+        {"data": {"references": {"test": ["a/../../test.en"]}}},
+        {"data": {"references": {"test": ["a//test.en"]}}},
         {"data": {"sources": {OUTSIDE: [{"text": {"de": "a", "en": "b"}}]}}},
     ],
     ids=lambda changes: "-".join(changes),
@@ -118,6 +119,25 @@ OUTSIDE = "/elsewhere/.bashrc"
 def test_names_that_become_files_are_file_names(recipe_file, changes):
     with pytest.raises(ConfigError, match=r"becomes a file name"):
         load_recipe(recipe_file(**changes))
+
+
+@pytest.mark.parametrize("name", [OUTSIDE, "../train.de", "a/../../train.de", "", "."])
+def test_text_is_read_below_the_data_dir(recipe_file, name):
+    def data(name):
+        return {"sources": {"train": [{"text": {"de": name, "en": "train.en"}}]}}
+
+    with pytest.raises(ConfigError, match=r"data.sources.train: .* is no path below --data-dir"):
+        load_recipe(recipe_file(data=data(name)))
+    assert load_recipe(recipe_file(data=data("a b/train.de")))
+
+
+def test_a_file_whose_name_is_no_plain_name_needs_a_name(tmp_path):
+    path = tmp_path / "my recipe.yaml"
+    path.write_text(yaml.safe_dump(small_recipe()))
+    with pytest.raises(ConfigError, match=r"rename the file or give `name:`: 'my recipe' becomes"):
+        load_recipe(str(path))
+    path.write_text(yaml.safe_dump(small_recipe(name="mine")))
+    assert load_recipe(str(path)).name == "mine"
 
 
 GROUPS = {
