@@ -119,7 +119,6 @@ setup(
         "rich>=12",
         "scipy>=1.7",
         "pyyaml>=5.4",
-        "omegaconf>=2.0",
     ],
     extras_require={
         "dev": [

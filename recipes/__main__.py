@@ -119,7 +119,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def run_arguments(args: argparse.Namespace) -> list[str]:
-    """The arguments that say what is run, without those that say how."""
+    """The arguments that say what is run, and through which launcher."""
     said = ["run", args.name]
     for option in ("data_dir", "cache_dir", "work_dir", "control", "results_dir"):
         if getattr(args, option, None) is not None:
@@ -128,6 +128,8 @@ def run_arguments(args: argparse.Namespace) -> list[str]:
         if getattr(args, option):
             said += [f"--{option}", ",".join(map(str, getattr(args, option)))]
     said += ["--shared-start"] * args.shared_start
+    if args.launcher:
+        said += ["--launcher", shlex.join(args.launcher)]
     for setting in args.set:
         said += ["--set", setting]
     return said

@@ -40,6 +40,7 @@ METRICS = {
 }
 PALETTE = 10  # colours of arms; in SVG they are the page's --arm-0 to --arm-9
 _MARKERS = "osD^vPX<>p"
+_GAIN_MARKERS = 7  # no divisor in common with PALETTE: arms of one colour have other markers
 # matplotlib knows no variables of a style sheet: stand-ins, replaced in the finished SVG.
 _INK, _GRID = "#010203", "#010204"
 _ARM = "#0102{:02x}"
@@ -137,14 +138,14 @@ def plot_gains(results: dict[str, Any], path: Path) -> None:
     arms = [arm for arm in arms_of(results) if arm != results["baseline"]]
     step = 0.7 / max(len(arms), 1)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
-        figure = _figure(1, 1, 7.2, 1 + len(columns) * (0.2 + 0.12 * len(arms)))
+        figure = _figure(7.2, 1 + len(columns) * (0.2 + 0.12 * len(arms)))
         (axis,) = figure.axes
         for number, arm in enumerate(arms):
             rows = [n + step * (number + 0.5) - 0.35 for n in range(len(columns))]
             for row, column in zip(rows, columns, strict=True):
                 gains = differences(results, arm, "bleu", column)
                 style = {"color": f"C{number % PALETTE}", "markersize": 5}
-                marker = _MARKERS[number % len(_MARKERS)]
+                marker = _MARKERS[number % _GAIN_MARKERS]
                 shown = arm if row == rows[0] else None
                 axis.plot(gains, [row] * len(gains), marker, alpha=0.6, label=shown, **style)
                 axis.plot(fmean(gains), row, "|", markeredgewidth=2, **{**style, "markersize": 11})
@@ -165,9 +166,9 @@ def curve_plots(results: dict[str, Any]) -> Iterator[Plot]:
     for metric in logged_metrics(results):
         for over in ("updates", "minutes"):
             with matplotlib.rc_context(_STYLE):
-                figure = _figure(1, 1, 4.6, 2.9, margins=(0.15, 0.98, 0.17, 0.96))
+                figure = _figure(4.6, 2.9, margins=(0.15, 0.98, 0.17, 0.96))
                 (axis,) = figure.axes
-                last = _draw_curves(axis, results, metric, over, _ARM, 16)
+                last = _draw_curves(axis, results, metric, over)
                 if not last:
                     continue
                 title = f"{METRICS[metric]}, over {_axis_name(over)}"
@@ -183,7 +184,7 @@ def score_plots(results: dict[str, Any], columns: list[Column]) -> Iterator[Plot
     lines, arms = lines_of(results), arms_of(results)
     for number, column in enumerate(columns):
         with matplotlib.rc_context(_STYLE):
-            figure = _figure(1, 1, 4.6, 0.8 + 0.26 * len(arms))
+            figure = _figure(4.6, 0.8 + 0.26 * len(arms))
             (axis,) = figure.axes
             shown = []
             for row, (arm, systems) in enumerate(arms.items()):
@@ -227,9 +228,7 @@ def _axis_name(over: str) -> str:
     return "updates" if over == "updates" else "time of training (minutes)"
 
 
-def _draw_curves(
-    axis: Axes, results: dict[str, Any], metric: str, over: str, colors: str, offset: int = 0
-) -> dict[str, float]:
+def _draw_curves(axis: Axes, results: dict[str, Any], metric: str, over: str) -> dict[str, float]:
     """Draw the metric's curve of every system; returns their last values."""
     last = {}
     for system, line in lines_of(results).items():
@@ -242,7 +241,7 @@ def _draw_curves(
             marker=line.marker,
             markersize=3.5,
             linewidth=1.4,
-            color=colors.format(offset + line.color),
+            color=_ARM.format(16 + line.color),
             clip_on=False,
             label=system,
         )
@@ -254,21 +253,19 @@ def _draw_curves(
 
 
 def _figure(
-    columns: int,
-    rows: int,
     width: float,
     height: float,
     margins: tuple[float, float, float, float] | None = None,
 ) -> Figure:
-    """A figure that belongs to no window and no list of open ones; sizes of a panel, inches.
+    """A figure that belongs to no window and no list of open ones; sizes in inches.
 
     ``margins``: left, right, bottom and top as shares of the figure, which saves finding them.
     """
     from matplotlib.figure import Figure
 
     layout = "constrained" if margins is None else None
-    figure = Figure(figsize=(width * columns, height * rows), layout=layout)
-    figure.subplots(rows, columns)
+    figure = Figure(figsize=(width, height), layout=layout)
+    figure.subplots()
     if margins is not None:
         left, right, bottom, top = margins
         figure.subplots_adjust(left=left, right=right, bottom=bottom, top=top)

@@ -17,7 +17,7 @@ from recipes.evaluating.metrics import MetricOptions
 from recipes.evaluating.output_probability import average_probability
 from recipes.evaluating.scoring import compare, describe
 from recipes.fairseq_commands.checkpoints import LAST, checkpoint_updates
-from recipes.fairseq_commands.commands import display_path, has_gpu
+from recipes.fairseq_commands.commands import has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
 from recipes.fairseq_commands.training_log import read_training_log
 from recipes.running.layout import Layout, training_log
@@ -80,7 +80,7 @@ def collect_results(
     references = {}
     for split in recipe.data.splits[1:]:
         files = reference_files(recipe, layout.text_dir, split)
-        references[split] = ", ".join(display_path(file.name) for file in files)
+        references[split] = ", ".join(str(file.relative_to(layout.text_dir)) for file in files)
         lines = [read_lines(file) for file in files]
         for beam in recipe.decoding.beams:
             for baseline, group in paired_systems(systems, best).items():

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,10 @@ class Run:
         """A command as ``launcher`` starts it: where there may be GPUs, whatever there is here."""
         if not self.launcher:
             return command
-        kept = (word for word in command.arguments if word not in ("--cpu", "--fp16"))
-        half = ["--fp16"] if self.recipe.fp16 else []
-        return Command(command.program, (*kept, *half), self.launcher)
+        # In place: where a flag stands is a part of what the command is compared by.
+        half = ("--fp16",) if self.recipe.fp16 else ()
+        words = (half if word == "--cpu" else (word,) for word in command.arguments)
+        return Command(command.program, tuple(chain.from_iterable(words)), self.launcher)
 
     def launch(
         self,

@@ -29,9 +29,9 @@ class Stage:
     Args:
         name: shown to the user, accepted by ``--redo``.
         record: the ``.stage.json`` file.
-        outputs: files or folders that exist when the stage is done.
+        outputs: files that exist when the stage is done.
         settings: JSON-able values the outputs depend on.
-        inputs: files or folders the outputs depend on, by role; compared by content.
+        inputs: files the outputs depend on, by role; compared by content.
         action: makes the outputs.
         details: lines shown before it runs, such as the command.
         resumable: folder that a killed run continues from (a training's save-dir). It is moved

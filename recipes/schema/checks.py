@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from recipes.errors import ConfigError
-from recipes.schema.data import check_data
+from recipes.schema.data import Data, check_data
 from recipes.schema.evaluation import check_evaluation
 from recipes.schema.flags import BUDGET_FLAGS, ENDS, check_flags, flag_value
 from recipes.schema.recipe import Recipe
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*\Z")
+_TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\Z")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -21,11 +23,11 @@ def check_recipe(recipe: Recipe) -> None:
         ConfigError: names the key.
     """
     for where, name in _file_names(recipe):
-        if not _FILE_NAME.match(name):
-            raise ConfigError(
-                f"{where}: {name!r} becomes a file name: use letters, digits and . _ - + = only, "
-                "a letter or digit first"
-            )
+        check_file_name(where, name)
+    for where, name in _text_files(recipe.data):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ConfigError(f"{where}: {name!r} is no path below --data-dir, without '..'")
     if len(set(recipe.data.splits)) != len(recipe.data.splits):
         raise ConfigError(f"data: two splits are the same file: {recipe.data.splits}")
     check_data(recipe.data, recipe.languages)
@@ -41,9 +43,16 @@ def check_recipe(recipe: Recipe) -> None:
             "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
         )
     stages = recipe.start_stages
+    tasks = {"task": recipe.task}
+    tasks |= {f"{name}.task": stage.task for name, stage in stages.items() if stage.task}
+    for where, task in tasks.items():
+        if not _TASK_NAME.match(task.name):
+            raise ConfigError(
+                f"{where}.name: {task.name!r} is no name of a task: letters, digits, _ and - only, "
+                "no - first"
+            )
     groups = {
-        "task.flags": recipe.task.flags,
-        **{f"{name}.task.flags": s.task.flags for name, s in stages.items() if s.task},
+        **{f"{where}.flags": task.flags for where, task in tasks.items()},
         "architecture": recipe.architecture,
         **{f"{name}.flags": stage.flags for name, stage in stages.items()},
         "finetune.flags": recipe.finetune.flags,
@@ -93,6 +102,19 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
+def check_file_name(where: str, name: str) -> None:
+    """Check a name, given as ``where``, that becomes a part of a path that is written.
+
+    Raises:
+        ConfigError: it may lead to another folder, or is no plain name.
+    """
+    if not _FILE_NAME.match(name):
+        raise ConfigError(
+            f"{where}: {name!r} becomes a file name: use letters, digits and . _ - + = only, "
+            "a letter or digit first"
+        )
+
+
 def _file_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every name in a recipe that becomes a part of a path, with its key."""
     data = recipe.data
@@ -104,8 +126,13 @@ def _file_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield f"{key}.checkpoint", training.checkpoint
     yield from (("data", split) for split in (*data.splits, *data.sources, *data.references))
     yield from (("data.files", name) for name in data.files)
+    # In --data-dir they may lie in subfolders; text that is downloaded is written in the same ones.
     for split, names in data.references.items():
-        yield from ((f"data.references.{split}", name) for name in names)
+        yield from ((f"data.references.{split}", part) for n in names for part in n.split("/"))
+
+
+def _text_files(data: Data) -> Iterator[tuple[str, str]]:
+    """Files that are only read, in ``--data-dir`` or as a download named in ``data.files``."""
     for split, sources in data.sources.items():
         for source in sources:
             yield from ((f"data.sources.{split}", name) for name in source.files)

@@ -12,6 +12,7 @@ from recipes.errors import ConfigError
 RESERVED_FLAGS = (
     "--save-dir",
     "--restore-file",
+    "--continue-once",
     "--finetune-from-model",
     "--user-dir",
     "--task",
@@ -33,6 +34,11 @@ RESERVED_FLAGS = (
 # What "the same number of updates" means for arms that are to be compared.
 ENDS = ("--max-update", "--max-epoch")
 BUDGET_FLAGS = (*ENDS, "--update-freq", "--max-tokens", "--batch-size")
+# Parts of a Python expression that calls nothing: no attribute, index, comparison, loop or format.
+_DATA = (
+    *(ast.Expression, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Name, ast.Load),
+    *(ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator),
+)
 
 
 def check_flags(where: str, flags: Sequence[str]) -> None:
@@ -46,15 +52,15 @@ def check_flags(where: str, flags: Sequence[str]) -> None:
         # argparse reads -sde as -s de.
         if name in RESERVED_FLAGS or (name[:2] in RESERVED_FLAGS and name[:2] != "--"):
             raise ConfigError(f"{where}: {flag} is set by the runner; take it out")
-        if any(map(_calls_something, (flag, value))):
+        if any(map(_may_run_code, (flag, value))):
             raise ConfigError(
-                f"{where}: {flag!r} calls a function: fairseq evaluates some values as Python, so "
-                "write the value itself"
+                f"{where}: {flag!r} may run code: fairseq evaluates some values as Python, so "
+                "write numbers, words, lists and the like alone, and the path of a file as ./NAME"
             )
 
 
-def _calls_something(text: str) -> bool:
-    """Whether ``eval`` would call a function, of the text or of a text inside it."""
+def _may_run_code(text: str) -> bool:
+    """Whether ``eval`` would do more than read data, of the text or of a text inside it."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError):
@@ -62,9 +68,9 @@ def _calls_something(text: str) -> bool:
     except (RecursionError, MemoryError):
         return True
     return any(
-        isinstance(node, ast.Call)
-        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != text
-            and _calls_something(node.value))
+        not isinstance(node, _DATA)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str)
+            and _may_run_code(node.value))
         for node in ast.walk(tree)
     )  # fmt: skip
 

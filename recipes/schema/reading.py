@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from recipes.errors import ConfigError
 from recipes.schema.building import build, did_you_mean, flags_of, is_flags
-from recipes.schema.checks import check_recipe
+from recipes.schema.checks import check_file_name, check_recipe
 from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Recipe
 from recipes.schema.settings import apply_setting
@@ -88,25 +86,27 @@ def _composed(file: Traversable, where: str, inside: tuple[str, ...]) -> dict[st
             hint = "a path ending in .yaml, from the recipe's folder, is your own"
             found = _find(_packaged("base"), base, "base", hint)
         result = _merged(result, _composed(found, f"base {base}", (*inside, base)), where)
-    return _merged(result, _added(result, own, where), where)
+    merged = _merged(result, own, where)
+    arms, before = merged.get("arms"), result.get("arms")
+    if isinstance(arms, dict) and isinstance(before, dict):
+        # ``NAME: null`` leaves out an arm of the base; another name is an error later.
+        kept = {n: arm for n, arm in arms.items() if arm is not None or before.get(n) is None}
+        merged["arms"] = kept
+    return merged
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
-    try:
-        return OmegaConf.to_container(OmegaConf.merge(base, own))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+def _merged(base: dict[Any, Any], own: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """``base`` with the keys of ``own``, mapping by mapping.
 
-
-def _added(base: Any, own: dict[str, Any], where: str) -> dict[str, Any]:
-    """``own`` with ``KEY+`` resolved: flags after those of the base, or items of a list."""
-    result = {}
+    ``KEY+`` puts flags after those of the base, and items after those of its list.
+    """
+    result = dict(base)
     for key, value in own.items():
         at = f"{where}: {key}"
-        name = str(key).removesuffix("+")
-        before = base.get(name) if isinstance(base, dict) else None
+        name = key.removesuffix("+") if isinstance(key, str) else key
+        before = base.get(name)
         if isinstance(value, dict):
-            result[key] = _added(before, value, at)
+            result[key] = _merged(before if isinstance(before, dict) else {}, value, at)
         elif name == key:
             result[key] = value
         elif name in own:
@@ -132,7 +132,9 @@ def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
     raw = composed(name)
     for setting in settings or []:
         apply_setting(raw, setting)
-    raw.setdefault("name", Path(name).stem if name.endswith(_SUFFIXES) else name)
+    if "name" not in raw:
+        raw["name"] = Path(name).stem if name.endswith(_SUFFIXES) else name
+        check_file_name(f"recipe {name}: rename the file or give `name:`", raw["name"])
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe

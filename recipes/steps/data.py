@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from recipes import corpora
@@ -44,6 +45,8 @@ def _prepare(run: Run) -> None:
         preparation.make()
         outputs.extend(preparation.references)
 
+    named = chain.from_iterable(run.recipe.data.references.values())
+    run.check_inside(layout.text_dir / name for name in named)
     record, settings = layout.record("text"), preparation.settings()
     run.run_stage(Stage("text", record, outputs, settings, make, preparation.inputs(), details))
 

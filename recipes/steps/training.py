@@ -66,10 +66,14 @@ def drop_unfinished(run: Run) -> None:
     kept = []
     for name, arm in run.recipe.arms.items():
         stages = [*_start(run, arm.start), _arm(run, name)]
-        if arm.asked or run.stages.only_names or all(map(run.stages.up_to_date, stages)):
-            kept.append(name)
-        else:
-            run.say(f"  {arm.stage}: not asked for, and not finished with these settings; left out")
+        why = "not finished with these settings"
+        try:
+            if arm.asked or run.stages.only_names or all(map(run.stages.up_to_date, stages)):
+                kept.append(name)
+                continue
+        except RecipeError as error:  # a damaged checkpoint
+            why = str(error)
+        run.say(f"  {arm.stage}: not asked for, and {why}; left out")
     run.restrict(kept)
 
 

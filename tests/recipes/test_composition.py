@@ -90,7 +90,6 @@ def test_added_flags_take_the_place_of_those_of_the_base():
         ({"defaults": ["iwslt"], "data": {"lowercase+": True}}, "data: lowercase.: no base has"),
         ({"defaults": ["iwslt"], "finetune": {"flags+": "--lr '1"}}, "No closing quotation"),
         ({"defaults": ["iwslt"], "finetune": {"flags": "", "flags+": ""}}, "together with 'flags'"),
-        ({"defaults": ["iwslt"], "description": "${a"}, r"mine.yaml: .*\$\{a"),
         ("defaults: [iwslt]\nfp16: true\nfp16: true\n", "line 3: .*'fp16' is given twice"),
         ({"flags+": "--lr 1"}, r"unknown key 'flags\+'"),
     ],
@@ -101,5 +100,20 @@ def test_what_cannot_be_composed_is_named(write, content, message):
 
 
 def test_text_that_looks_like_a_reference_stays_text(write):
-    recipe = {"defaults": ["finetune"], **small_recipe(description="costs ${HOME} ${oc.env:HOME}")}
-    assert composed(write(recipe))["description"] == "costs ${HOME} ${oc.env:HOME}"
+    for text in ("costs ${HOME} ${oc.env:HOME}", "${x and more"):
+        recipe = {"defaults": ["finetune"], **small_recipe(description=text)}
+        assert composed(write(recipe))["description"] == text
+
+
+def test_keys_that_are_no_text_are_keys_like_others(write):
+    write(small_recipe(), "base.yaml")
+    recipe = {"defaults": ["base.yaml"], "arms": {1: "--lr 1"}}
+    assert load_recipe(write(recipe)).arms["1"].flags == ["--lr", "1"]
+
+
+def test_an_arm_of_the_base_can_be_left_out(write):
+    write(small_recipe(), "base.yaml")
+    found = load_recipe(write({"defaults": ["base.yaml"], "arms": {"other": None}}))
+    assert list(found.arms) == ["cross_entropy"]
+    with pytest.raises(ConfigError, match=r"arms\.othr: expected a mapping of keys, found None"):
+        load_recipe(write({"defaults": ["base.yaml"], "arms": {"othr": None}}))

@@ -1,3 +1,4 @@
+import json
 import shlex
 
 import pytest
@@ -109,7 +110,8 @@ OUTSIDE = "/elsewhere/.bashrc"
         {"data": {"references": {"test": ["test.en", OUTSIDE]}}},
         {"data": {"references": {"test": ["../../test.en"]}}},
         {"data": {"files": {"../a": {"address": "http://x"}}}},
-        {"data": {"sources": {"train": [{"text": {"de": OUTSIDE, "en": "train.en"}}]}}},
+        {"data": {"references": {"test": ["a/../../test.en"]}}},
+        {"data": {"references": {"test": ["a//test.en"]}}},
         {"data": {"sources": {OUTSIDE: [{"text": {"de": "a", "en": "b"}}]}}},
     ],
     ids=lambda changes: "-".join(changes),
@@ -117,6 +119,25 @@ OUTSIDE = "/elsewhere/.bashrc"
 def test_names_that_become_files_are_file_names(recipe_file, changes):
     with pytest.raises(ConfigError, match=r"becomes a file name"):
         load_recipe(recipe_file(**changes))
+
+
+@pytest.mark.parametrize("name", [OUTSIDE, "../train.de", "a/../../train.de", "", "."])
+def test_text_is_read_below_the_data_dir(recipe_file, name):
+    def data(name):
+        return {"sources": {"train": [{"text": {"de": name, "en": "train.en"}}]}}
+
+    with pytest.raises(ConfigError, match=r"data.sources.train: .* is no path below --data-dir"):
+        load_recipe(recipe_file(data=data(name)))
+    assert load_recipe(recipe_file(data=data("a b/train.de")))
+
+
+def test_a_file_whose_name_is_no_plain_name_needs_a_name(tmp_path):
+    path = tmp_path / "my recipe.yaml"
+    path.write_text(yaml.safe_dump(small_recipe()))
+    with pytest.raises(ConfigError, match=r"rename the file or give `name:`: 'my recipe' becomes"):
+        load_recipe(str(path))
+    path.write_text(yaml.safe_dump(small_recipe(name="mine")))
+    assert load_recipe(str(path)).name == "mine"
 
 
 GROUPS = {
@@ -141,10 +162,14 @@ GROUPS = {
         ("--path=x.pt", "--path=x.pt is set by the runner"),
         ("--results-path x", "--results-path is set by the runner"),
         ("-sen", "-sen is set by the runner"),
-        ("""--encoder-layers '__import__("os").system("true")'""", "calls a function"),
-        ("""--lr='[__import__("os").system("true")]'""", "calls a function"),
-        ("""--lr ' (lambda: open("x", "w"))()'""", "calls a function"),
-        ("""--model-overrides "{'lr': '[print(1)]'}" """, "calls a function"),
+        ("--continue-once x.pt", "--continue-once is set by the runner"),
+        ("""--encoder-layers '__import__("os").system("true")'""", "may run code"),
+        ("""--lr='[__import__("os").system("true")]'""", "may run code"),
+        ("""--lr ' (lambda: open("x", "w"))()'""", "may run code"),
+        ("""--model-overrides "{'lr': '[print(1)]'}" """, "may run code"),
+        ("""--lr "[a['x'] for a.__class_getitem__ in [sys.stdout.write]]" """, "may run code"),
+        ("--lr os.environ", r"may run code: .* a file as \./NAME"),
+        ("""--lr "f'{x!r}'" """, "may run code"),
     ],
 )
 def test_flags_of_every_group_are_checked(recipe_file, group, flags, message):
@@ -152,9 +177,19 @@ def test_flags_of_every_group_are_checked(recipe_file, group, flags, message):
         load_recipe(recipe_file(**GROUPS[group](flags)))
 
 
+@pytest.mark.parametrize("name", ["--user-dir=/tmp/x", "-x", "a b", "a/b", "", "a\n"])
+@pytest.mark.parametrize("stage", ["", "cross_entropy.", "annealing."])
+def test_the_name_of_a_task_is_no_flag(recipe_file, stage, name):
+    settings = ["annealing.flags=--max-update 2", f"{stage}task.name={json.dumps(name)}"]
+    with pytest.raises(ConfigError, match=rf"^{stage}task.name: .* is no name of a task"):
+        load_recipe(recipe_file(), settings)
+
+
 def test_values_of_flags_that_are_data_are_taken(recipe_file):
     flags = """--adam-betas '(0.9, 0.98)' --lr 1e-4 --update-freq 1,2 --eval-bleu-args '{"beam": 1}'
-    --kl-weight linear:0:1:300 --tensorboard-logdir runs/a/b --lr-scheduler=polynomial_decay"""
+    --kl-weight linear:0:1:300 --tensorboard-logdir runs/a/b --lr-scheduler=polynomial_decay
+    --lexicon ./words.txt --clip-norm 2*-1.5 --model-overrides "{'betas': '[0.9, (1,)]'}"
+    --reward rewards.mine:chrf"""
     found = load_recipe(recipe_file(finetune={"flags": f"--max-update 3 {flags}"})).finetune
     assert found.flags[2:] == shlex.split(flags)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.__main__ import main
+from recipes.__main__ import _parser, main, run_arguments
 from recipes.errors import RecipeError
 from recipes.pipeline import run_recipe
 from recipes.running.run import Run
@@ -99,3 +99,10 @@ def test_every_line_is_a_comment_or_a_command(recipe_file, fake_fairseq, data_di
     programs = ("python", "mkdir", "fairseq-preprocess", "fairseq-train", "fairseq-generate")
     for line in said:
         assert line.startswith("# ") or Path(shlex.split(line)[0]).name in programs, line
+
+
+def test_printed_lines_keep_the_launcher():
+    arguments = ["run", "demo", "--seeds", "1,2", "--launcher", "srun --comment 'two words'"]
+    args = _parser().parse_args(arguments)
+    assert vars(_parser().parse_args(run_arguments(args))) == vars(args)
+    assert args.launcher == ["srun", "--comment", "two words"]

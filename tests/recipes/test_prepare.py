@@ -252,6 +252,23 @@ def test_named_references_keep_their_names(prepare, tmp_path):
         prepare({**data, "lowercase": True}, folder)
 
 
+def test_text_in_subfolders_is_found_and_written_below_the_work_dir(prepare, tmp_path):
+    folder = write(tmp_path / "given", **SPLITS)
+    write(folder / "old", a__en=["E"], b__en=["F"], more__de=["G"], more__en=["H"])
+    sources = {"train": [{"text": {"de": "old/more.de", "en": "old/more.en"}}]}
+    data = {"references": {"test": ["old/a.en", "old/b.en"]}, "sources": sources, "lowercase": True}
+    for lang in ("de", "en"):
+        (folder / f"train.{lang}").unlink()
+    text = prepare(data, folder)
+    assert read_lines(text / "train.en") == ["h"]
+    assert read_lines(text / "old/b.en") == ["f"]
+    outside = tmp_path / "outside"
+    (text / "old").rename(outside)
+    (text / "old").symlink_to(outside)
+    with pytest.raises(RecipeError, match=r"old/a.en leads out of .* remove the symbolic link"):
+        prepare(data, folder)
+
+
 @pytest.fixture
 def test_set(tmp_path, monkeypatch):
     """A test set of sacrebleu, of two references, whose download is a stand-in."""

@@ -14,6 +14,7 @@ from sacrebleu.metrics import BLEU
 from scipy import stats
 
 from recipes.errors import RecipeError
+from recipes.reporting import plots
 from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
 from recipes.reporting.plots import curve_of, curve_plots, plot_gains, score_plots
 from recipes.reporting.report import escaped, load_results, markdown, print_table, write_report
@@ -213,6 +214,18 @@ def test_plot_of_gains_has_a_dot_for_every_seed_of_every_arm(results, tmp_path):
     assert drawn.count("<use ") >= dots + len(seeds) + ticks
     plot_gains(results, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text(encoding="utf-8") == drawn
+
+
+def test_arms_differ_in_the_plot_of_gains(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "arms_of", lambda results: [f"arm {n}" for n in range(14)])
+    monkeypatch.setattr(plots, "differences", lambda *arguments: [1.0])
+    drawn, figure = [], plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *size: drawn.append(figure(*size)) or drawn[0])
+    plot_gains(results, tmp_path / "gains.svg")
+    lines = drawn[0].axes[0].lines
+    named = {line.get_label(): line for line in lines if line.get_label().startswith("arm ")}
+    assert len(named) == 14
+    assert len({(line.get_color(), line.get_marker()) for line in named.values()}) == 14
 
 
 def test_matched_ngrams_are_clipped_and_the_longest_one_counts():

@@ -125,6 +125,18 @@ def test_a_few_arms_get_more_seeds_and_the_others_stay(run, fake_fairseq):
     assert any("arm third seed 2: not asked for, and not" in line for line in run.said)
 
 
+def test_a_damaged_arm_that_was_not_asked_for_is_left_out(run, tmp_path):
+    assert "other.seed2" in run(seeds=(2,))
+    checkpoint = tmp_path / "work/arms/other.seed2/checkpoint_last.pt"
+    checkpoint.write_text(checkpoint.read_text()[:-1])
+    systems = run()
+    assert "other.seed2" not in systems
+    assert "cross_entropy.seed2" in systems
+    said = next(line for line in run.said if "arm other seed 2: not asked for, and" in line)
+    assert "checkpoint_last.pt was changed or cut off" in said
+    assert said.endswith("left out")
+
+
 def test_control_with_constant_reward_differs_in_the_reward_alone(recipe_file):
     arms = {"cross_entropy": "--criterion a", "bleu": "--criterion b", "reinforce": REWARD}
     recipe = expand(load_recipe(recipe_file(arms=arms)), seeds=(1, 2), constant_reward=True)

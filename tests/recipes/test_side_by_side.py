@@ -7,6 +7,7 @@ import time
 import pytest
 
 from recipes.errors import CommandError, RecipeError
+from recipes.fairseq_commands import commands
 from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results
 from recipes.running import side_by_side
@@ -18,9 +19,9 @@ from recipes.schema.reading import load_recipe
 def run(recipe_file, fake_fairseq, data_dir, tmp_path):
     """Runs the small recipe in a folder; returns its results without the date."""
 
-    def start(folder, **options):
+    def start(folder, settings=(), **options):
         start.said = []
-        recipe = load_recipe(recipe_file())
+        recipe = load_recipe(recipe_file(), list(settings))
         run_recipe(Run(recipe, tmp_path / folder, data_dir, start.said.append, **options))
         return load_results(tmp_path / folder / "results.json")
 
@@ -105,3 +106,13 @@ def test_a_launcher_starts_what_is_trained_and_decoded(run, tmp_path, monkeypatc
     run("work")
     assert not any("$ " in line for line in run.said)
     assert launched["systems"].keys() == {"start", "cross_entropy", "other"}
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_a_launcher_changes_nothing_where_there_is_a_gpu(run, tmp_path, monkeypatch, fp16):
+    monkeypatch.setattr(commands, "has_gpu", lambda: True)
+    settings = [f"fp16={str(fp16).lower()}"]
+    run("work", settings=settings)
+    assert any("--fp16 --save-dir" in line for line in run.said) == fp16
+    run("work", settings=settings, launcher=("nice",))
+    assert not any("$ " in line for line in run.said)
