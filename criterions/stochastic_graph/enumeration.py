@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.estimators import ESTIMATORS, Draw, Estimator
+from criterions.stochastic_graph.nodes import StochasticNode
 
-if TYPE_CHECKING:
-    from criterions.stochastic_graph.nodes import StochasticNode
-
-Enumerated = Sequence["StochasticNode"]
+Enumerated = Sequence[StochasticNode]
 """The enumerated nodes of a graph, in recording order."""
 
 

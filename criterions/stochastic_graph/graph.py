@@ -17,15 +17,22 @@ from criterions.stochastic_graph.context import (
     SampleRequest,
     recorder_for_layer,
 )
-from criterions.stochastic_graph.enumeration import axes, check_axes, depth_of
-from criterions.stochastic_graph.estimators import Estimator, ScoreFunction
+from criterions.stochastic_graph.enumeration import (
+    Enumerated,
+    axes,
+    check_axes,
+    check_no_independent_steps,
+    depth_of,
+    enumerated_node,
+)
+from criterions.stochastic_graph.estimators import Draw, Estimator, ScoreFunction
 from criterions.stochastic_graph.nodes import (
     CostNode,
     NodeKey,
     StochasticNode,
     describe,
     expanded_mask,
-    stochastic_node,
+    summed_parts,
 )
 from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate, score_statistics
 
@@ -131,7 +138,7 @@ class StochasticGraph:
             raise ValueError(f"{what}: {error}") from error
 
         position, enumerated = len(self._nodes), self._enumerated
-        node = stochastic_node(request, estimator, draw, position, ancestors, enumerated)
+        node = _stochastic_node(request, estimator, draw, position, ancestors, enumerated)
         if node.log_prob is not None:
             self._check_batch(what, node.log_prob, node.depth)
         elif node.weights is not None:
@@ -365,3 +372,59 @@ def active_graph() -> StochasticGraph | None:
     """The graph that is being recorded in this thread, if that is what :func:`sample` does now."""
     recorder = recorder_for_layer()
     return recorder if isinstance(recorder, StochasticGraph) else None
+
+
+def _stochastic_node(
+    request: SampleRequest,
+    estimator: Estimator,
+    draw: Draw,
+    position: int,
+    ancestors: frozenset[int],
+    enumerated: Enumerated,
+) -> StochasticNode:
+    """The node of a sample, or ``ValueError`` if its shapes do not fit.
+
+    Args:
+        request: what the layer asked for.
+        estimator, draw: the node's estimator, and what it drew.
+        position, ancestors: of the node, and of those that it may depend on.
+        enumerated: enumerated nodes recorded so far.
+    """
+    what = describe("node", request.name, request.step)
+    depth = depth_of(ancestors, enumerated) if enumerated else 0
+    log_prob, mask, part_mask = draw.log_prob, request.mask, None
+    shape = request.distribution.batch_shape if log_prob is None else log_prob.shape
+    has_time = request.causal and request.step is None and len(shape) > depth + 1
+    if log_prob is not None:
+        if depth:
+            check_no_independent_steps(what, enumerated[:depth])
+        parts = len(shape) - depth - 1 - has_time
+        if mask is not None and parts > 0 and mask.shape in (shape, shape[depth:]):
+            part_mask, mask = mask, mask.flatten(-parts).any(-1)
+        log_prob = summed_parts(f"distribution of {what}", log_prob, depth, has_time, part_mask)
+        if depth:
+            check_axes(f"distribution of {what}", log_prob, ancestors, enumerated[:depth], has_time)
+        if mask is not None:
+            mask = expanded_mask(what, mask, log_prob, depth)
+            log_prob = log_prob.masked_fill(~mask, 0)
+    elif draw.weights is None:
+        mask = None  # of score terms and probabilities only
+    elif mask is not None:
+        mask = expanded_mask(what, mask, draw.weights[0], depth)
+    node = StochasticNode(
+        name=request.name,
+        step=request.step,
+        distribution=request.distribution,
+        estimator=estimator,
+        value=draw.value,
+        position=position,
+        ancestors=ancestors,
+        depth=depth,
+        has_time=has_time,
+        log_prob=log_prob,
+        mask=mask,
+        part_mask=part_mask,
+    )
+    if draw.weights is None:
+        return node
+    return enumerated_node(node, draw.weights, draw.independent_steps, enumerated)

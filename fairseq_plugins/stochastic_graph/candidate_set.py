@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
 
 from criterions.candidate_losses import (
@@ -14,51 +10,9 @@ from criterions.candidate_losses import (
     first_occurrences,
 )
 from criterions.token_categorical import TokenCategorical
-from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import Settings
-
-if TYPE_CHECKING:
-    from fairseq_plugins.stochastic_graph.rollout import Rollout
-    from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
-
-
-def with_references(rollout: Rollout, sources: Batch, pad: int) -> Rollout:
-    """One more row for each source, after its samples: the reference.
-
-    Args:
-        rollout: of the samples.
-        sources: the batch, with one row for each source.
-        pad: index of padding.
-
-    Raises:
-        ValueError: stochastic layers drew, which they did not do for the reference.
-    """
-    if rollout.draws is not None and rollout.draws.values:
-        raise ValueError(
-            "--candidate-reference does not go with stochastic layers that draw: the "
-            "reference was not decoded, and so has no outcome of theirs"
-        )
-    reference, fed = sources.reference, sources.prev_output_tokens
-    length = max(rollout.fed.size(1), fed.size(1))
-
-    def joined(samples: Tensor, references: Tensor, filling: int = 0) -> Tensor:
-        groups = [samples.reshape(len(fed), -1, *samples.shape[1:]), references.unsqueeze(1)]
-        if samples.dim() == 2:
-            groups = [
-                torch.nn.functional.pad(group, (0, length - group.size(2)), value=filling)
-                for group in groups
-            ]
-        return torch.cat(groups, dim=1).flatten(0, 1)
-
-    return replace(
-        rollout,
-        batch=sources.repeated(rollout.batch.samples + 1),
-        fed=joined(rollout.fed, fed, pad),
-        tokens=joined(rollout.tokens, reference.tokens, pad),
-        action_mask=joined(rollout.action_mask, sources.counts),
-        number=joined(rollout.number, reference.rows),
-        lengths=joined(rollout.lengths, reference.lengths),
-    )
+from fairseq_plugins.stochastic_graph.rollout import Rollout
+from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
 
 
 def record_candidates(

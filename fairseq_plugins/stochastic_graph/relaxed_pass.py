@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from criterions.stochastic_graph import StochasticGraph, UncheckedOneHotCategorical
+from criterions.stochastic_graph import Estimator, StochasticGraph, UncheckedOneHotCategorical
 from fairseq_plugins.relaxed_feeding import two_pass_logits, unrolled_logits
+from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.node_estimators import FED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 
-if TYPE_CHECKING:
-    from fairseq_plugins.stochastic_graph.scored_pass import ScoredPasses
-
 
 def relaxed_logits(
-    model: Any, rollout: Rollout, graph: StochasticGraph, passes: ScoredPasses
+    model: Any,
+    rollout: Rollout,
+    graph: StochasticGraph,
+    settings: Settings,
+    estimator: Estimator | None,
+    temperature: float,
+    pad: int,
 ) -> Tensor:
     """Run the decoder on relaxed tokens of its own.
 
@@ -27,7 +31,10 @@ def relaxed_logits(
         model: in training mode.
         rollout: with the reference, and where its tokens are fed all the same.
         graph: that is open.
-        passes: the criterion's.
+        settings: the objective.
+        estimator: of the relaxed tokens.
+        temperature: of soft feeding.
+        pad: index of padding.
 
     Returns:
         ``[batch, tgt_len, vocab]``.
@@ -35,18 +42,18 @@ def relaxed_logits(
     Raises:
         ValueError: a layer of the decoder is recorded.
     """
-    settings, batch, forced = passes.settings, rollout.batch, rollout.forced
+    batch, forced = rollout.batch, rollout.forced
     assert forced is not None
 
     def feed(logits: Tensor, step: int | None) -> Tensor:
         check_layers()
         # Padding has no embedding, and decoding never emits it.
-        pad = torch.full((1,), passes.dictionary.pad(), dtype=torch.long, device=logits.device)
-        allowed = logits.index_fill(-1, pad, -torch.inf)
+        padding = torch.full((1,), pad, dtype=torch.long, device=logits.device)
+        allowed = logits.index_fill(-1, padding, -torch.inf)
         if settings.feed == "soft":
-            allowed = allowed / passes.temperature(graph.update)
+            allowed = allowed / temperature
         distribution = UncheckedOneHotCategorical(logits=allowed)
-        return graph.sample(FED, distribution, estimator=passes.estimators.relaxed, step=step)
+        return graph.sample(FED, distribution, estimator=estimator, step=step)
 
     unroll = unrolled_logits if settings.unroll == "step_by_step" else two_pass_logits
     with _no_layers_in_decoder(model, graph) as check_layers:

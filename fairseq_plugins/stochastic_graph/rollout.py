@@ -20,7 +20,6 @@ from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.rewards import Outputs
 from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
-from fairseq_plugins.stochastic_graph.candidate_set import with_references
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.edited_references import edited
 from fairseq_plugins.stochastic_graph.node_estimators import CriterionEstimators
@@ -181,7 +180,7 @@ class Rollouts:
             draws=draws,
         )
         if settings.candidate_reference:
-            return with_references(rollout, sources, self.dictionary.pad())
+            return _with_references(rollout, sources, self.dictionary.pad())
         return rollout
 
     def greedy(self, model: Any, sources: Batch, update: int | None) -> Rollout:
@@ -252,3 +251,42 @@ class Rollouts:
             action_mask[:, :both] &= ~forced[:, :both]
         fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
         return Rollout(batch, fed, tokens, action_mask, number, decoded.lengths, forced, draws)
+
+
+def _with_references(rollout: Rollout, sources: Batch, pad: int) -> Rollout:
+    """One more row for each source, after its samples: the reference.
+
+    Args:
+        rollout: of the samples.
+        sources: the batch, with one row for each source.
+        pad: index of padding.
+
+    Raises:
+        ValueError: stochastic layers drew, which they did not do for the reference.
+    """
+    if rollout.draws is not None and rollout.draws.values:
+        raise ValueError(
+            "--candidate-reference does not go with stochastic layers that draw: the "
+            "reference was not decoded, and so has no outcome of theirs"
+        )
+    reference, fed = sources.reference, sources.prev_output_tokens
+    length = max(rollout.fed.size(1), fed.size(1))
+
+    def joined(samples: Tensor, references: Tensor, filling: int = 0) -> Tensor:
+        groups = [samples.reshape(len(fed), -1, *samples.shape[1:]), references.unsqueeze(1)]
+        if samples.dim() == 2:
+            groups = [
+                torch.nn.functional.pad(group, (0, length - group.size(2)), value=filling)
+                for group in groups
+            ]
+        return torch.cat(groups, dim=1).flatten(0, 1)
+
+    return replace(
+        rollout,
+        batch=sources.repeated(rollout.batch.samples + 1),
+        fed=joined(rollout.fed, fed, pad),
+        tokens=joined(rollout.tokens, reference.tokens, pad),
+        action_mask=joined(rollout.action_mask, sources.counts),
+        number=joined(rollout.number, reference.rows),
+        lengths=joined(rollout.lengths, reference.lengths),
+    )

@@ -88,7 +88,15 @@ class ScoredPasses:
                 # The estimate is to be unbiased for the model without dropout.
                 stack.enter_context(evaluation_mode(model, keep_recurrent=True))
             if settings.relaxed:
-                logits = relaxed_logits(model, rollout, graph, self)
+                logits = relaxed_logits(
+                    model,
+                    rollout,
+                    graph,
+                    settings,
+                    self.estimators.relaxed,
+                    self.temperature(update),
+                    self.dictionary.pad(),
+                )
                 return ScoredPass(graph, logits, None)
             if layers_draw and batch.samples > 1:
                 stack.enter_context(_no_layers_in_encoder(model, graph, batch.samples))
