@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import shutil
@@ -32,7 +33,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    # When it is imported, fairseq makes the root logger print what any library says for debugging.
+    level, handlers = logging.root.level, logging.root.handlers[:]
     from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints
+
+    logging.root.setLevel(level)
+    logging.root.handlers[:] = handlers
 
     allow_fairseq_checkpoints()
     listed = hasattr(torch.serialization, "add_safe_globals")

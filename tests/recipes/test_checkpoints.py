@@ -1,5 +1,7 @@
 import argparse
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +33,23 @@ def test_average_is_the_mean_and_keeps_integers(tmp_path):
     assert torch.equal(result["model"]["w"], torch.full((2, 3), 4.0))
     assert torch.equal(result["model"]["version"], torch.tensor([3]))
     assert checkpoint_updates(tmp_path / "average_2.pt") == 10
+
+
+def test_loading_leaves_the_log_as_it_is(tmp_path):
+    """In a process that has not imported fairseq, which would make all libraries log."""
+    save(tmp_path / "checkpoint1.pt", 1.0)
+    code = (
+        "import logging, pathlib, sys\n"
+        "from recipes.fairseq_commands.checkpoints import load_checkpoint\n"
+        "before = logging.root.level, logging.root.handlers[:]\n"
+        "load_checkpoint(pathlib.Path(sys.argv[1]))\n"
+        "assert 'fairseq' in sys.modules\n"
+        "assert (logging.root.level, logging.root.handlers) == before\n"
+    )
+    arguments = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "checkpoint1.pt")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "DEBUG" not in done.stderr
 
 
 def test_average_of_equal_parameters_is_that_parameter(tmp_path):
