@@ -68,6 +68,27 @@ def reference_probabilities(logits: Tensor, references: Tensor) -> Tensor:
     return token_log_probabilities(logits, references).selected.exp()
 
 
+def label_smoothed(
+    negative_log_likelihood: Tensor, uniform: Tensor, epsilon: float, vocabulary_size: int = 0
+) -> Tensor:
+    """Label-smoothed cross-entropy: ``(1 - e) * negative_log_likelihood + e * uniform``.
+
+    Args:
+        negative_log_likelihood: of the target, any shape.
+        uniform: mean over the vocabulary of the negative log-probabilities, the same shape; it may
+            be infinite, as where a logit is, if ``epsilon`` is 0.
+        epsilon: probability that is spread over the vocabulary, 0 for none.
+        vocabulary_size: V, if ``epsilon`` is spread over all tokens but the target's, as in
+            fairseq's ``label_smoothed_cross_entropy``: ``e = epsilon * V / (V - 1)``.  Without it
+            ``e = epsilon``, as in ``nat_loss``: the target has its share, too.
+    """
+    if epsilon == 0:
+        return negative_log_likelihood
+    if vocabulary_size:
+        epsilon *= vocabulary_size / (vocabulary_size - 1)
+    return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
+
+
 class TokenCategorical(Distribution):
     """Distribution of one token at every position; a drop-in for ``Categorical``.
 

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from criterions import BleuStatistics, expected_statistics
+from criterions import BleuStatistics, expected_statistics, token_log_probabilities
+from criterions.token_categorical import label_smoothed
+from fairseq_plugins.batch import Batch, Reference, is_special
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
-from fairseq_plugins.reference import Reference, prefix_columns, reference_of
-from fairseq_plugins.target_positions import FedRows, cross_entropy, rows_of
+
+
+class PositionLogProbs(NamedTuple):
+    """What the objective reads of the decoder's distributions, float32."""
+
+    reference: Tensor
+    """``[batch, positions, tgt_len]``: of each reference token, ``</s>`` included."""
+    eos: Tensor
+    """``[batch, positions]``: of ``</s>``."""
+    mean: Tensor
+    """``[batch, positions]``: mean over the vocabulary."""
+
+    @classmethod
+    def of(cls, logits: Tensor, reference: Reference, eos: int) -> PositionLogProbs:
+        """From ``[batch, positions, vocab]``."""
+        ends = torch.full_like(reference.tokens[:, :1], eos)
+        picked = token_log_probabilities(logits, torch.cat([ends, reference.tokens], dim=1))
+        return cls(picked.selected[..., 1:], picked.selected[..., 0], picked.mean)
 
 
 def autoregressive_statistics(
-    fed: FedRows,
+    log_probs: PositionLogProbs,
     reference: Reference,
     dictionary: Dictionary,
     *,
+    num_tokens: Tensor,
     overlap: str = "exact",
     max_order: int = 4,
-    expected_length: bool = True,
+    fixed_lengths: Tensor | None = None,
     count_eos: bool = True,
 ) -> BleuStatistics:
     """Expected statistics of BLEU for each sentence, its positions taken as independent.
@@ -31,31 +50,30 @@ def autoregressive_statistics(
     Given another token at one position, the decoder would change the distributions after it.
 
     Args:
-        fed, reference: the decoder's distributions, and what they are compared with.
+        log_probs: of the positions.
+        reference: what they are compared with.
         dictionary: of the target; its special symbols, but for a counted ``</s>``, never match.
+        num_tokens: ``[batch]``, positions that exist, the one for ``</s>`` included.
         overlap, max_order: value and orders of :func:`criterions.expected_statistics`.
-        expected_length: the probabilities of ``</s>`` end the hypothesis; otherwise it has as many
-            tokens as the decoder was fed.
+        fixed_lengths: ``[batch]``, tokens of the hypothesis without ``</s>``; None where the
+            probabilities of ``</s>`` decide on its length.
         count_eos: ``</s>`` is a token of hypothesis and reference.
     """
-    p_ref = fed.rows.reference_probabilities(reference, dictionary)
-    eos_probabilities = fed.rows.log_eos.exp()
-    lengths, reference_lengths = fed.number, reference.lengths
-    if not expected_length and count_eos:
+    special = is_special(reference.tokens, dictionary).unsqueeze(1)
+    p_ref = log_probs.reference.exp().masked_fill(special, 0)
+    eos_probabilities = log_probs.eos.exp()
+    lengths: dict[str, Any] = {"lengths": num_tokens, "reference_lengths": reference.lengths}
+    if fixed_lengths is None:
+        has_eos = reference.num_tokens > reference.lengths
+        lengths |= {"eos_probabilities": eos_probabilities, "count_eos": count_eos and has_eos}
+    elif count_eos:  # as any other token
         is_eos = reference.tokens.eq(dictionary.eos()).unsqueeze(1)
         p_ref = torch.where(is_eos, eos_probabilities.unsqueeze(2), p_ref)
-        reference_lengths = reference.rows
-    elif not expected_length:
-        lengths = fed.words
+        lengths["reference_lengths"] = reference.num_tokens
+    else:
+        lengths["lengths"] = fixed_lengths
     return expected_statistics(
-        p_ref,
-        reference.tokens,
-        value=overlap,
-        max_order=max_order,
-        lengths=lengths,
-        reference_lengths=reference_lengths,
-        eos_probabilities=eos_probabilities if expected_length else None,
-        count_eos=reference.rows > reference.lengths if count_eos and expected_length else False,
+        p_ref, reference.tokens, value=overlap, max_order=max_order, **lengths
     )
 
 
@@ -80,68 +98,63 @@ class AutoregressiveScores:
         settings = self.settings
         if training:
             check_prefix(settings.ignore_prefix_size, sample["target"].size(1))
-        reference = reference_of(sample, self.dictionary)
-        scored = reference.without_prefix(settings.ignore_prefix_size)
+        batch = Batch.of(sample, self.dictionary, settings.ignore_prefix_size)
+        reference = batch.scored
+        num_tokens, lengths = reference.num_tokens, reference.lengths
         added, logged = [], {}
         if settings.feed == "teacher" or settings.cross_entropy_weight > 0 or not training:
-            logits = self._logits(model, sample, sample["net_input"]["prev_output_tokens"])
-            rows = rows_of(logits, scored, self.dictionary.eos()).reordered(scored.order)
-            smoothed, logged["nll_loss"] = cross_entropy(
-                rows, scored, logits.size(-1), settings.label_smoothing
+            log_probs, vocabulary_size = self._log_probs(model, batch, batch.prev_output_tokens)
+            outside = ~batch.after_prefix(batch.counts)
+            log_target = log_probs.reference.diagonal(dim1=1, dim2=2)
+            logged["nll_loss"] = -log_target.masked_fill(outside, 0).sum()
+            uniform = -log_probs.mean.masked_fill(outside, 0).sum()
+            smoothed = label_smoothed(
+                logged["nll_loss"], uniform, settings.label_smoothing, vocabulary_size
             )
             added.append(AddedLoss(smoothed, sample["ntokens"], settings.cross_entropy_weight))
-        if settings.feed == "teacher":
-            fed = FedRows(rows, scored.rows, scored.lengths)
-        else:
-            fed = self._fed_own_output(model, sample, reference, scored, training)
+        if settings.feed != "teacher":
+            fed, num_tokens, lengths = self._own_output(model, batch, training)
+            log_probs, _ = self._log_probs(model, batch, fed)
         statistics = autoregressive_statistics(
-            fed,
-            scored,
+            log_probs,
+            reference,
             self.dictionary,
+            num_tokens=num_tokens,
             overlap=str(settings.overlap),
             max_order=settings.max_order,
-            expected_length=settings.hypothesis_length != "fixed",
+            fixed_lengths=lengths if settings.hypothesis_length == "fixed" else None,
             count_eos=settings.sentence_end == "ngram",
         )
         return ScoredBatch(statistics, added, logged)
 
-    @staticmethod
-    def _logits(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> Tensor:
-        """``[batch, tgt_len, vocab]``, through the wrapped model so that workers stay in step."""
-        net_input = {**sample["net_input"], "prev_output_tokens": prev_output_tokens}
-        return model(**net_input)[0]
+    def _log_probs(self, model: Any, batch: Batch, fed: Tensor) -> tuple[PositionLogProbs, int]:
+        """Of the decoder that is fed ``[batch, length]``, and the vocabulary's size.
 
-    def _fed_own_output(
-        self,
-        model: Any,
-        sample: dict[str, Any],
-        reference: Reference,
-        scored: Reference,
-        training: bool,
-    ) -> FedRows:
-        """The decoder's distributions where it reads what it emitted itself."""
-        settings, prefix_size = self.settings, self.settings.ignore_prefix_size
-        # With padding on the left, the first column is not where every sentence starts.
-        start = sample["net_input"]["prev_output_tokens"].gather(1, reference.order[:, :1])
-        net_input = {**sample["net_input"], "prev_output_tokens": start}
-        prefix = reference.tokens[:, :prefix_size]
-        forced = ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool))
+        Through the wrapped model, so that workers stay in step.
+        """
+        logits = model(**{**batch.net_input, "prev_output_tokens": fed})[0]
+        picked = batch.after_prefix(logits), batch.scored, self.dictionary.eos()
+        return PositionLogProbs.of(*picked), logits.size(-1)
+
+    def _own_output(
+        self, model: Any, batch: Batch, training: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the decoder emits, as its input ``[batch, length]``, and of it, ``[batch]`` each,
+        the tokens after the ignored prefix with and without ``</s>``."""
+        settings, net_input = self.settings, batch.net_input
+        prefix = batch.reference.tokens[:, : batch.prefix_size]
         longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
-        limits = decode_limits(net_input["src_lengths"], settings.max_decode_ratio, longest)
         decoded = decode(
             model,
             net_input,
-            limits,
+            decode_limits(net_input["src_lengths"], settings.max_decode_ratio, longest),
             eos=self.dictionary.eos(),
             pad=self.dictionary.pad(),
             sampling=Sampling() if settings.feed == "sample" and training else None,
-            forced=forced if prefix_size else None,
+            forced=ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool))
+            if batch.prefix_size
+            else None,
         )
-        fed = torch.cat([start, decoded.tokens[:, :-1]], dim=1)
-        cut = prefix_columns(prefix_size, fed.size(1))
-        logits = self._logits(model, sample, fed)[:, cut:]
-        return FedRows(
-            rows_of(logits, scored, self.dictionary.eos()),
-            (decoded.emitted - prefix_size).clamp(min=0),
-            (decoded.lengths - prefix_size).clamp(min=0),
-        )
+        fed = torch.cat([batch.prev_output_tokens[:, :1], decoded.tokens[:, :-1]], dim=1)
+        sizes = (batch.size_after_prefix(size) for size in (decoded.emitted, decoded.lengths))
+        return fed, *sizes

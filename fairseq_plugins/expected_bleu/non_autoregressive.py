@@ -16,7 +16,9 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 from torch.nn import functional
 
-from criterions import BleuStatistics, expected_statistics
+from criterions import BleuStatistics, expected_statistics, token_log_probabilities
+from criterions.token_categorical import label_smoothed
+from fairseq_plugins.batch import Reference, columns_of, is_special, prefix_columns
 from fairseq_plugins.decoding import decode_limits, evaluation_mode
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
@@ -26,8 +28,6 @@ from fairseq_plugins.expected_bleu.non_autoregressive_checks import (
     checked_words,
 )
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
-from fairseq_plugins.reference import Reference, prefix_columns, reference_of
-from fairseq_plugins.target_positions import Rows, rows_of
 
 _START = 1
 """Tokens before the words: ``<s>``, which the task ``translation_lev`` puts there."""
@@ -75,11 +75,13 @@ class NonAutoregressiveScores:
             check_prefix(self.settings.ignore_prefix_size, sample["target"].size(1) - _START)
         heads = _heads(model, sample, sample["prev_target"])
         words = checked_words(heads, type(model.decoder).__name__)
-        reference = reference_of({"target": words["tgt"]}, self.dictionary)
-        predicted = words["mask"].gather(1, reference.order)
-        rows = rows_of(words["out"], reference, self.dictionary.eos()).reordered(reference.order)
-        negative_log_likelihood = -rows.log_reference.diagonal(dim1=1, dim2=2)
-        word_losses = smoothed_loss(negative_log_likelihood, -rows.log_mean, words.get("ls", 0.0))
+        reference, order = Reference.of(words["tgt"], self.dictionary)
+        predicted = words["mask"].gather(1, order)
+        log_probs, mean = token_log_probabilities(words["out"], reference.tokens)
+        log_probs = log_probs.gather(1, order.unsqueeze(2).expand_as(log_probs))
+        negative_log_likelihood = -log_probs.diagonal(dim1=1, dim2=2)
+        uniform = -mean.gather(1, order)
+        word_losses = label_smoothed(negative_log_likelihood, uniform, words.get("ls", 0.0))
         is_end = ends_of(reference)
         word_count = predicted.sum()
         factor = words.get("factor", 1.0)
@@ -100,21 +102,19 @@ class NonAutoregressiveScores:
         if self.settings.feed == "greedy":
             statistics = self._statistics_at_own_length(model, sample, reference)
         else:
-            statistics = self._statistics_at_known_length(rows, reference, predicted)
+            statistics = self._statistics_at_known_length(log_probs, reference, predicted)
         return ScoredBatch(statistics, added, logged)
 
     def _statistics_at_known_length(
-        self, rows: Rows, reference: Reference, predicted: Tensor
+        self, log_probs: Tensor, reference: Reference, predicted: Tensor
     ) -> BleuStatistics:
         """Of candidates as long as the reference; all arguments have ``<s>`` in front."""
         size = _START + self.settings.ignore_prefix_size
         scored = reference.without_prefix(size)
         cut = prefix_columns(size, reference.tokens.size(1))
-        rows = Rows(
-            rows.log_reference[:, cut:, cut:], rows.log_eos[:, cut:], rows.log_mean[:, cut:]
-        )
-        rows = with_known_tokens(rows, scored.tokens, ~predicted[:, cut:])
-        return self._statistics(rows, scored, scored.lengths)
+        known = ~predicted[:, cut:]
+        log_probs = with_known_tokens(log_probs[:, cut:, cut:], scored.tokens, known)
+        return self._statistics(log_probs, scored, scored.lengths)
 
     def _statistics_at_own_length(
         self, model: Any, sample: dict[str, Any], reference: Reference
@@ -129,13 +129,14 @@ class NonAutoregressiveScores:
         size = _START + self.settings.ignore_prefix_size
         scored = reference.without_prefix(size)
         cut = prefix_columns(size, masked.size(1))
-        rows = rows_of(logits[:, cut:], scored, self.dictionary.eos())
+        log_probs = token_log_probabilities(logits[:, cut:], scored.tokens).selected
         lengths = (words - self.settings.ignore_prefix_size).clamp(min=0)
-        return self._statistics(rows, scored, lengths)
+        return self._statistics(log_probs, scored, lengths)
 
-    def _statistics(self, rows: Rows, scored: Reference, lengths: Tensor) -> BleuStatistics:
+    def _statistics(self, log_probs: Tensor, scored: Reference, lengths: Tensor) -> BleuStatistics:
+        special = is_special(scored.tokens, self.dictionary).unsqueeze(1)
         return expected_statistics(
-            rows.reference_probabilities(scored, self.dictionary),
+            log_probs.exp().masked_fill(special, 0),
             scored.tokens,
             value=str(self.settings.overlap),
             max_order=self.settings.max_order,
@@ -154,7 +155,7 @@ def _heads(model: Any, sample: dict[str, Any], prev_output_tokens: Tensor) -> An
 
 def ends_of(reference: Reference) -> Tensor:
     """``[batch, tgt_len]`` bool: the columns before and after the words."""
-    columns = torch.arange(reference.tokens.size(1), device=reference.tokens.device)
+    columns = columns_of(reference.tokens)
     return (columns < _START) | (columns >= reference.lengths.unsqueeze(1))
 
 
@@ -174,17 +175,17 @@ def own_input(
     lengths = torch.minimum(predicted, limits + _ENDS)
     # fairseq's copy of the source into the decoder has as many columns as the longest has tokens.
     tokens = tokens[:, : int(lengths.max())]
-    columns = torch.arange(tokens.size(1), device=tokens.device)
-    tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
+    tokens = tokens.masked_fill(columns_of(tokens) >= lengths.unsqueeze(1), dictionary.pad())
     return tokens.scatter(1, lengths.unsqueeze(1) - 1, dictionary.eos()), lengths - _ENDS
 
 
-def with_known_tokens(rows: Rows, tokens: Tensor, known: Tensor) -> Rows:
-    """Distributions that are certain of the token, ``[batch, length]``, where it is ``known``."""
-    same = tokens.unsqueeze(2).eq(tokens.unsqueeze(1))
-    certain = rows.log_reference.masked_fill(known.unsqueeze(2) & same, 0)
-    certain = certain.masked_fill(known.unsqueeze(2) & ~same, float("-inf"))
-    return Rows(certain, rows.log_eos, rows.log_mean)
+def with_known_tokens(log_probs: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+    """Distributions that are certain of the token, ``[batch, length]``, where it is ``known``.
+
+    ``log_probs``: ``[batch, length, length]``, of each token at each position.
+    """
+    known, same = known.unsqueeze(2), tokens.unsqueeze(2).eq(tokens.unsqueeze(1))
+    return log_probs.masked_fill(known & same, 0).masked_fill(known & ~same, -torch.inf)
 
 
 def masked_sum(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | int]:
@@ -192,17 +193,6 @@ def masked_sum(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | in
     if mask is None:
         return values.sum(), values.numel()
     return values.masked_fill(~mask, 0).sum(), mask.sum()
-
-
-def smoothed_loss(negative_log_likelihood: Tensor, uniform: Tensor, epsilon: float) -> Tensor:
-    """Label smoothing as in ``nat_loss``: ``epsilon`` is spread over the whole vocabulary.
-
-    ``uniform`` is the mean over the vocabulary of the negative log-probabilities; it may be
-    infinite, as where a logit is, if ``epsilon`` is 0.
-    """
-    if epsilon == 0:
-        return negative_log_likelihood
-    return (1 - epsilon) * negative_log_likelihood + epsilon * uniform
 
 
 def head_loss(head: Mapping[str, Any]) -> tuple[Tensor, Tensor | int]:
@@ -228,4 +218,4 @@ def head_loss(head: Mapping[str, Any]) -> tuple[Tensor, Tensor | int]:
     else:
         losses = -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     uniform = -log_probabilities.mean(-1)
-    return masked_sum(smoothed_loss(losses, uniform, head.get("ls", 0.0)), head.get("mask"))
+    return masked_sum(label_smoothed(losses, uniform, head.get("ls", 0.0)), head.get("mask"))

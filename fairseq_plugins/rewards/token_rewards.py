@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from criterions import bleu, gleu, increments, prefix_bleu, prefix_gleu
+from fairseq_plugins.batch import columns_of, is_special
 from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
 
 
@@ -23,10 +24,7 @@ class TokenReward(Reward):
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
-        dictionary = options.task.target_dictionary
-        self._eos = dictionary.eos()
-        self._special = (dictionary.bos(), dictionary.pad(), self._eos, dictionary.unk())
-        self._never_in_a_reference = len(dictionary)
+        self._dictionary = options.task.target_dictionary
 
     def __call__(self, outputs: Outputs) -> Tensor:
         return self.score(**self._arguments(outputs)).float()
@@ -45,9 +43,7 @@ class TokenReward(Reward):
     def _arguments(self, outputs: Outputs) -> dict[str, Any]:
         tokens, lengths = outputs.tokens, outputs.lengths
         references, reference_lengths = outputs.references, outputs.reference_lengths
-        special = torch.zeros_like(tokens, dtype=torch.bool)
-        for symbol in self._special:
-            special |= tokens.eq(symbol)
+        special = is_special(tokens, self._dictionary)
         if self.options.sentence_end == "ngram":
             end = self._end(tokens, lengths)
             reference_end = self._end(references, reference_lengths)
@@ -55,7 +51,7 @@ class TokenReward(Reward):
             lengths = lengths + end.any(1)
             reference_lengths = reference_lengths + reference_end.any(1)
         return {
-            "hypotheses": tokens.masked_fill(special, self._never_in_a_reference),
+            "hypotheses": tokens.masked_fill(special, len(self._dictionary)),  # in no reference
             "references": references.repeat_interleave(outputs.samples, dim=0),
             "lengths": lengths,
             "reference_lengths": reference_lengths.repeat_interleave(outputs.samples),
@@ -64,8 +60,7 @@ class TokenReward(Reward):
 
     def _end(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Bool, the shape of ``tokens``: an ``</s>`` that follows the words."""
-        columns = torch.arange(tokens.size(1), device=tokens.device)
-        return tokens.eq(self._eos) & (columns == lengths.unsqueeze(1))
+        return tokens.eq(self._dictionary.eos()) & (columns_of(tokens) == lengths.unsqueeze(1))
 
 
 @REWARDS["tokens"].register("sentence_bleu")

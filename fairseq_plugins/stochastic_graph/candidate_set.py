@@ -56,7 +56,7 @@ def record_candidates(
     mask = rollout.action_mask
     log_probs = grouped(distribution.log_prob(rollout.tokens).masked_fill(~mask, 0).sum(1))
     # Of the same candidates the first counts; </s> distinguishes an output from a cut one.
-    different = first_occurrences(grouped(rollout.tokens), grouped(rollout.number))
+    different = first_occurrences(grouped(rollout.tokens), grouped(rollout.num_tokens))
     # An empty reference has no probability: decoding never ends before the first token.
     different = different & log_probs.detach().isfinite()
     loss_of = CANDIDATE_LOSSES[settings.candidate_loss]

@@ -12,10 +12,10 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
-from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions

@@ -9,8 +9,7 @@ import torch
 from fairseq.data import Dictionary
 
 from criterions.edit_distance_sampling import sample_edits
-from fairseq_plugins.reference import Reference
-from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
+from fairseq_plugins.batch import Batch, Reference, columns_of
 
 
 def edited(batch: Batch, dictionary: Dictionary, *, kind: str, temperature: float) -> Batch:
@@ -35,13 +34,12 @@ def edited(batch: Batch, dictionary: Dictionary, *, kind: str, temperature: floa
         kind=kind,
     )
     lengths = torch.where(reference.lengths < size, reference.lengths, lengths + size)
-    ended = reference.rows - reference.lengths
+    ended = reference.num_tokens - reference.lengths
     end = words.new_full((words.size(0), 1), dictionary.eos())
     tokens = torch.cat([reference.tokens[:, :size], words, end], dim=1)
     columns = columns_of(tokens)
     tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
     tokens = tokens.masked_fill(columns == lengths.unsqueeze(1), dictionary.eos())
     fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
-    order = columns.expand_as(tokens)
-    reference = Reference(tokens, lengths, lengths + ended, order)
+    reference = Reference(tokens, lengths, lengths + ended)
     return replace(batch, reference=reference, prev_output_tokens=fed)

@@ -17,9 +17,9 @@ from criterions.stochastic_graph import (
     UnexpectedDrawError,
 )
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.batch import Batch, columns_of
 from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.rewards import Outputs
-from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.edited_references import edited
 from fairseq_plugins.stochastic_graph.node_estimators import CriterionEstimators
@@ -33,7 +33,7 @@ class Rollout:
     ``fed``: ``[rows, length]``, the decoder's input.
     ``tokens``: ``[rows, length]``, the token emitted at each position; then padding.
     ``action_mask``: ``[rows, length]`` bool, True where a token exists and is the model's choice.
-    ``number``: ``[rows]``, tokens emitted, ``</s>`` included.
+    ``num_tokens``: ``[rows]``, tokens emitted, ``</s>`` included.
     ``lengths``: ``[rows]``, tokens before ``</s>``.
     ``forced``: ``[rows, tgt_len]`` bool, where the reference's token is taken, not the model's;
     None for nowhere.
@@ -45,7 +45,7 @@ class Rollout:
     fed: Tensor
     tokens: Tensor
     action_mask: Tensor
-    number: Tensor
+    num_tokens: Tensor
     lengths: Tensor
     forced: Tensor | None
     draws: StepwiseDraws | None = None
@@ -59,7 +59,7 @@ class Rollout:
             fed=batch.prev_output_tokens,
             tokens=reference.tokens,
             action_mask=torch.zeros_like(forced),
-            number=reference.rows,
+            num_tokens=reference.num_tokens,
             lengths=reference.lengths,
             forced=forced,
         )
@@ -99,14 +99,14 @@ class Rollout:
         start = batch.reference.tokens[:, : batch.prefix_size]
         tokens = torch.cat([start, tokens[:, start.size(1) :]], dim=1)
         lengths = (tokens.ne(eos) & batch.exists).long().cumprod(1).sum(1)
-        number = torch.minimum(lengths + 1, batch.reference.rows)
+        num_tokens = torch.minimum(lengths + 1, batch.reference.num_tokens)
         columns = columns_of(tokens)
-        exists = columns < number.unsqueeze(1)
+        exists = columns < num_tokens.unsqueeze(1)
         return replace(
             self,
             tokens=tokens.masked_fill(~exists, pad),
             action_mask=exists & (columns >= batch.prefix_size),
-            number=number,
+            num_tokens=num_tokens,
             lengths=lengths,
         )
 
@@ -216,7 +216,7 @@ class Rollouts:
         draws: StepwiseDraws | None = None,
     ) -> Rollout:
         if as_long_as_reference:
-            limits = batch.reference.rows
+            limits = batch.reference.num_tokens
         else:
             # The start symbol, too, takes one of the decoder's positions.
             longest = min(self.settings.max_decode_length, model.max_decoder_positions() - 1)
@@ -244,13 +244,13 @@ class Rollouts:
             raise ValueError(
                 f"{error}: a layer has to draw at the first step that is decoded, or at none"
             ) from error
-        tokens, number = decoded.tokens, decoded.emitted
-        action_mask = columns_of(tokens) < number.unsqueeze(1)
+        tokens, num_tokens = decoded.tokens, decoded.emitted
+        action_mask = columns_of(tokens) < num_tokens.unsqueeze(1)
         if forced is not None:
             both = min(tokens.size(1), forced.size(1))
             action_mask[:, :both] &= ~forced[:, :both]
         fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
-        return Rollout(batch, fed, tokens, action_mask, number, decoded.lengths, forced, draws)
+        return Rollout(batch, fed, tokens, action_mask, num_tokens, decoded.lengths, forced, draws)
 
 
 def _with_references(rollout: Rollout, sources: Batch, pad: int) -> Rollout:
@@ -287,6 +287,6 @@ def _with_references(rollout: Rollout, sources: Batch, pad: int) -> Rollout:
         fed=joined(rollout.fed, fed, pad),
         tokens=joined(rollout.tokens, reference.tokens, pad),
         action_mask=joined(rollout.action_mask, sources.counts),
-        number=joined(rollout.number, reference.rows),
+        num_tokens=joined(rollout.num_tokens, reference.num_tokens),
         lengths=joined(rollout.lengths, reference.lengths),
     )

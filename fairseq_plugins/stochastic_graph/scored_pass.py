@@ -77,7 +77,7 @@ class ScoredPasses:
         """
         settings, batch = self.settings, rollout.batch
         if rollout.draws is not None:
-            graph: StochasticGraph = ReplayingGraph(rollout.draws, rollout.number)
+            graph: StochasticGraph = ReplayingGraph(rollout.draws, rollout.num_tokens)
         else:
             layers: Any = self.estimators.layers["cost"]
             graph = StochasticGraph(default_estimator=layers, samples=batch.samples, update=update)

@@ -12,8 +12,8 @@ from torch import Tensor
 from criterions.registry import Registry
 from criterions.stochastic_graph import Estimator, SampleRequest
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.decoding import policy_logits
-from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass

@@ -9,12 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from criterions import token_log_probabilities
-from fairseq_plugins.stochastic_graph.batch import Batch, columns_of
+from criterions.token_categorical import label_smoothed
+from fairseq_plugins.batch import Batch, columns_of
 from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import FED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
-from fairseq_plugins.target_positions import smoothed
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class TokenLosses:
         picked = token_log_probabilities(logits.reshape(-1, 1, vocab), target.reshape(-1, 1))
         plain = -picked.selected.reshape(target.shape)
         uniform = -picked.mean.reshape(target.shape)
-        return cls(smoothed(plain, uniform, vocab, label_smoothing), plain, batch.counts)
+        smoothed = label_smoothed(plain, uniform, label_smoothing, vocab)
+        return cls(smoothed, plain, batch.counts)
 
     def total(self, losses: Tensor) -> Tensor:
         """Sum of ``[rows, tgt_len]`` over the tokens that count."""
@@ -62,7 +63,7 @@ class CrossEntropy(Cost):
         settings, batch = self.settings, rollout.batch
         if settings.records_tokens:
             # The last token is fed to no one.
-            is_fed = columns_of(rollout.tokens) < batch.reference.rows.unsqueeze(1) - 1
+            is_fed = columns_of(rollout.tokens) < batch.reference.num_tokens.unsqueeze(1) - 1
             distribution = self.token_distribution(done.logits)
             mask = rollout.action_mask & is_fed
             self.record_tokens(done, FED, distribution, rollout.tokens, mask)

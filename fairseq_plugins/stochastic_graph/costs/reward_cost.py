@@ -11,8 +11,8 @@ from torch import Tensor
 from criterions.candidate_losses import unique_samples
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import GreedyDecode
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.rewards import build_reward
-from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.candidate_set import record_candidates
 from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
@@ -85,8 +85,8 @@ class NegativeReward(Cost):
             # A reference among the candidates is none of the samples.
             rewards, lengths = (rows.view(-1, samples)[:, :own] for rows in (rewards, lengths))
             tokens = rollout.tokens.unflatten(0, (-1, samples))[:, :own]
-            number = rollout.number.view(-1, samples)[:, :own]
-            logs["unique_samples"] = unique_samples(tokens, number).sum()
+            num_tokens = rollout.num_tokens.view(-1, samples)[:, :own]
+            logs["unique_samples"] = unique_samples(tokens, num_tokens).sum()
         return {"reward": rewards.sum() / own, "sample_length": lengths.sum() / own, **logs}
 
     def validate(

@@ -14,9 +14,9 @@ from fairseq.data import Dictionary
 from fairseq_setup import graph_criterion, sample_of, setup
 
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.decoding import DecodedTokens
 from fairseq_plugins.stochastic_graph import rollout
-from fairseq_plugins.stochastic_graph.batch import Batch
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from stochastic_attention_models import (
 )
 
 from criterions.stochastic_graph import StochasticGraph, UncheckedOneHotCategorical
+from fairseq_plugins import batch as batches
 from fairseq_plugins import decoding
 from fairseq_plugins.models.stochastic_attention.choice import EVALUATIONS, KINDS
-from fairseq_plugins.stochastic_graph import batch as batches
 from fairseq_plugins.stochastic_graph import scored_pass
 
 architectures = pytest.mark.parametrize("arch", ARCHITECTURES)

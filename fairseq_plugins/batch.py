@@ -1,15 +1,51 @@
-"""A fairseq sample as the objectives see it: padded on the right, a row for each sample drawn."""
+"""A fairseq sample as the objectives see it: targets padded on the right."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_plugins.reference import Reference, prefix_columns, reference_of
+
+@dataclass(frozen=True)
+class Reference:
+    """Target sentences, padding at the end.
+
+    ``tokens``: ``[batch, tgt_len]``, with ``</s>``.
+    ``lengths``: ``[batch]``, tokens before ``</s>``.
+    ``num_tokens``: ``[batch]``, tokens, ``</s>`` included.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    num_tokens: Tensor
+
+    @classmethod
+    def of(cls, target: Tensor, dictionary: Dictionary) -> tuple[Reference, Tensor]:
+        """From ``[batch, tgt_len]`` with padding on either side.
+
+        Returns:
+            the reference, and ``[batch, tgt_len]``, the column that each column was taken from.
+        """
+        order = target.eq(dictionary.pad()).int().sort(dim=1, stable=True).indices
+        tokens = target.gather(1, order)
+        exists = tokens.ne(dictionary.pad())
+        is_word = exists & tokens.ne(dictionary.eos()).cumprod(1).bool()
+        return cls(tokens, is_word.sum(1), exists.sum(1)), order
+
+    def without_prefix(self, size: int) -> Reference:
+        """The sentences after their first ``size`` tokens (language tags and the like).
+
+        At least one column stays, so that no shape is empty; the counts say what of it exists.
+        """
+        return Reference(
+            self.tokens[:, prefix_columns(size, self.tokens.size(1)) :],
+            (self.lengths - size).clamp(min=0),
+            (self.num_tokens - size).clamp(min=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -19,7 +55,7 @@ class Batch:
     ``rows`` is ``batch * samples``, the samples of a source side by side.
 
     ``net_input``: the model's input, one row for each source.
-    ``reference``: the whole target with ``</s>``, padding at the end, ``[rows, tgt_len]``.
+    ``reference``: the whole target with ``</s>``, ``[rows, tgt_len]``.
     ``prev_output_tokens``: ``[rows, tgt_len]``, the decoder's input in teacher forcing.
     ``prefix_size``: of ``--ignore-prefix-size``: tokens at the start of every output that are the
     reference's, and count nowhere.
@@ -35,12 +71,9 @@ class Batch:
     @classmethod
     def of(cls, sample: dict[str, Any], dictionary: Dictionary, prefix_size: int = 0) -> Batch:
         """One row for each source of a fairseq sample."""
-        reference = reference_of(sample, dictionary)
-        # Padded on the right whatever side the sample has its padding on.
-        fed = sample["net_input"]["prev_output_tokens"].gather(1, reference.order)
+        reference, order = Reference.of(sample["target"], dictionary)
+        fed = sample["net_input"]["prev_output_tokens"].gather(1, order)
         net_input = {**sample["net_input"], "prev_output_tokens": fed}
-        columns = torch.arange(fed.size(1), device=fed.device)
-        reference = replace(reference, order=columns.expand_as(fed))
         return cls(net_input, reference, fed, prefix_size)
 
     def repeated(self, samples: int) -> Batch:
@@ -48,7 +81,7 @@ class Batch:
         if samples == self.samples:
             return self
         assert self.samples == 1
-        names = self.reference.__annotations__
+        names = [known.name for known in fields(Reference)]
         tensors = [self.prev_output_tokens, *(getattr(self.reference, name) for name in names)]
         fed, *target = (tensor.repeat_interleave(samples, dim=0) for tensor in tensors)
         reference = Reference(*target)
@@ -57,8 +90,7 @@ class Batch:
     @property
     def exists(self) -> Tensor:
         """``[rows, tgt_len]`` bool: which columns hold a token of the reference."""
-        tokens = self.reference.tokens
-        return columns_of(tokens) < self.reference.rows.unsqueeze(1)
+        return columns_of(self.reference.tokens) < self.reference.num_tokens.unsqueeze(1)
 
     @property
     def counts(self) -> Tensor:
@@ -79,6 +111,19 @@ class Batch:
         return (sizes - self.prefix_size).clamp(min=0)
 
 
+def prefix_columns(size: int, columns: int) -> int:
+    """How many columns to cut off for a prefix of ``size`` tokens: all but one at most."""
+    return min(size, columns - 1)
+
+
 def columns_of(tokens: Tensor) -> Tensor:
     """``[length]``: the columns' numbers of ``[rows, length]``."""
     return torch.arange(tokens.size(1), device=tokens.device)
+
+
+def is_special(tokens: Tensor, dictionary: Dictionary) -> Tensor:
+    """Bool, the shape of ``tokens``: symbols, ``<unk>`` among them, that never match another."""
+    special = torch.zeros_like(tokens, dtype=torch.bool)
+    for symbol in (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk()):
+        special |= tokens.eq(symbol)
+    return special
