@@ -63,6 +63,11 @@ class StochasticGraphCriterion(FairseqCriterion):
         self._adds_cross_entropy = (
             not self.cost.per_token and self.settings.cross_entropy_weight > 0
         )
+        # Not in a pass without dropout, nor with a cost that is compared with the greedy output's.
+        no_dropout = self.settings.scores_tokens and self.settings.sample_dropout == "off"
+        self._in_one_pass = self.settings.feed == "teacher" and not (
+            no_dropout or self.estimators.compare_with_greedy
+        )
         self._checked_model: weakref.ref[Any] | None = None
         self._layers_ask: bool | None = None
 
@@ -133,12 +138,25 @@ class StochasticGraphCriterion(FairseqCriterion):
         if self.estimators.compare_with_greedy:
             greedy = self.rollouts.greedy(model, sources, update)
         recorded = self.cost.record(done, rollout, greedy)
+        token_logs: dict[str, Tensor] = {}
+        if self._adds_cross_entropy and self._in_one_pass:
+            losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
+            weight = scale.tokens * self.settings.cross_entropy_weight / scale.sentences
+            # No emitted token is fed, so that none of them has part in it.
+            layers = {node.name for node in done.layers}
+            done.graph.cost(
+                "cross_entropy", weight * losses.smoothed, mask=losses.counts, parents=layers
+            )
+            token_logs = {
+                name: total / rollout.batch.samples for name, total in losses.logs.items()
+            }
         factor = scale.tokens_alone if self.cost.per_token else scale.sentences
         loss, value, logs = _summed(done.graph, factor, batch)
         prefix = "" if self.cost.per_token else _PER_SENTENCE
         for name, total in recorded.items():
             logs[prefix + name] = total
-        if self._adds_cross_entropy:
+        logs.update(token_logs)
+        if self._adds_cross_entropy and not self._in_one_pass:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
             factor = scale.tokens * self.settings.cross_entropy_weight
             added_loss, added_value, observed = _summed(graph, factor, batch, only="observed")

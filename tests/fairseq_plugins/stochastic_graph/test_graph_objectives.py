@@ -299,3 +299,39 @@ def test_the_reference_is_one_of_the_candidates(corpus, learnt, arch):
     assert not torch.allclose(logged["loss"], without["loss"])
     for name in ("unique_samples", "reward", "sample_length"):
         torch.testing.assert_close(*(log[f"per_sentence/{name}"] for log in (logged, without)))
+
+
+@pytest.mark.parametrize("sentence_avg", [False, True])
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"objective": "expected_bleu"}, 1),
+        ({"cost": "reward", "feed": "teacher", "sample_dropout": "scoring"}, 1),
+        ({"cost": "reward", "feed": "teacher"}, 2),
+        ({"objective": "expected_bleu", "feed": "greedy"}, 2),
+    ],
+)
+def test_added_cross_entropy_takes_the_pass_of_the_cost_where_that_reads_the_reference(
+    corpus, learnt, options, passes, sentence_avg
+):
+    def step(**more):
+        built = built_with(corpus, learnt, sentence_avg=sentence_avg, **more)
+        calls = []
+        built.model.encoder.register_forward_hook(lambda *_: calls.append(1))
+        torch.manual_seed(1)
+        return *built.gradient(built.batch(*range(20, 25))), len(calls)
+
+    alone, cross_entropy = step(**options, cross_entropy_weight=0.0), step(label_smoothing=0.1)
+    both = step(**options, cross_entropy_weight=0.5, label_smoothing=0.1)
+    # With --sentence-avg, fairseq's own cross-entropy is a sum over tokens, this one their mean.
+    sizes = cross_entropy[2]
+    weight = 0.5 * (sizes["nsentences"] / sizes["ntokens"] if sentence_avg else 1)
+    assert float(both[2]["loss"]) == pytest.approx(
+        float(alone[2]["loss"]) + weight * float(cross_entropy[2]["loss"]), rel=1e-5
+    )
+    expected = {
+        name: gradient + weight * cross_entropy[1][name] for name, gradient in alone[1].items()
+    }
+    torch.testing.assert_close(both[1], expected, rtol=1e-4, atol=1e-6)
+    assert float(both[2]["nll_loss"]) == pytest.approx(float(cross_entropy[2]["nll_loss"]))
+    assert both[3] - alone[3] == passes - 1
