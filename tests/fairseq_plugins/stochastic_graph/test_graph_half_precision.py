@@ -29,7 +29,8 @@ def losses_of(printed):
 def assert_trained(printed, before, checkpoint):
     losses = losses_of(printed)
     assert len(losses) == 2
-    assert all(0 < loss < 10 and 0 < norm < 100 for loss, norm in losses)
+    # A norm that is printed as 0 need not be: the weights tell.
+    assert all(0 < loss < 10 and 0 <= norm < 100 for loss, norm in losses)
     after = torch.load(checkpoint, weights_only=True)["model"]
     moved = {name for name in before if (after[name] != before[name].to(after[name].dtype)).any()}
     assert len(moved) > len(before) / 2
