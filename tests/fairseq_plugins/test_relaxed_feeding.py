@@ -324,6 +324,11 @@ def test_autocast_does_not_round_the_embeddings(corpus, name, relaxed):
     teacher = net_input["prev_output_tokens"][:1, :3]
     source = {key: net_input[key][:1] for key in ("src_tokens", "src_lengths")}
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        if name == "lstm":
+            try:
+                torch.nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
+            except RuntimeError as error:
+                pytest.skip(f"this processor has no LSTM in bfloat16: {error}")
         vocab = model(**source, prev_output_tokens=teacher)[0].size(-1)
         expected = embedded[0]
         embedded.clear()
