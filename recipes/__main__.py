@@ -12,7 +12,8 @@ from rich.console import Console
 
 from recipes.errors import RecipeError
 from recipes.evaluating import command as evaluate_command
-from recipes.reporting.report import load_results, print_table, write_report
+from recipes.evaluating.arguments import add_arguments, split_search_flags
+from recipes.reporting.report import load_results, print_results, write_report
 from recipes.schema.reading import load_recipe, recipe_names, recipe_text
 
 
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--results-dir", type=Path, help="also write the report here, as NAME.md")
     evaluate = commands.add_parser("evaluate", help="score checkpoints or text with sacrebleu")
-    evaluate_command.add_arguments(evaluate)
+    add_arguments(evaluate)
     return parser
 
 
@@ -185,7 +186,7 @@ def _report(
     work_dir: Path, results_dir: Path | None, data_dir: Path | None, console: Console
 ) -> None:
     written = write_report(work_dir, results_dir, data_dir)
-    print_table(load_results(work_dir / "results.json"), console)
+    print_results(load_results(work_dir / "results.json"), console)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
     console.print(f"everything lies in {work_dir}", highlight=False, soft_wrap=True)
@@ -198,11 +199,13 @@ def _terminated(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    argv, search_flags = evaluate_command.split_search_flags(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    argv, search_flags = split_search_flags(given)
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command == "evaluate":
         args.search_flags = search_flags
+        args.command_line = shlex.join(["python", "-m", "recipes", *given])
     elif search_flags:
         parser.error(f"only evaluate takes flags after --, not {args.command}")
     console = Console()

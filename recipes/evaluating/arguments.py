@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import METRICS
-from recipes.evaluating.output_statistics import LENGTH_BOUNDS, SMALLEST_BUCKET
-from recipes.evaluating.scoring import BOOTSTRAP_SAMPLES, RANDOMIZATION_TRIALS
+from recipes.schema.evaluation import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate``."""
+    default = Evaluation()
     parser.usage = "%(prog)s [options] [-- flags of fairseq-generate]"
     systems = parser.add_argument_group("systems to score (at least one)")
     systems.add_argument(
@@ -73,7 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument(
-        "--metrics", nargs="+", choices=list(METRICS), default=list(METRICS), help="%(default)s"
+        "--metrics",
+        nargs="+",
+        default=default.metrics,
+        help="bleu, chrf, ter, comet, or module:function of your own (%(default)s)",
+    )
+    scoring.add_argument("--source", type=Path, help="the source text, for metrics that read it")
+    scoring.add_argument(
+        "--comet-model", default=default.comet_model, help="name or checkpoint file (%(default)s)"
     )
     scoring.add_argument("--tokenize", help="BLEU's tokeniser, as in sacrebleu (13a)")
     scoring.add_argument(
@@ -85,27 +91,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument(
         "--bootstrap-samples",
         type=int,
-        default=BOOTSTRAP_SAMPLES,
+        default=default.bootstrap_samples,
         help="resamples of the bootstrap that gives the intervals (%(default)s)",
     )
     scoring.add_argument(
         "--randomization-trials",
         type=int,
-        default=RANDOMIZATION_TRIALS,
+        default=default.randomization_trials,
         help="shuffles of approximate randomisation, 0 for no test (%(default)s)",
     )
     scoring.add_argument(
         "--length-buckets",
         nargs="+",
         type=int,
-        default=list(LENGTH_BOUNDS),
+        default=default.length_buckets,
         metavar="WORDS",
         help="longest reference of each bucket but the last (%(default)s)",
     )
     scoring.add_argument(
         "--smallest-bucket",
         type=int,
-        default=SMALLEST_BUCKET,
+        default=default.smallest_bucket,
         help="sentences; smaller buckets are merged with a neighbour (%(default)s)",
     )
     parser.add_argument(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluating.output_probability import average_probability
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import (
@@ -23,6 +22,7 @@ from recipes.fairseq_commands.decoding import (
 )
 from recipes.fairseq_commands.progress import generation_progress
 from recipes.schema.flags import flag_value
+from recipes.scoring.output_probability import average_probability
 from recipes.text import read_lines, write_lines
 
 _LONGEST_NAME = 180  # bytes of a file name, short of the 255 that file systems take
@@ -50,7 +50,7 @@ class EvaluatedSystem:
     log: Path | None = None
 
     def average_probability(self) -> float | None:
-        """Of the output tokens, see :mod:`recipes.evaluating.output_probability`; None without a
+        """Of the output tokens, see :mod:`recipes.scoring.output_probability`; None without a
         log."""
         return average_probability(self.log) if self.log is not None else None
 

@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from recipes.evaluating.scoring import compare, describe
 from recipes.reporting.results import SCHEMA, paired_systems
+from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import metric_facts
 from recipes.text import read_lines, write_lines
 
 SPLITS = ("valid", "test")
@@ -85,7 +86,10 @@ def _settings() -> dict[str, Any]:
         "baseline": "cross_entropy",
         "baselines": {"start": 30.5, "cross_entropy": 40.25},
         "selected": "other",
-        "metrics": ["bleu", "chrf", "ter"],
+        "selection": "bleu",
+        "metrics": metric_facts(["bleu", "chrf", "ter"]),
+        "command": "python -m recipes run small",
+        "text_sha256": {},
         "bootstrap_samples": 40,
         "randomization_trials": 40,
         "scored_text": {split: f"{split}.en" for split in SPLITS},

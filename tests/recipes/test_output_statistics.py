@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sacrebleu_command import sacrebleu_command
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
-from recipes.evaluating.output_statistics import (
+from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import MetricOptions
+from recipes.scoring.output_statistics import (
     bucket_scores,
     consecutive_repeats,
     length_buckets,
@@ -19,7 +20,6 @@ from recipes.evaluating.output_statistics import (
     repeated_ngram_rate,
     repeated_ngram_rates,
 )
-from recipes.evaluating.scoring import compare, describe
 from recipes.text import read_lines, write_lines
 
 quick = settings(max_examples=60, deadline=None)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
+from recipes.scoring.metrics import MetricOptions
 
 REPEATED_ORDERS = (1, 2, 4)
-LENGTH_BOUNDS = (10, 20, 30, 40, 50)
-SMALLEST_BUCKET = 50  # sentences
 
 
 def repeated_ngram_rate(sentences: Sequence[Sequence[str]], order: int) -> float:
@@ -62,9 +60,7 @@ class LengthBucket:
 
 
 def length_buckets(
-    lengths: Sequence[int],
-    bounds: Sequence[int] = LENGTH_BOUNDS,
-    smallest: int = SMALLEST_BUCKET,
+    lengths: Sequence[int], bounds: Sequence[int], smallest: int
 ) -> list[LengthBucket]:
     """Sort sentences into buckets of length, in ascending order, no sentence left out.
 
@@ -121,8 +117,8 @@ def bucket_scores(
 def reference_buckets(
     references: Sequence[Sequence[str]],
     options: MetricOptions,
-    bounds: Sequence[int] = LENGTH_BOUNDS,
-    smallest: int = SMALLEST_BUCKET,
+    bounds: Sequence[int],
+    smallest: int,
 ) -> list[LengthBucket]:
     """:func:`length_buckets` by the words (BLEU's tokens) of a sentence's first reference.
 
