@@ -58,10 +58,11 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
         return _labelled(first, lines(first))
     side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
     names = [first, second, *source.references]
-    return _zipped(names, [side(lines(name)) for name in names])
+    return zipped(names, [side(lines(name)) for name in names])
 
 
-def _zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
+def zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
+    """Line by line, a source and its references; an error where one side is longer."""
     for number, (source, *references) in enumerate(zip_longest(*sides), start=1):
         row = [source, *references]
         if None in row:

@@ -17,10 +17,10 @@ from recipes.fairseq_commands.decoding import (
     decode,
     detokenised,
     generate_log,
+    generation_progress,
     is_generate_log,
     parse_generate,
 )
-from recipes.fairseq_commands.progress import generation_progress
 from recipes.schema.flags import flag_value
 from recipes.scoring.output_probability import average_probability
 from recipes.text import read_lines, write_lines

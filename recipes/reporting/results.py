@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recipes.data.references import reference_files
+from recipes.data.origins import reference_files
 from recipes.fairseq_commands.checkpoints import LAST, checkpoint_updates
 from recipes.fairseq_commands.commands import has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from recipes.data.references import reference_files
+from recipes.data.origins import reference_files
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.commands import display_path, generate_command
-from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
-from recipes.fairseq_commands.progress import generation_progress
+from recipes.fairseq_commands.decoding import decode, detokenised, generate_log, generation_progress
 from recipes.reporting.results import SCHEMA, chosen_scores, collect_results
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log

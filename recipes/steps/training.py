@@ -16,7 +16,7 @@ from recipes.fairseq_commands.checkpoints import (
     mend_last_checkpoint,
 )
 from recipes.fairseq_commands.commands import train_command
-from recipes.fairseq_commands.progress import training_progress
+from recipes.fairseq_commands.training_log import training_progress
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
