@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from recipes.errors import ConfigError
+from recipes.errors import require
 
 
 @dataclass
@@ -48,17 +48,13 @@ def check_evaluation(evaluation: Evaluation) -> None:
     Raises:
         ConfigError: names the key.
     """
-    if evaluation.selected_by not in evaluation.metrics:
-        raise ConfigError(
-            f"evaluation.selection: {evaluation.selection!r} is not one of evaluation.metrics "
-            f"({', '.join(evaluation.metrics)})"
-        )
-    if evaluation.bootstrap_samples < 1:
-        raise ConfigError("evaluation.bootstrap_samples: at least 1")
-    if evaluation.randomization_trials < 0:
-        raise ConfigError("evaluation.randomization_trials: 0 (no such test) or more")
-    bounds = evaluation.length_buckets
-    if bounds != sorted(set(bounds)) or bounds[0] < 1:
-        raise ConfigError(f"evaluation.length_buckets: ascending, from 1 on; found {bounds}")
-    if evaluation.smallest_bucket < 1:
-        raise ConfigError("evaluation.smallest_bucket: at least 1 sentence")
+    known = ", ".join(evaluation.metrics)
+    where, bounds = "evaluation.selection", evaluation.length_buckets
+    chosen = f"{where}: {evaluation.selection!r} is not one of evaluation.metrics ({known})"
+    require(evaluation.selected_by in evaluation.metrics, chosen)
+    require(evaluation.bootstrap_samples >= 1, "evaluation.bootstrap_samples: at least 1")
+    trials = "evaluation.randomization_trials: 0 (no such test) or more"
+    require(evaluation.randomization_trials >= 0, trials)
+    ascending = bounds == sorted(set(bounds)) and bounds[0] >= 1
+    require(ascending, f"evaluation.length_buckets: ascending, from 1 on; found {bounds}")
+    require(evaluation.smallest_bucket >= 1, "evaluation.smallest_bucket: at least 1 sentence")

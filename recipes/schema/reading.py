@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,21 +121,29 @@ def _merged(base: dict[Any, Any], own: dict[Any, Any], where: str) -> dict[Any, 
     return result
 
 
-def recipe_text(name: str) -> str:
-    """A recipe as YAML that needs no base."""
-    text = yaml.safe_dump(composed(name), sort_keys=False, allow_unicode=True, width=100)
-    load_recipe(name)
-    return text
+def recipe_text(name: str, settings: Sequence[str] = ()) -> str:
+    """A recipe, with ``--set`` settings, as YAML that needs no base.
+
+    Raises:
+        ConfigError: see :func:`load_recipe`.
+    """
+    load_recipe(name, settings)
+    return yaml.safe_dump(_set(name, settings), sort_keys=False, allow_unicode=True, width=100)
 
 
-def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     """Read recipe ``name``, apply ``--set`` settings (``key.path=value``), check it."""
-    raw = composed(name)
-    for setting in settings or []:
-        apply_setting(raw, setting)
+    raw = _set(name, settings)
     if "name" not in raw:
         raw["name"] = Path(name).stem if name.endswith(_SUFFIXES) else name
         check_file_name(f"recipe {name}: rename the file or give `name:`", raw["name"])
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe
+
+
+def _set(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    raw = composed(name)
+    for setting in settings:
+        apply_setting(raw, setting)
+    return raw

@@ -48,7 +48,9 @@ def _prepare(run: Run) -> None:
     named = chain.from_iterable(run.recipe.data.references.values())
     run.check_inside(layout.text_dir / name for name in named)
     record, settings = layout.record("text"), preparation.settings()
-    run.run_stage(Stage("text", record, outputs, settings, make, preparation.inputs(), details))
+    run.run_stage(
+        Stage("text", record, outputs, settings, make, preparation.inputs(), details=details)
+    )
 
 
 def _make_corpus(run: Run, corpus: Corpus) -> None:
@@ -117,19 +119,15 @@ def preprocess(run: Run) -> None:
 
     def binarize() -> None:
         shutil.rmtree(layout.binarized, ignore_errors=True)
-        run.execute(command, run.work_dir / "logs" / "preprocess.log", "preprocess")
+        run.launch(command.argv(), run.work_dir / "logs" / "preprocess.log", "preprocess")
 
-    outputs: list[Path] = [layout.binarized / f"dict.{lang}.txt" for lang in recipe.languages]
+    outputs = list(layout.dictionaries.values())
     inputs: dict[str, Path] = {}
     for split in recipe.data.splits:
         for lang in recipe.languages:
             inputs[f"segmented/{split}.{lang}"] = layout.segmented / f"{split}.{lang}"
             outputs.append(layout.binary(split, lang))
     shell = [shlex.join(["rm", "-rf", str(layout.binarized)])] * layout.binarized.exists()
-    record = layout.record("binarized")
-    run.run_stage(
-        run.command_stage(
-            *("preprocess", command, record, outputs, binarize, inputs),
-            shell=[*shell, str(command)],
-        )
-    )
+    files = layout.record("binarized"), outputs
+    shell.append(str(command))
+    run.run_stage(Stage("preprocess", *files, {}, binarize, inputs, command, shell=shell))

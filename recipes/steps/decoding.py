@@ -98,15 +98,13 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
 
     source = layout.binary(split, recipe.source_lang)
     inputs = {"checkpoint": checkpoint, source.name: source, model.name: model}
-    for lang in recipe.languages:
-        inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
+    inputs |= layout.dictionaries
     record = output.with_name(f"{output.name}.stage.json")
     log = generate_log(output)
     if run.take_over and not run.dry_run and not record.exists() and log.is_file():
         _detokenise(run, split, output, model)
     shell = shell_with_log(command, log)
-    stage = run.command_stage(name, command, record, [output, log], generate, inputs, shell=shell)
-    run.run_stage(stage)
+    run.run_stage(Stage(name, record, [output, log], {}, generate, inputs, command, shell=shell))
 
 
 def _detokenise(run: Run, split: str, output: Path, model: Path) -> None:
