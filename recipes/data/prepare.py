@@ -11,11 +11,10 @@ from typing import Any
 from recipes.data.archives import lines_of
 from recipes.data.cleaning import Cleaner
 from recipes.data.download import check_recorded, default_cache_dir, fetch, file_size
-from recipes.data.formats import Pair, read_pairs, zipped
+from recipes.data.formats import Pair, detokeniser, read_pairs, zipped
 from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, source_files
 from recipes.data.test_sets import language_pair, read_test_set
-from recipes.data.tokenisation import detokeniser
 from recipes.errors import RecipeError
 from recipes.schema.data import TextSource
 from recipes.schema.recipe import Recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -23,7 +24,8 @@ from recipes.evaluating.evaluated_systems import (
 from recipes.reporting import tables
 from recipes.reporting.layouts import print_table
 from recipes.schema.data import TextSource
-from recipes.scoring.comparison import Comparison, compare, describe
+from recipes.schema.evaluation import Evaluation, check_evaluation
+from recipes.scoring.comparison import Comparison, evaluate
 from recipes.scoring.metrics import METRICS, MetricOptions, metric_facts
 from recipes.text import file_hash, read_lines, write_text
 
@@ -42,13 +44,14 @@ def main(args: argparse.Namespace, console: Console) -> None:
         console = Console(stderr=True)
     check_arguments(args)
     metric_facts(args.metrics)  # a wrong name is told before anything is decoded
+    known = {f.name for f in dataclasses.fields(Evaluation)} & vars(args).keys()
+    evaluation = Evaluation(**{name: getattr(args, name) for name in known})
+    check_evaluation(evaluation)
     args.search_flags = [*shlex.split(args.generate_flags), *args.search_flags]
     check_search_flags(args.search_flags, args.sentencepiece)
     references, sources = _references(args)
     target = args.language_pair.split("-")[1] if args.language_pair else None
-    options = MetricOptions(
-        args.tokenize, args.lowercase, args.chrf_word_order, target, args.comet_model
-    )
+    options = MetricOptions.of(evaluation, target)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -56,11 +59,8 @@ def main(args: argparse.Namespace, console: Console) -> None:
     lines = list(references.values())
     baseline, systems = _systems(args, lines, say)
     texts = {name: read_lines(system.text) for name, system in systems.items()}
-    tests = args.metrics, args.bootstrap_samples, args.randomization_trials
-    result = compare(texts, lines, baseline, *tests, options, sources)
-    describe(result, texts, lines, baseline, options, args.length_buckets, args.smallest_bucket)
-    for name, system in systems.items():
-        result.systems[name].average_probability = system.average_probability()
+    logs = {name: system.log for name, system in systems.items()}
+    result = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
     print_comparison(result, baseline, next(iter(references)), console)
     for line in _notes(texts, references, baseline):
         say(line)
@@ -176,7 +176,7 @@ def print_comparison(
         "signatures": result.signatures,
         "randomization_signatures": result.randomization_signatures,
         "reference_repeated_ngram_rate": {name: result.reference_repeated_ngram_rate},
-        f"reference_{tables.REPEATS}": {name: result.reference_consecutive_repeats},
+        f"reference_{tables.REPEATS}": {name: result.reference_consecutive_repeats_per_100_tokens},
         "systems": {
             labels[system]: {
                 "arm": labels[system],
@@ -269,18 +269,11 @@ def _content(
     rows = {
         name: {
             "text": str(system.text),
-            "log": str(system.log) if system.log is not None else None,
+            "log": None if system.log is None else str(system.log),
             **result.systems[name].as_dict(),
             "average_probability_change": change(name),
         }
         for name, system in systems.items()
     }
-    return {
-        "schema": _SCHEMA,
-        "baseline": baseline,
-        "signatures": result.signatures,
-        "randomization_signatures": result.randomization_signatures,
-        "reference_repeated_ngram_rate": result.reference_repeated_ngram_rate,
-        "reference_consecutive_repeats_per_100_tokens": result.reference_consecutive_repeats,
-        "systems": rows,
-    }
+    common = {key: value for key, value in vars(result).items() if key != "systems"}
+    return {"schema": _SCHEMA, "baseline": baseline, **common, "systems": rows}

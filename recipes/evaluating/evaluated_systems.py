@@ -22,7 +22,6 @@ from recipes.fairseq_commands.decoding import (
     parse_generate,
 )
 from recipes.schema.flags import flag_value
-from recipes.scoring.output_probability import average_probability
 from recipes.text import read_lines, write_lines
 
 _LONGEST_NAME = 180  # bytes of a file name, short of the 255 that file systems take
@@ -48,11 +47,6 @@ class EvaluatedSystem:
     text: Path
     origin: str = ""
     log: Path | None = None
-
-    def average_probability(self) -> float | None:
-        """Of the output tokens, see :mod:`recipes.scoring.output_probability`; None without a
-        log."""
-        return average_probability(self.log) if self.log is not None else None
 
 
 def check_search_flags(flags: list[str], sentencepiece: Path | None) -> None:

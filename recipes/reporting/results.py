@@ -21,9 +21,8 @@ from recipes.running.layout import Layout, training_log
 from recipes.running.trained_arms import CONSTANT_REWARD, START, seed_of
 from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Recipe
-from recipes.scoring.comparison import compare, describe
+from recipes.scoring.comparison import compare, evaluate
 from recipes.scoring.metrics import MetricOptions, find_metric, metric_facts
-from recipes.scoring.output_probability import average_probability
 from recipes.text import file_hash, read_lines
 
 SCHEMA = 5  # of results.json
@@ -64,7 +63,7 @@ def chosen_scores(recipe: Recipe, layout: Layout, outputs: Mapping[K, Path]) -> 
         outputs: detokenised translations of valid.
     """
     lines, sources = _references(recipe, layout, recipe.data.valid)
-    name, options = recipe.evaluation.selected_by, MetricOptions.of_recipe(recipe.evaluation)
+    name, options = recipe.evaluation.selected_by, MetricOptions.of(recipe.evaluation)
     texts = {str(key): read_lines(path) for key, path in outputs.items()}
     scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
     return {key: scored[str(key)].scores[name].value for key in outputs}
@@ -143,7 +142,6 @@ def _scores(
 ) -> dict[str, Any]:
     """Add the scores to ``systems``; returns what they have in common."""
     evaluation = recipe.evaluation
-    options = MetricOptions.of_recipe(evaluation)
     common: dict[str, dict[str, Any]] = {key: {} for key in _COMMON}
     for split in recipe.data.splits[1:]:
         files = reference_files(recipe, layout.text_dir, split)
@@ -152,30 +150,16 @@ def _scores(
         lines, sources = _references(recipe, layout, split)
         for beam in recipe.decoding.beams:
             for baseline, group in paired_systems(systems, best).items():
-                texts = {s: read_lines(decoded[split, beam, s]) for s in group}
-                compared = compare(
-                    texts,
-                    lines,
-                    baseline,
-                    evaluation.metrics,
-                    evaluation.bootstrap_samples,
-                    evaluation.randomization_trials,
-                    options,
-                    sources,
-                )
-                bounds, smallest = evaluation.length_buckets, evaluation.smallest_bucket
-                describe(compared, texts, lines, baseline, options, bounds, smallest)
-                common["signatures"].update(compared.signatures)
-                common["randomization_signatures"].update(compared.randomization_signatures)
-                rate, repeats = (
-                    compared.reference_repeated_ngram_rate,
-                    compared.reference_consecutive_repeats,
-                )
-                common["reference_repeated_ngram_rate"][split] = rate
-                common["reference_consecutive_repeats_per_100_tokens"][split] = repeats
-                for system, scores in compared.systems.items():
-                    log = generate_log(decoded[split, beam, system])
-                    scores.average_probability = average_probability(log)
+                paths = {system: decoded[split, beam, system] for system in group}
+                texts = {system: read_lines(path) for system, path in paths.items()}
+                logs = {system: generate_log(path) for system, path in paths.items()}
+                options = MetricOptions.of(evaluation)
+                found = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
+                common["signatures"].update(found.signatures)
+                common["randomization_signatures"].update(found.randomization_signatures)
+                for key in _COMMON[3:]:
+                    common[key][split] = getattr(found, key)
+                for system, scores in found.systems.items():
                     by_split = systems[system]["scores"].setdefault(split, {})
                     by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
     return common

@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from recipes.reporting.layouts import Table
-from recipes.reporting.over_seeds import OverSeeds, over_seeds
 from recipes.running.trained_arms import START
 
 THEN = ", then "
 REPEATS = "consecutive_repeats_per_100_tokens"
 _ORDERS = ("1", "2", "4")
 
+_CONFIDENCE = 0.95
 Results = dict[str, Any]
 Column = tuple[str, str]  # split, beam
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """One figure over ``n`` seeds; of one seed only the mean is known.
+
+    Args:
+        mean: of the figures.
+        deviation: their standard deviation, n - 1 in the denominator.
+        half_width: of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom.
+        p_value: of a t-test against a mean of 0, two-sided: for differences between systems of the
+            same seed, the paired t-test.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None = None
+    half_width: float | None = None
+    p_value: float | None = None
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Summarise the figures of each seed, at least one."""
+    from scipy.stats import t as student
+
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return OverSeeds(n, mean)
+    deviation = statistics.stdev(values)
+    error = deviation / math.sqrt(n)
+    # Equal figures leave no doubt about their mean.
+    p_value = 2 * float(student.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    half_width = float(student.ppf((1 + _CONFIDENCE) / 2, n - 1)) * error
+    return OverSeeds(n, mean, deviation, half_width, p_value)
 
 
 def splits_and_beams(results: Results) -> list[Column]:

@@ -146,14 +146,12 @@ class StageRunner:
 
     def check_names(self) -> None:
         """Raise if a stage to redo or to end after is not among those that passed."""
-        for option, names in (
-            ("--redo", self.redo),
-            ("--until", [self.until] if self.until else []),
-        ):
-            for name in names:
-                if name not in self.names:
-                    known = ", ".join(self.names)
-                    raise RecipeError(f"{option}: there is no stage {name!r} (stages: {known})")
+        asked = [("--redo", name) for name in self.redo]
+        asked += [("--until", self.until)] if self.until else []
+        for option, name in asked:
+            if name not in self.names:
+                known = ", ".join(self.names)
+                raise RecipeError(f"{option}: there is no stage {name!r} (stages: {known})")
 
     def _look(self, stage: Stage) -> tuple[Any, dict[str, Any], str | None]:
         """The record, what it should hold, and why the stage has to run, or None."""

@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass
 class Corpus:
-    """A corpus made by :mod:`recipes.corpora` instead of files in ``--data-dir``."""
+    """A corpus made by a module of :mod:`recipes.corpora` instead of files in ``--data-dir``."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -168,6 +168,8 @@ def check_data(data: Data, languages: tuple[str, str]) -> None:
     for split in data.references:
         known = split in data.tests or split in data.sources
         require(known, f"data.references: {split!r} is not a test set ({data.tests})")
+    corpus = None if data.corpus is None else data.corpus.name
+    require(corpus in (None, "cldr"), f"data.corpus.name: unknown {corpus!r} (known: cldr)")
     both = data.corpus is not None and data.sources
     require(not both, "data: give either a corpus or sources, not both")
     if data.hold_out is not None:

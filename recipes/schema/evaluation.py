@@ -55,6 +55,6 @@ def check_evaluation(evaluation: Evaluation) -> None:
     require(evaluation.bootstrap_samples >= 1, "evaluation.bootstrap_samples: at least 1")
     trials = "evaluation.randomization_trials: 0 (no such test) or more"
     require(evaluation.randomization_trials >= 0, trials)
-    ascending = bounds == sorted(set(bounds)) and bounds[0] >= 1
+    ascending = bounds and bounds == sorted(set(bounds)) and bounds[0] >= 1
     require(ascending, f"evaluation.length_buckets: ascending, from 1 on; found {bounds}")
     require(evaluation.smallest_bucket >= 1, "evaluation.smallest_bucket: at least 1 sentence")

@@ -15,8 +15,7 @@ from recipes.schema.building import build, did_you_mean, flags_of, is_flags
 from recipes.schema.checks import check_file_name, check_recipe
 from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Recipe
-from recipes.schema.settings import apply_setting
-from recipes.schema.yaml_text import parse_yaml
+from recipes.schema.yaml_text import apply_setting, parse_yaml
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

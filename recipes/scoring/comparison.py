@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.base import Metric
@@ -20,6 +21,7 @@ from recipes.errors import RecipeError
 from recipes.schema.evaluation import Evaluation
 from recipes.scoring.metrics import MetricOptions, References, SentenceMean, find_metric
 from recipes.scoring.output_statistics import (
+    average_probability,
     bucket_scores,
     consecutive_repeats,
     reference_buckets,
@@ -59,7 +61,7 @@ class SystemScores:
             :func:`~recipes.scoring.output_statistics.repeated_ngram_rate`.
         consecutive_repeats_per_100_tokens: see
             :func:`~recipes.scoring.output_statistics.consecutive_repeats`.
-        average_probability: see :mod:`recipes.scoring.output_probability`; None when not known.
+        average_probability: see :mod:`recipes.scoring.output_statistics`; None when not known.
     """
 
     scores: dict[str, Score] = field(default_factory=dict)
@@ -89,7 +91,31 @@ class Comparison:
     signatures: dict[str, str] = field(default_factory=dict)
     randomization_signatures: dict[str, str] = field(default_factory=dict)
     reference_repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
-    reference_consecutive_repeats: float | None = None
+    reference_consecutive_repeats_per_100_tokens: float | None = None
+
+
+def evaluate(
+    texts: Systems,
+    references: References,
+    baseline: str | None,
+    evaluation: Evaluation,
+    options: MetricOptions,
+    sources: Sequence[str] | None,
+    logs: Mapping[str, Path | None],
+) -> Comparison:
+    """All figures of several systems on one test set: see :func:`compare`, :func:`describe`.
+
+    Args:
+        logs: what fairseq-generate printed, by system, as far as it is known.
+    """
+    tests = evaluation.metrics, evaluation.bootstrap_samples, evaluation.randomization_trials
+    result = compare(texts, references, baseline, *tests, options, sources)
+    buckets = evaluation.length_buckets, evaluation.smallest_bucket
+    describe(result, texts, references, baseline, options, *buckets)
+    for system, log in logs.items():
+        row = result.systems[system]
+        row.average_probability = None if log is None else average_probability(log)
+    return result
 
 
 def check_lines(systems: Systems, references: References) -> None:
@@ -136,14 +162,9 @@ def compare(
         sources: what was translated, for metrics that read it.
 
     Raises:
-        RecipeError: see :func:`check_lines`; or a number of samples that cannot be.
+        RecipeError: see :func:`check_lines`.
     """
     check_lines(systems, references)
-    if samples < 1 or trials < 0:
-        raise RecipeError(
-            f"a test needs at least 1 bootstrap sample (found {samples}) and 0 or more "
-            f"randomization trials (found {trials})"
-        )
     result = Comparison({system: SystemScores() for system in systems})
     for name in metrics:
         metric = find_metric(name).build(options or MetricOptions(), references, sources)
@@ -228,7 +249,8 @@ def describe(
     bleu = options.bleu(references)
     every_reference = [line for lines in references for line in lines]
     result.reference_repeated_ngram_rate = repeated_ngram_rates(every_reference, options)
-    result.reference_consecutive_repeats = consecutive_repeats(options.tokens(every_reference))
+    repeats = consecutive_repeats(options.tokens(every_reference))
+    result.reference_consecutive_repeats_per_100_tokens = repeats
     buckets = reference_buckets(references, options, bounds, smallest)
     scores = bucket_scores(systems, references, options, buckets)
     for system, lines in systems.items():

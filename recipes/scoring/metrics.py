@@ -72,11 +72,10 @@ class MetricOptions:
             raise RecipeError(f"chrf_word_order: {self.chrf_word_order} is below 0")
 
     @classmethod
-    def of_recipe(cls, given: Evaluation) -> MetricOptions:
-        """The options that a recipe gives."""
-        return cls(
-            given.tokenize, given.lowercase, given.chrf_word_order, comet_model=given.comet_model
-        )
+    def of(cls, given: Evaluation, target_lang: str | None = None) -> MetricOptions:
+        """The options among what is said of an evaluation."""
+        order, model = given.chrf_word_order, given.comet_model
+        return cls(given.tokenize, given.lowercase, order, target_lang, model)
 
     def bleu(self, references: References | None = None) -> BLEU:
         """BLEU with these options.

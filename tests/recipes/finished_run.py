@@ -140,7 +140,7 @@ def _score(
         results["randomization_signatures"].update(compared.randomization_signatures)
         results["reference_repeated_ngram_rate"][split] = compared.reference_repeated_ngram_rate
         repeats = results["reference_consecutive_repeats_per_100_tokens"]
-        repeats[split] = compared.reference_consecutive_repeats
+        repeats[split] = compared.reference_consecutive_repeats_per_100_tokens
         for system, scores in compared.systems.items():
             scores.average_probability = 0.75
             by_split = results["systems"][system]["scores"].setdefault(split, {})

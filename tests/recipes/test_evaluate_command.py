@@ -131,7 +131,7 @@ def test_a_difference_in_few_lines_is_pointed_out(texts, tmp_path, capsys):
         (["--hypotheses", "{first}", "--tokenize", "13b"], "no tokeniser '13b'"),
         (["--hypotheses", "{first}", "--average", "0"], "at least 1 checkpoint"),
         (["--hypotheses", "{first}", "--length-buckets", "20", "10"], "ascending"),
-        (["--hypotheses", "{first}", "--bootstrap-samples", "0"], "at least 1 bootstrap"),
+        (["--hypotheses", "{first}", "--bootstrap-samples", "0"], "bootstrap_samples: at least 1"),
         (["--hypotheses", "{pieces}"], "is in subwords"),
         (["--hypotheses", "{short}"], "1 hypotheses, but reference 0 has 120 lines"),
         (["--hypotheses", "{blank}"], "all 120 hypotheses are empty"),
