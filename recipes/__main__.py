@@ -110,12 +110,11 @@ def _list(console: Console) -> None:
         recipe = load_recipe(name)
         data = recipe.data
         first = recipe.description.strip().split(". ")[0].rstrip(".")
-        facts = [
-            text for text in (data.size, f"licence: {data.licence}" * bool(data.licence)) if text
-        ]
+        facts = [data.size, f"licence: {data.licence}" * bool(data.licence)]
+        facts += [] if data.tried else ["download not tried"]
         console.print(f"{name:<{width}}  {first}", highlight=False, soft_wrap=True)
-        if facts:
-            console.print(f"{'':<{width}}  {'; '.join(facts)}", highlight=False, soft_wrap=True)
+        known = "; ".join(filter(None, facts))
+        console.print(f"{'':<{width}}  {known}", highlight=False, soft_wrap=True)
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:

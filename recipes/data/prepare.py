@@ -54,7 +54,7 @@ class Preparation:
     def settings(self) -> dict[str, Any]:
         """What the text depends on, beside the files of ``data_dir``."""
         data = dataclasses.asdict(self.data)
-        for key in ("licence", "size"):
+        for key in ("licence", "size", "tried"):
             data.pop(key)
         for file in data["files"].values():
             for key in ("address", "licence", "bytes"):

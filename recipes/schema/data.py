@@ -43,9 +43,9 @@ class TextSource:
     """A part of a split's text: files, members of an archive, or one of sacrebleu's test sets.
 
     Args:
-        text: the file of each language, by language code: a name in ``data.files`` or, where
-            ``archive`` is given, a member of that archive. Files of ``--data-dir`` are taken by
-            the same names.
+        text: the file of each language, by language code, or one name with ``{lang}`` for the
+            code: a name in ``data.files`` or, where ``archive`` is given, a member of that
+            archive. Files of ``--data-dir`` are taken by the same names.
         archive: a name in ``data.files``; .tgz, .tar and .zip are known.
         format: how lines are read out of the file, see :mod:`recipes.data.formats`.
         references: more references, one file each, in the format of the first.
@@ -127,6 +127,7 @@ class Data:
         lowercase: lower-case all text.
         licence: of the text, in words.
         size: number of training pairs, in words.
+        tried: whether the downloads were tried when the recipe was written.
     """
 
     train: str = "train"
@@ -141,6 +142,7 @@ class Data:
     lowercase: bool = False
     licence: str = ""
     size: str = ""
+    tried: bool = True
 
     @property
     def splits(self) -> list[str]:

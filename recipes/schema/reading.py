@@ -136,9 +136,21 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     if "name" not in raw:
         raw["name"] = Path(name).stem if name.endswith(_SUFFIXES) else name
         check_file_name(f"recipe {name}: rename the file or give `name:`", raw["name"])
+    _name_texts(raw)
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe
+
+
+def _name_texts(raw: dict[str, Any]) -> None:
+    """A text written once, with ``{lang}`` in its name, is that of both languages."""
+    languages = [raw.get("source_lang"), raw.get("target_lang")]
+    data = raw.get("data")
+    splits = data.get("sources") if isinstance(data, dict) else None
+    for sources in splits.values() if isinstance(splits, dict) else ():
+        for source in sources if isinstance(sources, list) else ():
+            if isinstance(source, dict) and isinstance(text := source.get("text"), str):
+                source["text"] = {x: text.replace("{lang}", str(x)) for x in languages}
 
 
 def _set(name: str, settings: Sequence[str]) -> dict[str, Any]:
