@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 
 # What curves are drawn of; of each, a run logs what its criterion has.
 CURVES = (
@@ -22,11 +23,11 @@ CURVES = (
 
 _SHOWN = ("loss", "nll_loss", "expected_bleu", "bleu", "reward", "length_ratio", "ups")
 
-_LINE = re.compile(r"^[\d-]+ [\d:]+ \| INFO \| (?P<tag>[\w.]+) \| (?P<rest>.*)$")
-_INNER = re.compile(r"(?P<key>[\w-]+)=\s*(?P<value>[^\s,]+)")
+_LINE = re.compile(r"[\d-]+ [\d:]+ \| INFO \| (?P<tag>\w+) \| epoch +(?P<epoch>\d+)(?P<rest>.*)")
+# "loss=1.5," while training, "| loss 1.5 |" at the end of an epoch and in validation.
+_FIGURE = re.compile(r"(?P<key>[\w-]+)(?:= *| )(?P<value>-?\d[\d.e+-]*|nan|-?inf)(?=[,\s]|$)")
 _SHORTEST = 5  # seconds
 _LOADED = re.compile(r"Loaded checkpoint .* @ (?P<updates>\d+) updates\)")
-_PROGRESS = re.compile(r"^epoch\s+(?P<epoch>\d+):\s*(?P<step>\d+) / (?P<steps>\d+)")
 
 
 @dataclass
@@ -88,26 +89,8 @@ def parse_line(line: str) -> LogLine | None:
     match = _LINE.match(line)
     if match is None:
         return None
-    kind, rest = match["tag"], match["rest"]
-    if kind == "train_inner":
-        progress = _PROGRESS.match(rest)
-        if progress is None:
-            return None
-        pairs = [(m["key"], m["value"]) for m in _INNER.finditer(rest)]
-        epoch = int(progress["epoch"])
-    elif rest.startswith("epoch "):
-        pieces = [piece.strip() for piece in rest.split("|")]
-        epoch = int(pieces[0].split()[1])
-        pairs = [tuple(p.split(" ")) for p in pieces[1:] if p.count(" ") == 1]  # type: ignore[misc]
-    else:
-        return None
-    values = {}
-    for key, value in pairs:
-        try:
-            values[key] = float(value)
-        except ValueError:
-            continue
-    return LogLine(kind, epoch, values) if "num_updates" in values else None
+    values = {m["key"]: float(m["value"]) for m in _FIGURE.finditer(match["rest"])}
+    return LogLine(match["tag"], int(match["epoch"]), values) if "num_updates" in values else None
 
 
 def read_training_log(path: Path) -> TrainingLog:
@@ -126,16 +109,32 @@ def read_training_log(path: Path) -> TrainingLog:
     return log
 
 
-def training_progress(say: Callable[[str], None]) -> Callable[[str], None]:
-    """A line handler for fairseq-train: one short line for every line of figures."""
+def training_progress(
+    say: Callable[[str], None], last: int | None = None, now: Callable[[], float] = monotonic
+) -> Callable[[str], None]:
+    """A line handler for fairseq-train: one short line for every line of figures.
+
+    Args:
+        last: the update that ends the training, if it is known: the time that is left is shown.
+        now: the clock, in seconds.
+    """
+    first: list[tuple[float, float]] = []  # update and time of the first line
 
     def on_line(line: str) -> None:
         parsed = parse_line(line)
         if parsed is None or parsed.kind == "train":
             return
         values = parsed.values
+        update, time = values["num_updates"], now()
+        if not first:
+            first.append((update, time))
         figures = "  ".join(f"{key} {values[key]:g}" for key in _SHOWN if key in values)
         kind = "train" if parsed.kind == "train_inner" else parsed.kind
-        say(f"  {kind:<5}  epoch {parsed.epoch}  updates {values['num_updates']:g}  {figures}")
+        line = f"  {kind:<5}  epoch {parsed.epoch}  updates {update:g}  {figures}"
+        done = update - first[0][0]
+        if last is not None and done > 0 and update < last:
+            minutes = (time - first[0][1]) * (last - update) / done / 60
+            line += f"  {minutes:.0f} min left" if minutes >= 1 else "  less than a minute left"
+        say(line)
 
     return on_line

@@ -28,7 +28,10 @@ class Table:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Show it on the terminal, remarks on a line of their own."""
+    """Show it on the terminal, remarks on a line of their own; on its side if that is narrower."""
+    header, *rows = [table.header, *table.rows]
+    if len(header) > len(rows) + 1:
+        header, *rows = map(list, zip(header, *rows, strict=True))
     shown = TerminalTable(
         title=table.title,
         title_justify="left",
@@ -38,10 +41,10 @@ def print_table(table: Table, console: Console) -> None:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    shown.add_column(table.header[0], overflow="fold", min_width=_NARROWEST)
-    for name in table.header[1:]:
-        shown.add_column(name, justify="right", overflow="fold")
-    for first, *cells in table.rows:
+    shown.add_column(header[0], overflow="fold", min_width=_NARROWEST)
+    for name in header[1:]:
+        shown.add_column(name.replace("`", ""), justify="right", overflow="fold")
+    for first, *cells in rows:
         shown.add_row(first.replace("`", ""), *(REMARK.sub("\\1\n\\2", cell) for cell in cells))
     console.print(shown)
     for line in (table.caption, *table.notes):

@@ -103,7 +103,7 @@ def _stage(
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
             try:
-                progress = training_progress(run.say)
+                progress = training_progress(run.say, None if limit is None else int(limit))
                 run.launch(command.argv(), log, name, progress, append=last.is_file())
             except CommandError as error:
                 if "KeyError: 'bleu'" in str(error):

@@ -40,6 +40,17 @@ def test_progress_is_one_short_line_for_each_line_of_figures():
     assert len(said) == 4
 
 
+def test_progress_tells_the_time_that_is_left():
+    said: list[str] = []
+    seconds = iter(range(0, 10_000, 40))
+    handler = training_progress(said.append, 100, lambda: next(seconds))
+    for update in (20, 40, 90, 100):
+        handler(f"{HEAD} {inner(update, loss=1)}")
+    assert [line.partition("loss 1")[2] for line in said] == [
+        "", "  2 min left", "  less than a minute left", "",
+    ]  # fmt: skip
+
+
 def resumed_log(*parts):
     """A log as fairseq-train leaves it: each part (updates loaded, lines)."""
     lines = []
