@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from recipes.reporting.layouts import Table
@@ -174,28 +175,42 @@ def score_cell(results: Results, arm: str, measure: str, column: Column) -> str:
     return f"{text} ({change.mean:+.{digits}f}{p})"
 
 
+def _by_arm(
+    results: Results,
+    title: str,
+    columns: Mapping[str, Callable[[str], str]],
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each arm; ``columns`` has each cell by the head of its column."""
+    rows = [
+        [label(results, arm), *(cell(arm) for cell in columns.values())] for arm in arms_of(results)
+    ]
+    return Table(title, ["arm", *columns], rows, caption, list(notes))
+
+
 def score_table(results: Results, column: Column) -> Table:
     """All measures of all arms on one split with one search."""
     to = f": differences to {results['baseline']}" if results["baseline"] else ""
-    known = measures(results)
-    rows = [
-        [label(results, arm), *(score_cell(results, arm, m, column) for m in known)]
-        for arm in arms_of(results)
-    ]
-    return Table(f"{column_name(results, column)}{to}", ["arm", *known.values()], rows)
+    columns = {
+        head: partial(score_cell, results, measure=measure, column=column)
+        for measure, head in measures(results).items()
+    }
+    return _by_arm(results, f"{column_name(results, column)}{to}", columns)
 
 
 def summary_table(results: Results, split: str) -> Table:
     """The score that was chosen by, its difference to the baseline, and the time, of all arms."""
-    beams = [beam for other, beam in splits_and_beams(results) if other == split]
-    measure = results["selection"]
-    rows = []
-    for arm in arms_of(results):
-        cells = [score_cell(results, arm, measure, (split, beam)) for beam in beams]
-        rows.append([label(results, arm), *cells, *seconds(results, arm)])
+    columns = {
+        results["searches"][beam]: partial(
+            score_cell, results, measure=results["selection"], column=(split, beam)
+        )
+        for other, beam in splits_and_beams(results)
+        if other == split
+    }
     title = f"{split}: {main_title(results)} (difference to {results['baseline']}, p-value)"
-    searches = [results["searches"][beam] for beam in beams]
-    return Table(title, ["arm", *searches, "s / update", "ratio"], rows)
+    time = {"s / update": partial(seconds, results), "ratio": partial(ratio, results)}
+    return _by_arm(results, title, {**columns, **time})
 
 
 def how_to_read(results: Results) -> list[str]:
@@ -294,38 +309,32 @@ def _interval(found: OverSeeds, sign: str) -> list[str]:
 def statistics_table(results: Results, column: Column) -> Table:
     """What BLEU is made of, and repetition."""
 
-    def mean(arm: str, form: str, *keys: Any) -> str:
-        def figure(found: Any) -> float:
-            for key in keys:
-                found = found[key]
-            return found
+    def mean(arm: str, form: str, key: str, part: Any = None) -> str:
+        def figure(found: dict[str, Any]) -> float | None:
+            return found[key] if part is None else found[key][part]
 
         known = mean_of(results, arm, column, figure)
         return "" if known is None else f"{known.mean:{form}}"
 
-    rows = [
-        [
-            label(results, arm),
-            *(mean(arm, ".1f", "precisions", n) for n in range(4)),
-            mean(arm, ".3f", "brevity_penalty"),
-            *(mean(arm, ".2%", "repeated_ngram_rate", n) for n in _ORDERS),
-            mean(arm, ".2f", REPEATS),
-        ]
-        for arm in arms_of(results)
-    ]
+    columns = {
+        **{
+            f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
+            for n in range(4)
+        },
+        "brevity penalty": partial(mean, form=".3f", key="brevity_penalty"),
+        **{
+            f"repeated {n}-grams": partial(mean, form=".2%", key="repeated_ngram_rate", part=n)
+            for n in _ORDERS
+        },
+        "repeats in a row / 100 tokens": partial(mean, form=".2f", key=REPEATS),
+    }
     rates = results["reference_repeated_ngram_rate"][column[0]].items()
     repeated = ", ".join(f"{n}-grams {rate:.2%}" for n, rate in rates)
     repeats = results[f"reference_{REPEATS}"][column[0]]
-    return Table(
+    return _by_arm(
+        results,
         f"Output statistics: {column_name(results, column)}",
-        [
-            "arm",
-            *(f"{n}-gram precision" for n in (1, 2, 3, 4)),
-            "brevity penalty",
-            *(f"repeated {n}-grams" for n in _ORDERS),
-            "repeats in a row / 100 tokens",
-        ],
-        rows,
+        columns,
         "Clipped n-gram precisions in percent; n-grams that repeat an earlier one of their "
         "sentence; tokens that are the same as the one right before them.",
         [
@@ -337,7 +346,6 @@ def statistics_table(results: Results, column: Column) -> Table:
 
 def length_table(results: Results, column: Column) -> Table:
     """BLEU by the length of the reference."""
-    buckets = figures(results, next(iter(results["systems"])), column)["length_buckets"]
 
     def cell(arm: str, number: int) -> str:
         def change(found: dict[str, Any]) -> float | None:
@@ -350,41 +358,49 @@ def length_table(results: Results, column: Column) -> Table:
         text = "" if found is None else f"{found.mean:.2f}"
         return text if changed is None else f"{text} ({changed.mean:+.2f})"
 
-    return Table(
-        f"BLEU by length: {column_name(results, column)}",
-        ["arm", *(f"{b['from']} to {b['to']} words ({b['sentences']})" for b in buckets)],
-        [
-            [label(results, arm), *(cell(arm, n) for n in range(len(buckets)))]
-            for arm in arms_of(results)
-        ],
+    buckets = figures(results, next(iter(results["systems"])), column)["length_buckets"]
+    columns = {
+        f"{b['from']} to {b['to']} words ({b['sentences']})": partial(cell, number=number)
+        for number, b in enumerate(buckets)
+    }
+    caption = (
         "By words of the reference, with the number of sentences; in brackets the difference to "
-        "the baseline.",
+        "the baseline."
     )
+    return _by_arm(results, f"BLEU by length: {column_name(results, column)}", columns, caption)
 
 
 def cost_table(results: Results) -> Table:
     """Updates, time, and what was chosen on valid."""
-    rows = []
-    for arm, systems in arms_of(results).items():
-        seeds = [_trainings(results, s) for s in systems]
-        rows.append(
-            [
-                label(results, arm),
-                THEN.join(str(training["updates"]) for training in seeds[0]),
-                " / ".join(f"{s[-1]['checkpoint_update']} ({s[-1]['validations']})" for s in seeds),
-                _length_penalties(results, systems),
-                THEN.join(_mean(each, "seconds", ".0f") for each in zip(*seeds, strict=True)),
-                *seconds(results, arm),
-            ]
+
+    def trainings(arm: str) -> list[list[dict[str, Any]]]:
+        return [_trainings(results, system) for system in arms_of(results)[arm]]
+
+    def checkpoints(arm: str) -> str:
+        last = [stages[-1] for stages in trainings(arm)]
+        return " / ".join(f"{t['checkpoint_update']} ({t['validations']})" for t in last)
+
+    def penalties(arm: str) -> str:
+        """The length penalties of each beam, for every seed."""
+        chosen = [results["systems"][system]["lenpen"] for system in arms_of(results)[arm]]
+        return "; ".join(
+            f"{results['searches'][beam]}: " + " / ".join(f"{seed[beam]:g}" for seed in chosen)
+            for beam in chosen[0]
+            if int(beam) > 1
         )
+
     earlier = ", ".join(f"`{name}`" for name in results["set_aside"])
-    return Table(
+    return _by_arm(
+        results,
         "Cost, and what was chosen on valid",
-        [
-            *("arm", "updates", "checkpoint: update (of so many validations)", "length penalty"),
-            *("seconds of training", "s / update", "ratio to control"),
-        ],
-        rows,
+        {
+            "updates": lambda arm: THEN.join(str(t["updates"]) for t in trainings(arm)[0]),
+            "checkpoint: update (of so many validations)": checkpoints,
+            "length penalty": penalties,
+            "seconds of training": partial(_stage_means, results, key="seconds", form=".0f"),
+            "s / update": partial(seconds, results),
+            "ratio to control": partial(ratio, results),
+        },
         "Seconds are the mean over the seeds, from each training's log, without validation: "
         "wall-clock time, whatever else the machine did meanwhile; `benchmarks/` compares the cost "
         "of objectives in one run.",
@@ -392,35 +408,32 @@ def cost_table(results: Results) -> Table:
     )
 
 
-def _length_penalties(results: Results, systems: list[str]) -> str:
-    """The length penalties of each beam, for every seed."""
-    beams = results["systems"][systems[0]]["lenpen"]
-    return "; ".join(
-        f"{results['searches'][beam]}: "
-        + " / ".join(f"{results['systems'][s]['lenpen'][beam]:g}" for s in systems)
-        for beam in beams
-        if int(beam) > 1
-    )
+def seconds(results: Results, arm: str) -> str:
+    """Mean seconds per update in the arm's own logs."""
+    return _stage_means(results, arm, "seconds_per_update", ".3f")
 
 
-def seconds(results: Results, arm: str) -> list[str]:
-    """Mean seconds per update in the arm's own logs, and their ratio to the control's."""
+def ratio(results: Results, arm: str) -> str:
+    """Seconds per update over those of the control."""
     arms = arms_of(results)
-    seeds = [_trainings(results, s) for s in arms[arm]]
-    shown = THEN.join(_mean(each, "seconds_per_update", ".3f") for each in zip(*seeds, strict=True))
     ours, control = (
         [results["systems"][s].get("seconds_per_update") for s in arms[name]]
         for name in (arm, results["control"])
     )
     # The start has batches and a purpose of its own.
     if arm == START or None in ours or None in control:
-        return [shown, ""]
-    return [shown, f"{over_seeds(ours).mean / over_seeds(control).mean:.2f}"]
+        return ""
+    return f"{statistics.fmean(ours) / statistics.fmean(control):.2f}"
 
 
-def _mean(trainings: tuple[dict[str, Any], ...], key: str, form: str) -> str:
-    values = [training[key] for training in trainings]
-    return "n/a" if None in values else f"{over_seeds(values).mean:{form}}"
+def _stage_means(results: Results, arm: str, key: str, form: str) -> str:
+    """A figure of each training of an arm, its mean over the seeds."""
+    seeds = [_trainings(results, system) for system in arms_of(results)[arm]]
+    means = []
+    for stage in zip(*seeds, strict=True):
+        values = [training[key] for training in stage]
+        means.append("n/a" if None in values else f"{statistics.fmean(values):{form}}")
+    return THEN.join(means)
 
 
 def _trainings(results: Results, system: str) -> list[dict[str, Any]]:
@@ -432,15 +445,14 @@ def _trainings(results: Results, system: str) -> list[dict[str, Any]]:
 def arms_table(results: Results) -> Table:
     """What each arm is, and its flags."""
 
-    def flags(system: str) -> str:
-        trainings = _trainings(results, system)
+    def flags(arm: str) -> str:
+        trainings = _trainings(results, arms_of(results)[arm][0])
         if len(trainings) == 1:
             return f"`{trainings[0]['flags']}`"
         return THEN.join(f"{training['stage']}: `{training['flags']}`" for training in trainings)
 
-    rows = [
-        [label(results, arm), results["systems"][s[0]]["description"], flags(s[0])]
-        for arm, s in arms_of(results).items()
-    ]
+    def what(arm: str) -> str:
+        return str(results["systems"][arms_of(results)[arm][0]]["description"])
+
     notes = [f"All arms: `{results['shared_flags']}`"]
-    return Table("Arms", ["arm", "what it is", "its own flags"], rows, "", notes)
+    return _by_arm(results, "Arms", {"what it is": what, "its own flags": flags}, "", notes)
