@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,35 @@ from recipes.data.hold_out import cut_clusters, cut_every, with_several_referenc
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, source_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.errors import RecipeError
-from recipes.schema.data import TextSource
+from recipes.schema.data import Data, TextSource
 from recipes.schema.recipe import Recipe
 from recipes.text import usable, write_text, written_together
 
 
+@dataclass
 class Preparation:
     """Makes the text of ``recipe`` in ``text_dir``.
 
     Args:
         data_dir: folder that takes the place of the downloads: PREFIX.LANG, or the files named
             in ``data.sources``.
-        cache_dir: where downloads are kept.
+        cache_dir: where downloads are kept; the user's cache folder if not given.
         say: prints one line.
+        references: files written beside :meth:`outputs`.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        text_dir: Path,
-        data_dir: Path | None,
-        cache_dir: Path | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self.recipe = recipe
-        self.data = recipe.data
-        self.text_dir = text_dir
-        self.data_dir = data_dir
-        self.cache_dir = cache_dir or default_cache_dir()
-        self.say = say
-        self.references: list[Path] = []  # written beside the outputs
-        self._paths: dict[str, Path] = {}
+    recipe: Recipe
+    text_dir: Path
+    data_dir: Path | None
+    cache_dir: Path | None
+    say: Callable[[str], None]
+    references: list[Path] = field(default_factory=list)
+    _paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Data:
+        """What the recipe says about its text."""
+        return self.recipe.data
 
     def _origin(self, split: str) -> str | None:
         return origin(self.recipe, self.data_dir, split)
@@ -208,7 +207,7 @@ class Preparation:
             elif file is None:
                 raise RecipeError(f"{name} is not in data.files; give its folder with --data-dir")
             else:
-                path, found = fetch(name, file, self.cache_dir, self.say)
+                path, found = fetch(name, file, self.cache_dir or default_cache_dir(), self.say)
                 record = self.text_dir.parent / "checksums.json"
                 check_recorded(record, name, file.address, found, path)
                 self._paths[name] = path
