@@ -125,7 +125,7 @@ def _receive(address: str, output_file: str, _: Any) -> None:
         total = int(response.headers.get("Content-Length", 0))
         arrived = 0
         with open(output_file, "wb") as file:
-            shown = wrap_file(response.raw, total or None, description="", transient=True)
+            shown = wrap_file(response.raw, total, description="", transient=True)
             with shown as body:
                 while block := body.read(_BLOCK):
                     file.write(block)

@@ -87,7 +87,7 @@ def plot_gains(results: dict[str, Any]) -> Plot:
                 means.append(f"{arm} {fmean(gains):+.2f} ({column_name(results, column)})")
         axis.axvline(0, color="black", linestyle="--", linewidth=0.8)
         axis.set_yticks(range(len(columns)), [column_name(results, c) for c in columns])
-        axis.invert_yaxis()
+        axis.set_ylim(len(columns) - 0.5, -0.5)
         axis.grid(axis="x", linewidth=0.6)
         axis.set_xlabel(title)
         axis.legend(fontsize=8)
@@ -105,16 +105,18 @@ def plot_curves(results: dict[str, Any]) -> Plot | None:
     ends: list[str] = []
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(-(-len(metrics) // 2), 2, squeeze=False).flat
+        panels = list(figure.subplots(-(-len(metrics) // 2), 2, squeeze=False).flat)
         for panel, metric in zip(panels, metrics, strict=False):
             ends.append(f"{METRICS[metric]}: {_draw_curves(panel, results, metric)}")
-        for panel in list(panels)[len(metrics) :]:
+        for panel in panels[len(metrics) :]:
             panel.set_axis_off()
-        lines = {}
-        for panel in figure.axes:
+        lines: dict[str, Any] = {}
+        for panel in panels:
             handles, labels = panel.get_legend_handles_labels()
             lines.update(zip(labels, handles, strict=True))
-        figure.legend(lines.values(), lines, loc="outside upper center", ncols=4, fontsize=8)
+        figure.legend(
+            list(lines.values()), list(lines), loc="outside upper center", ncols=4, fontsize=8
+        )
 
     svg = _svg(9.2, 0.6 + 2.5 * -(-len(metrics) // 2), draw)
     return Plot(svg, f"Curves over updates; last values: {'; '.join(ends)}.")

@@ -13,6 +13,7 @@ class FileServer:
         requests: path of every request so far.
         cut_after: number of bytes of a body after which the connection is closed.
         encoding: the Content-Encoding it declares.
+        length: whether it says how long a body is.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -20,6 +21,7 @@ class FileServer:
         self.requests: list[str] = []
         self.cut_after: int | None = None
         self.encoding: str | None = None
+        self.length = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,7 +46,8 @@ class FileServer:
             handler.send_error(404)
             return
         handler.send_response(200)
-        handler.send_header("Content-Length", str(len(body)))
+        if self.length:
+            handler.send_header("Content-Length", str(len(body)))
         if self.encoding:
             handler.send_header("Content-Encoding", self.encoding)
         handler.end_headers()

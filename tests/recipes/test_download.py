@@ -71,6 +71,11 @@ def test_cut_off_download_leaves_nothing_behind(get, server, tmp_path):
     assert get()[0].read_bytes() == BODY
 
 
+def test_a_server_need_not_say_how_long_a_file_is(get, server):
+    server.length = False
+    assert get()[0].read_bytes() == BODY
+
+
 def test_an_archive_that_the_server_declares_as_compressed_stays_one(get, server):
     """As Apache does: what arrives is the file, not what is inside."""
     server.files["text.tgz"] = packed = gzip.compress(BODY)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What makes it small; each must be there.
@@ -32,7 +30,6 @@ SMALLER = {
 }
 
 
-@pytest.mark.slow
 def test_the_whole_chain_runs(tmp_path, data_dir):
     (commands,) = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for theirs, ours in SMALLER.items():

@@ -196,6 +196,9 @@ def test_plots_say_in_words_what_they_show(results):
     assert "valid BLEU (greedy, while training): cross_entropy 32.5, " in curves.description
     assert curves.svg.count("updates</text>") == 8  # a panel for each metric
     assert plot_curves({**results, "curves": {}}) is None
+    # Of an odd number of metrics, the last panel has no axes.
+    alone = {**results, "curves": {"other": {"reward": [[1, 2], [0.1, 0.2]]}}}
+    assert plot_curves(alone).svg.count('"matplotlib.axis_') == 2
     change = seed_changes(results, "other", ("test", "5"))
     expected = f"other {statistics.fmean(change):+.2f} (test, beam 5)"
     assert expected in plot_gains(results).description
