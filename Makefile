@@ -9,7 +9,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),\
 	$(shell $(python) -c '$(SUPPORTED)' 2>/dev/null && echo $(python))))
 
-.PHONY: help demo test lint format benchmark clean
+.PHONY: help demo test quick lint format benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,6 +28,9 @@ demo: $(INSTALLED) ## train and score a small translation model, with and withou
 
 test: lint ## lint, type check and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+quick: lint ## lint, type check and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check

@@ -121,6 +121,7 @@ setup(
         "pyyaml>=5.4",
     ],
     extras_require={
+        "comet": ["unbabel-comet>=2.2"],  # the metric comet
         "dev": [
             "filelock>=3",
             "hypothesis>=6.100",

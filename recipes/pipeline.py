@@ -6,6 +6,7 @@ import copy
 
 from recipes.running.run import Run
 from recipes.running.stages import Ended
+from recipes.scoring.metrics import MetricOptions, find_metric
 from recipes.steps.data import prepare_text, preprocess, segment
 from recipes.steps.decoding import decode_all, evaluate
 from recipes.steps.training import (
@@ -27,6 +28,7 @@ def run_recipe(run: Run) -> bool:
         RecipeError: a stage failed, or there is no stage of a name that was given.
     """
     check_loggers(run)
+    check_metrics(run)
     if run.stages.redo or run.stages.until:
         check_stage_names(run)
     with run.locked():
@@ -35,6 +37,15 @@ def run_recipe(run: Run) -> bool:
         except Ended:
             return False
     return True
+
+
+def check_metrics(run: Run) -> None:
+    """Raise if a metric cannot be had, before hours of training."""
+    evaluation = run.recipe.evaluation
+    for name in evaluation.metrics:
+        metric = find_metric(name)
+        if not run.dry_run and not metric.by_sacrebleu:
+            metric.build(MetricOptions.of(evaluation), [["a"]], ["a"])
 
 
 def _run_stages(run: Run) -> None:

@@ -1,14 +1,10 @@
-"""Downloads into a cache, through pooch: checked, continued where they stopped, never half there.
-
-A download grows as ``NAME.part`` and is continued from there where the server takes ranges and
-says which version of the file it serves. ``NAME`` appears once the checksum is right.
-"""
+"""Downloads into a cache, through pooch: a file gets its name once its checksum is right."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +13,14 @@ from typing import Any
 import pooch
 import requests
 import urllib3
+from rich.progress import wrap_file
 
 from recipes.errors import RecipeError
 from recipes.schema.data import DownloadedFile
-from recipes.text import usable
+from recipes.text import usable, write_text
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _BLOCK = 1 << 18
-_REPORT_EVERY = 10.0  # seconds
 
 
 def default_cache_dir() -> Path:
@@ -51,20 +47,25 @@ def fetch(
     if not target.is_file():
         with usable(cache_dir, "--cache-dir"), _one_at_a_time(cache_dir, say):
             if not target.is_file():
-                return target, _download(name, file, cache_dir, say)
-    found = _sha256(target)
-    if file.sha256 is not None and found != file.sha256:
+                _download(name, file, cache_dir, say)
+    found = str(pooch.file_hash(str(target), alg="sha256"))
+    if file.sha256 is None:
+        say(
+            f"  {name}: the recipe gives no checksum; SHA-256 {found}. Compare it with the "
+            "publisher's, if there is one; so that every run refuses another file, add "
+            f"--set data.files.{name}.sha256={found}, or write it into a copy of the recipe"
+        )
+    elif found != file.sha256:
         raise RecipeError(
             f"{target}: SHA-256 is {found}, but the recipe expects {file.sha256}; remove the "
             f"file to download {file.address} again"
         )
-    _tell_unknown(name, file, found, say)
     return target, found
 
 
 @contextmanager
 def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the cache's lock: two runs must not write to the same part."""
+    """Hold the cache's lock, so that two runs do not download the same."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     folder = os.open(cache_dir, os.O_RDONLY)
     try:
@@ -78,13 +79,16 @@ def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None
         os.close(folder)
 
 
-def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[str], None]) -> str:
-    """Download into the cache; returns the SHA-256."""
-    target = cache_dir / name
+def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[str], None]) -> None:
     size = f" ({file_size(file.bytes)})" if file.bytes else ""
-    say(f"  {file.address}{size} -> {target}")
+    say(f"  {file.address}{size} -> {cache_dir / name}")
     pooch.get_logger().setLevel("ERROR")
-    downloader = ResumingDownloader(target, say)
+    checksum = f" with SHA-256 {file.sha256}" if file.sha256 else ""
+    by_hand = (
+        f"Expected file: {name}{checksum}. Get it on another machine and put it into {cache_dir} "
+        "(--cache-dir), or give a folder that holds it, or the text itself as PREFIX.LANG, with "
+        "--data-dir"
+    )
     # Nothing is retried: without a network the error comes at once.
     try:
         pooch.retrieve(
@@ -92,46 +96,42 @@ def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[s
             known_hash=file.sha256 and f"sha256:{file.sha256}",
             fname=name,
             path=cache_dir,
-            downloader=downloader,
+            downloader=_receive,
         )
     except requests.HTTPError as error:
-        raise RecipeError(
-            f"{file.address}: the server answers {error.response.status_code} "
-            f"{error.response.reason}. {_by_hand(name, file, cache_dir)}"
-        ) from error
-    except CutOffError as error:
-        raise RecipeError(f"{file.address}: {error}") from error
+        answer = f"{error.response.status_code} {error.response.reason}"
+        raise RecipeError(f"{file.address}: the server answers {answer}. {by_hand}") from error
     except requests.RequestException as error:
+        reason = f"{file.address} cannot be reached ({_reason(error)})"
+        raise RecipeError(f"{reason}. {by_hand}") from error
+    except urllib3.exceptions.HTTPError as error:
         raise RecipeError(
-            f"{file.address} cannot be reached ({_reason(error)}). "
-            f"{_by_hand(name, file, cache_dir)}"
+            f"{file.address}: the download was cut off ({_reason(error)}), nothing was kept; run "
+            f"the same command again. {by_hand}"
         ) from error
     except ValueError as error:  # pooch's name for a wrong checksum; requests has its own above
         raise RecipeError(
-            f"{file.address}: the file that arrived has the SHA-256 {downloader.sha256}, but the "
-            f"recipe expects {file.sha256}; it was not kept. {_by_hand(name, file, cache_dir)}"
+            f"{file.address}: the file that arrived is not the recipe's, whose SHA-256 is "
+            f"{file.sha256} ({_reason(error)}); it was not kept. {by_hand}"
         ) from error
-    found = downloader.sha256
-    _tell_unknown(name, file, found, say)
-    return found
 
 
-def _tell_unknown(name: str, file: DownloadedFile, found: str, say: Callable[[str], None]) -> None:
-    if file.sha256 is None:
-        say(
-            f"  {name}: the recipe gives no checksum; SHA-256 {found}. Compare it with the "
-            "publisher's, if there is one; so that every run refuses another file, add "
-            f"--set data.files.{name}.sha256={found}, or write it into a copy of the recipe"
-        )
-
-
-def _by_hand(name: str, file: DownloadedFile, cache_dir: Path) -> str:
-    checksum = f" with SHA-256 {file.sha256}" if file.sha256 else ""
-    return (
-        f"Expected file: {name}{checksum}. Get it on another machine and put it into {cache_dir} "
-        "(--cache-dir), or give a folder that holds it, or the text itself as PREFIX.LANG, with "
-        "--data-dir"
-    )
+def _receive(address: str, output_file: str, _: Any) -> None:
+    """pooch's downloader, but for the bytes as they were sent: some servers declare a .tgz as
+    compressed text, which pooch's own would unpack."""
+    headers = {"Accept-Encoding": "identity"}
+    with requests.get(address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        response.raise_for_status()
+        total = int(response.headers.get("Content-Length", 0))
+        arrived = 0
+        with open(output_file, "wb") as file:
+            shown = wrap_file(response.raw, total, description="", transient=True)
+            with shown as body:
+                while block := body.read(_BLOCK):
+                    file.write(block)
+                    arrived += len(block)
+        if arrived < total:  # older versions of urllib3 do not look
+            raise urllib3.exceptions.IncompleteRead(arrived, total - arrived)
 
 
 def _reason(error: BaseException) -> str:
@@ -140,99 +140,23 @@ def _reason(error: BaseException) -> str:
     return text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
 
 
-def _sha256(path: Path) -> str:
-    return str(pooch.file_hash(str(path), alg="sha256"))
-
-
-class CutOffError(RecipeError):
-    """The connection ended before the file did."""
-
-
-class ResumingDownloader:
-    """pooch's downloader protocol: called with address, temporary file and pooch.
+def check_recorded(record: Path, name: str, address: str, sha256: str, file: Path) -> None:
+    """Note the checksum of ``name`` in ``record``, or compare it with the one that is there.
 
     Args:
-        target: the file in the cache; ``TARGET.part`` holds what has arrived, and
-            ``TARGET.part.version`` the entity tag or date the server gave it.
-        say: prints one line.
+        record: ``checksums.json`` of a work-dir: file name to address and SHA-256.
+
+    Raises:
+        RecipeError: it is another file than the one this work-dir was made from.
     """
-
-    def __init__(self, target: Path, say: Callable[[str], None]) -> None:
-        self.name = target.name
-        self.part = target.with_name(f"{target.name}.part")
-        self.version = target.with_name(f"{target.name}.part.version")
-        self.say = say
-        self.sha256 = ""
-
-    def __call__(self, url: str, output_file: str, pooch_: Any) -> None:
-        """Write ``url`` to ``output_file``."""
-        headers = {"Accept-Encoding": "identity"}
-        have = self.part.stat().st_size if self.part.is_file() and self.version.is_file() else 0
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            # Unchanged since: the rest alone. Changed, or not able to: the whole file.
-            headers["If-Range"] = self.version.read_text()
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if response.status_code == 416:  # nothing is left to send, or the file got shorter
-                self._forget()
-                return self(url, output_file, pooch_)
-            response.raise_for_status()
-            continued = response.status_code == 206
-            if continued:
-                self.say(f"  {self.name}: continues after {file_size(have)}")
-            self._receive(response, have if continued else 0)
-        self.sha256 = _sha256(self.part)
-        os.replace(self.part, output_file)
-        self._forget()
-        return None
-
-    def _receive(self, response: requests.Response, have: int) -> None:
-        """Append (or write anew, if ``have`` is 0) what the server sends to the part."""
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        version = response.headers.get("ETag", "")
-        if not version or version.startswith("W/"):  # If-Range takes strong tags alone
-            version = response.headers.get("Last-Modified", "")
-        try:
-            if have == 0 and version:
-                self.version.write_text(version)
-            with open(self.part, "ab" if have else "wb") as file:
-                arrived = self._copy(response, file, have, total)
-        except urllib3.exceptions.HTTPError as error:
-            raise self._cut_off(total, error) from error
-        except OSError:
-            self._forget()  # a full disk gets its space back
-            raise
-        if total is not None and arrived != total:
-            raise self._cut_off(total)
-
-    def _copy(self, response: requests.Response, file: Any, arrived: int, total: int | None) -> int:
-        shown = time.monotonic()
-        # The bytes as they were sent: some servers declare a .tgz as compressed text.
-        for block in response.raw.stream(_BLOCK, decode_content=False):
-            file.write(block)
-            arrived += len(block)
-            if time.monotonic() - shown > _REPORT_EVERY:
-                shown = time.monotonic()
-                self.say(f"  {self.name}: {file_size(arrived)}" + _of(total))
-        return arrived
-
-    def _cut_off(self, total: int | None, error: BaseException | None = None) -> CutOffError:
-        arrived = self.part.stat().st_size if self.part.is_file() else 0
-        why = f" ({_reason(error)})" if error else ""
-        if self.version.is_file():
-            then = f"run the same command again to continue from {self.part}"
-        else:
-            self._forget()
-            then = "nothing was kept, as this server cannot continue; run the same command again"
-        return CutOffError(
-            f"the download was cut off after {file_size(arrived)}{_of(total)}{why}; {then}"
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    entry = known.get(name)
+    if entry is None or entry["address"] != address:
+        known[name] = {"address": address, "sha256": sha256}
+        write_text(record, json.dumps(known, indent=1) + "\n")
+    elif entry["sha256"] != sha256:
+        raise RecipeError(
+            f"{file}: SHA-256 is {sha256}, but {record} was made with {entry['sha256']} from the "
+            f"same address ({address}); take another --work-dir, or remove the entry to go on with "
+            "the new file"
         )
-
-    def _forget(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.version.unlink(missing_ok=True)
-
-
-def _of(total: int | None) -> str:
-    return f" of {file_size(total)}" if total else ""

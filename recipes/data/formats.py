@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from xml.etree import ElementTree
 
+from sacremoses import MosesDetokenizer
+
 from recipes.errors import RecipeError
 from recipes.schema.data import TextSource
 
@@ -33,6 +35,8 @@ Lines = Callable[[str], Iterable[str]]
 _SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>", re.IGNORECASE | re.DOTALL)
 _METADATA = re.compile(r"\s*<")
 _LABEL = re.compile(r"(S|T|R\d+)-(\d+)\Z")
+# A sign inside a word that the tokenizer marked, as in "twenty @-@ one"; ##AT## is an older mark.
+_INSIDE = re.compile(r" (@|##AT##)(\S{1,3}?)\1 ")
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
@@ -58,10 +62,11 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
         return _labelled(first, lines(first))
     side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
     names = [first, second, *source.references]
-    return _zipped(names, [side(lines(name)) for name in names])
+    return zipped(names, [side(lines(name)) for name in names])
 
 
-def _zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
+def zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
+    """Line by line, a source and its references; an error where one side is longer."""
     for number, (source, *references) in enumerate(zip_longest(*sides), start=1):
         row = [source, *references]
         if None in row:
@@ -148,3 +153,14 @@ def _labelled(name: str, lines: Iterable[str]) -> Iterator[Pair]:
             raise RecipeError(f"{name}: sentence {number_} has no source (S) or reference (T)")
         source, reference = found.pop("S"), found.pop("T")
         yield source, [reference, *(found[key] for key in sorted(found, key=lambda k: int(k[1:])))]
+
+
+def detokeniser(language: str) -> Callable[[str], str]:
+    """Turns a tokenised line of ``language`` into text; Moses' escapes (``&apos;``) go too."""
+    detokenizer = MosesDetokenizer(lang=language)
+
+    def detokenise(line: str) -> str:
+        words = _INSIDE.sub(r"\2", line).split()
+        return str(detokenizer.detokenize(words, unescape=True))
+
+    return detokenise

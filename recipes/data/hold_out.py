@@ -51,23 +51,23 @@ def with_several_references(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _clusters(pairs: list[Pair]) -> list[list[int]]:
-    """Indices of the pairs of each cluster (union-find over the sentences of both sides)."""
-    parent = list(range(len(pairs)))
+    """Indices of the pairs of each cluster: those that share sentences, of either side."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    first: dict[tuple[int, str], int] = {}
+    number: dict[tuple[int, str], int] = {}
+    edges = []
     for index, (source, references) in enumerate(pairs):
         for sentence in ((0, source), *((1, reference) for reference in references)):
-            one, other = root(first.setdefault(sentence, index)), root(index)
-            parent[max(one, other)] = min(one, other)
+            node = number.setdefault(sentence, len(pairs) + len(number))
+            edges.append((index, node))
+    size = len(pairs) + len(number)
+    ends = tuple(zip(*edges, strict=True))
+    graph = coo_array(([True] * len(edges), ends), shape=(size, size))
+    _, labels = connected_components(graph, directed=False)
     members: dict[int, list[int]] = defaultdict(list)
     for index in range(len(pairs)):
-        members[root(index)].append(index)
+        members[labels[index]].append(index)
     return list(members.values())
 
 

@@ -77,3 +77,19 @@ def _all_files(recipe: Recipe) -> str:
         raw = [name for name in source_files(recipe.data, split) if name not in recipe.data.files]
         names += raw or [f"{split}.{lang}" for lang in recipe.languages]
     return ", ".join(dict.fromkeys(names))
+
+
+def reference_files(recipe: Recipe, text_dir: Path, split: str) -> list[Path]:
+    """Files of the original text that output of ``split`` is scored against.
+
+    Those of ``data.references``; else ``SPLIT.LANG.0``, ``SPLIT.LANG.1`` ... where they lie in
+    ``text_dir``; else ``SPLIT.LANG``.
+    """
+    named = recipe.data.references.get(split)
+    if named:
+        return [text_dir / name for name in named]
+    single = text_dir / f"{split}.{recipe.target_lang}"
+    numbered: list[Path] = []
+    while (path := single.with_name(f"{single.name}.{len(numbered)}")).is_file():
+        numbered.append(path)
+    return numbered or [single]

@@ -5,52 +5,47 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.data.archives import lines_of
-from recipes.data.checksums import Checksums
 from recipes.data.cleaning import Cleaner
-from recipes.data.download import default_cache_dir, fetch, file_size
-from recipes.data.formats import Pair, read_pairs
+from recipes.data.download import check_recorded, default_cache_dir, fetch, file_size
+from recipes.data.formats import Pair, detokeniser, read_pairs, zipped
 from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
-from recipes.data.origins import CUT, FOLDER, SOURCES, origin, source_files
-from recipes.data.references import reference_files
+from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, source_files
 from recipes.data.test_sets import language_pair, read_test_set
-from recipes.data.tokenisation import detokeniser
 from recipes.errors import RecipeError
-from recipes.schema.data import TextSource
+from recipes.schema.data import Data, TextSource
 from recipes.schema.recipe import Recipe
 from recipes.text import usable, write_text, written_together
 
 
+@dataclass
 class Preparation:
     """Makes the text of ``recipe`` in ``text_dir``.
 
     Args:
         data_dir: folder that takes the place of the downloads: PREFIX.LANG, or the files named
             in ``data.sources``.
-        cache_dir: where downloads are kept.
+        cache_dir: where downloads are kept; the user's cache folder if not given.
         say: prints one line.
+        references: files written beside :meth:`outputs`.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        text_dir: Path,
-        data_dir: Path | None,
-        cache_dir: Path | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self.recipe = recipe
-        self.data = recipe.data
-        self.text_dir = text_dir
-        self.data_dir = data_dir
-        self.cache_dir = cache_dir or default_cache_dir()
-        self.say = say
-        self.checksums = Checksums(text_dir.parent / "checksums.json")
-        self.references: list[Path] = []  # written beside the outputs
-        self._paths: dict[str, Path] = {}
+    recipe: Recipe
+    text_dir: Path
+    data_dir: Path | None
+    cache_dir: Path | None
+    say: Callable[[str], None]
+    references: list[Path] = field(default_factory=list)
+    _paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Data:
+        """What the recipe says about its text."""
+        return self.recipe.data
 
     def _origin(self, split: str) -> str | None:
         return origin(self.recipe, self.data_dir, split)
@@ -58,7 +53,7 @@ class Preparation:
     def settings(self) -> dict[str, Any]:
         """What the text depends on, beside the files of ``data_dir``."""
         data = dataclasses.asdict(self.data)
-        for key in ("licence", "size"):
+        for key in ("licence", "size", "tried"):
             data.pop(key)
         for file in data["files"].values():
             for key in ("address", "licence", "bytes"):
@@ -74,18 +69,15 @@ class Preparation:
         for split in self.data.splits:
             if self._origin(split) == FOLDER:
                 names += [f"{split}.{lang}" for lang in self.recipe.languages]
-                names += [str(f.relative_to(self.data_dir)) for f in self._given_references(split)]
+                references = reference_files(self.recipe, self.data_dir, split)
+                names += [str(file.relative_to(self.data_dir)) for file in references]
             elif self._origin(split) == SOURCES:
                 names += source_files(self.data, split)
         return {name: self.data_dir / name for name in names}
 
     def outputs(self) -> list[Path]:
         """PREFIX.LANG of every split."""
-        return [
-            self.text_dir / f"{split}.{lang}"
-            for split in self.data.splits
-            for lang in self.recipe.languages
-        ]
+        return self._files(*self.data.splits)
 
     def details(self) -> list[str]:
         """What will be downloaded, one line each."""
@@ -143,23 +135,20 @@ class Preparation:
                 self._write(split, parts[split])
             cut = []
         every = hold_out.every if hold_out is not None and cut else None
-        paths = [self._name(s, lang) for s in (self.data.train, *cut) for lang in self._languages]
-        with written_together(paths) as files:
+        with written_together(self._files(self.data.train, *cut)) as files:
             rows = cut_every(pairs, every) if every else ((False, pair) for pair in pairs)
             for held_out, (source, references) in rows:
                 _line(files[2:] if held_out else files[:2], source, references[0])
 
-    @property
-    def _languages(self) -> tuple[str, str]:
-        return self.recipe.languages
-
-    def _name(self, split: str, lang: str) -> Path:
-        return self.text_dir / f"{split}.{lang}"
+    def _files(self, *splits: str) -> list[Path]:
+        """PREFIX.LANG of both languages."""
+        languages = self.recipe.languages
+        return [self.text_dir / f"{split}.{lang}" for split in splits for lang in languages]
 
     def _write(self, split: str, pairs: list[Pair]) -> None:
         """A small split with all its references; ``PREFIX.LANG`` is the first of them."""
         several = max((len(references) for _, references in pairs), default=1)
-        target = self._name(split, self.recipe.target_lang)
+        source, target = self._files(split)
         named = self.data.references.get(split)
         if named and len(named) != several:
             raise RecipeError(
@@ -171,13 +160,11 @@ class Preparation:
                 old.unlink()  # an earlier text had more references
         numbered = [f"{target.name}.{number}" for number in range(several)] if several > 1 else []
         others = [(n, name) for n, name in enumerate(named or numbered) if name != target.name]
-        paths = [self._name(split, lang) for lang in self._languages]
         self.references += (further := [self.text_dir / name for _, name in others])
-        paths += further
-        with written_together(paths) as files:
-            for source, references in pairs:
+        with written_together([source, target, *further]) as files:
+            for text, references in pairs:
                 padded = [*references, *[""] * (several - len(references))]
-                _line(files, source, padded[0], *(padded[number] for number, _ in others))
+                _line(files, text, padded[0], *(padded[number] for number, _ in others))
 
     def _pairs(self, split: str) -> Iterator[Pair]:
         """All pairs of a split, detokenised and lower-cased."""
@@ -185,38 +172,20 @@ class Preparation:
             pairs = self._given(split)
         else:
             pairs = (p for source in self.data.sources[split] for p in self._read(source))
-        if not self.data.lowercase:
-            yield from pairs
-            return
-        for source, references in pairs:
-            yield source.lower(), [reference.lower() for reference in references]
-
-    def _given_references(self, split: str) -> list[Path]:
-        """References in ``data_dir``: ``PREFIX.LANG``, or several files."""
-        assert self.data_dir is not None
-        return reference_files(self.recipe, self.data_dir, split)
+        if self.data.lowercase:
+            return ((text.lower(), [line.lower() for line in rows]) for text, rows in pairs)
+        return pairs
 
     def _given(self, split: str) -> Iterator[Pair]:
         """Pairs of ``data_dir``, a test set with all its references."""
         assert self.data_dir is not None
-        folder = self.data_dir
-        references = self._given_references(split)
-        if len(references) == 1:
-            plain = TextSource(text={lang: f"{split}.{lang}" for lang in self.recipe.languages})
-            yield from read_pairs(plain, lambda n: lines_of(folder / n), self.recipe.languages)
-            return
-        files = [folder / f"{split}.{self.recipe.source_lang}", *references]
-        try:
-            for source, *row in zip(*map(lines_of, files), strict=True):
-                yield source, row
-        except ValueError as error:
-            names = ", ".join(file.name for file in files)
-            raise RecipeError(f"{folder}: {names} differ in length") from error
+        references = reference_files(self.recipe, self.data_dir, split)
+        files = [self.data_dir / f"{split}.{self.recipe.source_lang}", *references]
+        return zipped([str(file) for file in files], [lines_of(file) for file in files])
 
     def _read(self, source: TextSource) -> Iterator[Pair]:
         if source.sacrebleu is not None:
-            yield from read_test_set(source, self.recipe.languages)
-            return
+            return iter(read_test_set(source, self.recipe.languages))
 
         def lines(name: str) -> Iterator[str]:
             if source.archive is not None:
@@ -225,11 +194,9 @@ class Preparation:
 
         pairs = read_pairs(source, lines, self.recipe.languages)
         if source.tokenisation == "none":
-            yield from pairs
-            return
+            return pairs
         one, other = (detokeniser(lang) for lang in self.recipe.languages)
-        for text, references in pairs:
-            yield one(text), [other(reference) for reference in references]
+        return ((one(text), [other(line) for line in rows]) for text, rows in pairs)
 
     def _path(self, name: str) -> Path:
         """Where a named file lies, downloaded if need be; its checksum is looked at once."""
@@ -240,8 +207,9 @@ class Preparation:
             elif file is None:
                 raise RecipeError(f"{name} is not in data.files; give its folder with --data-dir")
             else:
-                path, found = fetch(name, file, self.cache_dir, self.say)
-                self.checksums.check(name, file.address, found, path)
+                path, found = fetch(name, file, self.cache_dir or default_cache_dir(), self.say)
+                record = self.text_dir.parent / "checksums.json"
+                check_recorded(record, name, file.address, found, path)
                 self._paths[name] = path
         return self._paths[name]
 

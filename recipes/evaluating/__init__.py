@@ -1,1 +1,1 @@
-"""Scores of text with sacrebleu, statistics of outputs, and the command ``evaluate``."""
+"""The command ``evaluate``."""

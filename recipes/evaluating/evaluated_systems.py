@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluating.output_probability import average_probability
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
 from recipes.fairseq_commands.commands import generate_command
 from recipes.fairseq_commands.decoding import (
@@ -18,10 +17,10 @@ from recipes.fairseq_commands.decoding import (
     decode,
     detokenised,
     generate_log,
+    generation_progress,
     is_generate_log,
     parse_generate,
 )
-from recipes.fairseq_commands.progress import generation_progress
 from recipes.schema.flags import flag_value
 from recipes.text import read_lines, write_lines
 
@@ -48,11 +47,6 @@ class EvaluatedSystem:
     text: Path
     origin: str = ""
     log: Path | None = None
-
-    def average_probability(self) -> float | None:
-        """Of the output tokens, see :mod:`recipes.evaluating.output_probability`; None without a
-        log."""
-        return average_probability(self.log) if self.log is not None else None
 
 
 def check_search_flags(flags: list[str], sentencepiece: Path | None) -> None:

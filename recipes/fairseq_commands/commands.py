@@ -91,22 +91,16 @@ def console_script(program: str) -> str:
 
 @cache
 def user_dir() -> str:
-    """The value of ``--user-dir``: a short name where fairseq finds it, else the full path."""
+    """The value of ``--user-dir``: the short name in the repository, else the full path."""
     if Path(PLUGIN).is_dir():
         return PLUGIN
     spec = importlib.util.find_spec(PLUGIN)
-    fairseq = importlib.util.find_spec("fairseq")
     if spec is None or not spec.submodule_search_locations:
         raise RecipeError(
             f"{PLUGIN} is neither in the current folder nor installed; run from the repository's "
             "root or install the package (python -m pip install .)"
         )
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    # fairseq also looks beside its own package, that is in site-packages.
-    beside = Path(fairseq.origin).parent.parent / PLUGIN if fairseq and fairseq.origin else None
-    if beside is not None and beside.is_dir():
-        return PLUGIN
-    return str(folder)
+    return next(iter(spec.submodule_search_locations))
 
 
 @cache

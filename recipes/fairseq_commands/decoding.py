@@ -161,3 +161,18 @@ def decode(
 def generate_log(output: Path) -> Path:
     """Where :func:`decode` keeps what fairseq-generate printed."""
     return output.with_name(f"{output.name}.log")
+
+
+def generation_progress(say: Callable[[str], None], lines: int) -> Callable[[str], None]:
+    """A line handler for fairseq-generate: sentences done, every quarter of a large set."""
+    done = 0
+    step = max(lines // 4, 200)
+
+    def on_line(line: str) -> None:
+        nonlocal done
+        if line.startswith("H-"):
+            done += 1
+            if done % step == 0:
+                say(f"  {done} / {lines} sentences")
+
+    return on_line

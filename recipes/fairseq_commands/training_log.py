@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 
 # What curves are drawn of; of each, a run logs what its criterion has.
 CURVES = (
@@ -19,15 +20,14 @@ CURVES = (
     "length_ratio",
     "sample_length",
 )
-SECONDS = "_seconds"  # beside them: when an update was made
 
-_LINE = re.compile(
-    r"^(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \| INFO \| (?P<tag>[\w.]+) \| (?P<rest>.*)$"
-)
-_INNER = re.compile(r"(?P<key>[\w-]+)=\s*(?P<value>[^\s,]+)")
+_SHOWN = ("loss", "nll_loss", "expected_bleu", "bleu", "reward", "length_ratio", "ups")
+
+_LINE = re.compile(r"[\d-]+ [\d:]+ \| INFO \| (?P<tag>\w+) \| epoch +(?P<epoch>\d+)(?P<rest>.*)")
+# "loss=1.5," while training, "| loss 1.5 |" at the end of an epoch and in validation.
+_FIGURE = re.compile(r"(?P<key>[\w-]+)(?:= *| )(?P<value>-?\d[\d.e+-]*|nan|-?inf)(?=[,\s]|$)")
 _SHORTEST = 5  # seconds
 _LOADED = re.compile(r"Loaded checkpoint .* @ (?P<updates>\d+) updates\)")
-_PROGRESS = re.compile(r"^epoch\s+(?P<epoch>\d+):\s*(?P<step>\d+) / (?P<steps>\d+)")
 
 
 @dataclass
@@ -44,17 +44,12 @@ class TrainingLog:
     """Figures of a whole log, by update.
 
     A run that was killed and resumed makes the updates after its last checkpoint twice: those of
-    the second time count, in figures and in time.
-
-    ``seconds`` are those of the clock from the first batch on, validation and saving included;
-    loading data and models and the time between two parts of a run are not. fairseq's log has
-    whole seconds.
+    the second time count.
     """
 
     inner: dict[int, dict[str, float]] = field(default_factory=dict)
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     valid: dict[int, dict[str, float]] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """Updates and values of a metric: in validation or, where only training logs it, there."""
@@ -65,22 +60,14 @@ class TrainingLog:
         return [], []
 
     def curves(self) -> dict[str, list[list[float]]]:
-        """``[updates, values]`` of every metric in :data:`CURVES` that was logged.
+        """``[updates, values]`` of every metric in :data:`CURVES` that was logged."""
+        return {metric: list(self.curve(metric)) for metric in CURVES if self.curve(metric)[0]}
 
-        Under :data:`SECONDS`, ``[updates, seconds]``, for curves over time.
-        """
-        found = {metric: list(self.curve(metric)) for metric in CURVES if self.curve(metric)[0]}
-        if self.seconds:
-            updates = sorted(self.seconds)
-            found[SECONDS] = [updates, [self.seconds[update] for update in updates]]
-        return found
-
-    def resumed_at(self, update: int) -> float:
-        """Forget what came after ``update``, from which training went on; its second."""
-        for lines in (self.inner, self.epochs, self.valid, self.seconds):
+    def resumed_at(self, update: int) -> None:
+        """Forget what came after ``update``, from which training went on."""
+        for lines in (self.inner, self.epochs, self.valid):
             for later in [known for known in lines if known > update]:
                 del lines[later]
-        return self.seconds[max(self.seconds)] if self.seconds else 0.0
 
     def seconds_per_update(self) -> float | None:
         """Mean time of a training step (forward, backward, optimiser; no validation), seconds.
@@ -102,26 +89,8 @@ def parse_line(line: str) -> LogLine | None:
     match = _LINE.match(line)
     if match is None:
         return None
-    kind, rest = match["tag"], match["rest"]
-    if kind == "train_inner":
-        progress = _PROGRESS.match(rest)
-        if progress is None:
-            return None
-        pairs = [(m["key"], m["value"]) for m in _INNER.finditer(rest)]
-        epoch = int(progress["epoch"])
-    elif rest.startswith("epoch "):
-        pieces = [piece.strip() for piece in rest.split("|")]
-        epoch = int(pieces[0].split()[1])
-        pairs = [tuple(p.split(" ")) for p in pieces[1:] if p.count(" ") == 1]  # type: ignore[misc]
-    else:
-        return None
-    values = {}
-    for key, value in pairs:
-        try:
-            values[key] = float(value)
-        except ValueError:
-            continue
-    return LogLine(kind, epoch, values) if "num_updates" in values else None
+    values = {m["key"]: float(m["value"]) for m in _FIGURE.finditer(match["rest"])}
+    return LogLine(match["tag"], int(match["epoch"]), values) if "num_updates" in values else None
 
 
 def read_training_log(path: Path) -> TrainingLog:
@@ -129,53 +98,43 @@ def read_training_log(path: Path) -> TrainingLog:
     log = TrainingLog()
     if not path.is_file():
         return log
-    clock, validating = _Clock(), None
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            match = _LINE.match(line)
-            if match is None:
-                continue
-            if loaded := _LOADED.match(match["rest"]):
-                clock.stop(log.resumed_at(int(loaded["updates"])))
-            time = datetime.datetime.fromisoformat(match["time"])
-            if match["rest"].startswith("begin training epoch"):
-                clock.start(time)
-            elif match["rest"].startswith("begin validation"):
-                validating = time
-            parsed = parse_line(line)
-            if parsed is None:
-                continue
-            update = int(parsed.values["num_updates"])
-            if parsed.kind == "train_inner":
-                log.inner[update] = parsed.values
-            elif parsed.kind == "train":
-                log.epochs[update] = parsed.values
-            else:
-                log.valid[update] = parsed.values
-            clock.start(time)
-            # Validation comes after the update, and is logged when it is done.
-            valid = parsed.kind not in ("train_inner", "train")
-            made = validating if valid and validating is not None else time
-            log.seconds.setdefault(update, clock.seconds(max(made, clock.origin)))
+            if loaded := _LOADED.search(line):
+                log.resumed_at(int(loaded["updates"]))
+            parsed = parse_line(line.rstrip("\n"))
+            if parsed is not None:
+                kinds = {"train_inner": log.inner, "train": log.epochs}
+                kinds.get(parsed.kind, log.valid)[int(parsed.values["num_updates"])] = parsed.values
     return log
 
 
-class _Clock:
-    """Seconds of training, over the parts of a run."""
+def training_progress(
+    say: Callable[[str], None], last: int | None = None, now: Callable[[], float] = monotonic
+) -> Callable[[str], None]:
+    """A line handler for fairseq-train: one short line for every line of figures.
 
-    def __init__(self) -> None:
-        self.before = 0.0
-        self.origin: datetime.datetime | None = None
+    Args:
+        last: the update that ends the training, if it is known: the time that is left is shown.
+        now: the clock, in seconds.
+    """
+    first: list[tuple[float, float]] = []  # update and time of the first line
 
-    def start(self, time: datetime.datetime) -> None:
-        """Let the clock run from ``time`` on, unless it does."""
-        self.origin = self.origin or time
+    def on_line(line: str) -> None:
+        parsed = parse_line(line)
+        if parsed is None or parsed.kind == "train":
+            return
+        values = parsed.values
+        update, time = values["num_updates"], now()
+        if not first:
+            first.append((update, time))
+        figures = "  ".join(f"{key} {values[key]:g}" for key in _SHOWN if key in values)
+        kind = "train" if parsed.kind == "train_inner" else parsed.kind
+        line = f"  {kind:<5}  epoch {parsed.epoch}  updates {update:g}  {figures}"
+        done = update - first[0][0]
+        if last is not None and done > 0 and update < last:
+            minutes = (time - first[0][1]) * (last - update) / done / 60
+            line += f"  {minutes:.0f} min left" if minutes >= 1 else "  less than a minute left"
+        say(line)
 
-    def stop(self, before: float) -> None:
-        """Stop it at ``before``."""
-        self.before, self.origin = before, None
-
-    def seconds(self, time: datetime.datetime) -> float:
-        """The clock at ``time``, which is not before its start."""
-        assert self.origin is not None
-        return self.before + (time - self.origin).total_seconds()
+    return on_line

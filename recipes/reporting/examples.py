@@ -10,7 +10,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from recipes.reporting.tables import Column, arms_of, figures, main_column
+from recipes.reporting.tables import arms_of, column_name, figures, main_column
 from recipes.running.trained_arms import START
 from recipes.text import read_lines
 
@@ -18,15 +18,7 @@ MAX_ORDER = 4
 PER_SIDE = 3  # sentences that are better, and as many that are worse
 SHORTEST = MAX_ORDER  # words of the reference, so that there are n-grams of every order
 
-Word = tuple[str, int]  # with the length of the longest matched n-gram it is part of
-
-
-@dataclass
-class Output:
-    """A translation: its words, marked, and its sentence BLEU."""
-
-    words: list[Word]
-    bleu: float
+Output = tuple[list[tuple[str, int]], float]  # words with their order, see matched_orders; BLEU
 
 
 @dataclass
@@ -42,7 +34,7 @@ class Example:
     @property
     def difference(self) -> float:
         """In sentence BLEU."""
-        return self.output.bleu - self.baseline.bleu
+        return self.output[1] - self.baseline[1]
 
 
 @dataclass
@@ -57,9 +49,9 @@ class ArmExamples:
 
 @dataclass
 class Examples:
-    """Examples of all arms, and the words for how they were chosen."""
+    """Examples of all arms, where they are from, and the words for how they were chosen."""
 
-    column: Column
+    column: str
     rule: str
     arms: list[ArmExamples]
 
@@ -92,7 +84,6 @@ def compare_outputs(
     references: Sequence[Sequence[str]],
     bleu: BLEU,
     sources: Sequence[str] | None = None,
-    count: int = PER_SIDE,
 ) -> tuple[list[Example], list[Example]]:
     """The sentences with the largest gain, and those with the largest loss, in sentence BLEU.
 
@@ -102,8 +93,10 @@ def compare_outputs(
         references: one list of lines for each reference set.
         bleu: the metric; its words are what is compared.
         sources: what was translated.
-        count: of each; fewer where fewer sentences differ in score. Of equal differences the
-            earlier sentence comes first.
+
+    Returns:
+        Up to :data:`PER_SIDE` of each, as far as scores differ; of equal differences the earlier
+        sentence comes first.
     """
 
     def words(line: str) -> list[str]:
@@ -113,27 +106,21 @@ def compare_outputs(
     found = []
     for index, (ours, theirs) in enumerate(zip(outputs, baseline, strict=True)):
         lines = [reference[index] for reference in references]
-        if ours == theirs or max(len(words(line)) for line in lines) < SHORTEST:
-            continue
-        scores = [bleu.sentence_score(line, lines).score for line in (ours, theirs)]
-        found.append((scores[0] - scores[1], index, scores))
-
-    def example(index: int, scores: list[float]) -> Example:
-        lines = [reference[index] for reference in references]
         split = [words(line) for line in lines]
-        marked = []
-        for line, score in zip((outputs[index], baseline[index]), scores, strict=True):
+        if ours == theirs or max(map(len, split)) < SHORTEST:
+            continue
+        pair: list[Output] = []
+        for line in (theirs, ours):
             tokens = words(line)
-            orders = matched_orders(tokens, split)
-            marked.append(Output(list(zip(tokens, orders, strict=True)), score))
+            marked = list(zip(tokens, matched_orders(tokens, split), strict=True))
+            pair.append((marked, bleu.sentence_score(line, lines).score))
         source = None if sources is None else sources[index]
-        return Example(index + 1, source, lines, marked[1], marked[0])
-
-    chosen = []
-    for sign in (1, -1):
-        side = sorted((f for f in found if sign * f[0] > 0), key=lambda f: (-sign * f[0], f[1]))
-        chosen.append([example(index, scores) for _, index, scores in side[:count]])
-    return chosen[0], chosen[1]
+        found.append(Example(index + 1, source, lines, *pair))
+    found.sort(key=lambda example: -example.difference)  # stable: the earlier first
+    better = [example for example in found if example.difference > 0]
+    worse = [example for example in found if example.difference < 0]
+    worse.sort(key=lambda example: example.difference)
+    return better[:PER_SIDE], worse[:PER_SIDE]
 
 
 def find_examples(
@@ -145,70 +132,39 @@ def find_examples(
     these or the outputs are gone.
     """
     column = main_column(results)
-    split, _ = column
-    texts = _original(results, split, [text_dir, work_dir / "text"])
-    outputs = {
-        system: read_lines(path)
-        for system in results["systems"]
-        if (path := _hypotheses(results, work_dir, system, column)).is_file()
-    }
-    if texts is None or not outputs:
+    split, beam = column
+    source_lang, target_lang = results["languages"]
+    names = results["scored_text"][split].split(", ")
+    folders = [text_dir, work_dir / "text"]
+    folder = next((f for f in folders if f and all((f / n).is_file() for n in names)), None)
+    outputs = {}
+    for name, system in results["systems"].items():
+        file = f"{split}.beam{beam}.lenpen{float(system['lenpen'][beam]):g}.{target_lang}"
+        if (path := work_dir / "decoded" / name / file).is_file():
+            outputs[name] = read_lines(path)
+    if folder is None or not outputs:
         return None
-    sources, references, where = texts
-    bleu = _sentence_bleu(results["signatures"]["bleu"])
+    source = folder / f"{split}.{source_lang}"
+    sources = read_lines(source) if source.is_file() else None
+    references = [read_lines(folder / name) for name in names]
+    # The tokeniser and the case are those of the table's signature.
+    signature = results["signatures"].get("bleu", "")
+    options = dict(part.split(":", 1) for part in signature.split("|") if part)
+    lowercase = options.get("case") == "lc"
+    bleu = BLEU(tokenize=options.get("tok", "13a"), lowercase=lowercase, effective_order=True)
     arms = []
-    for system in _compared(results, outputs):
+    for arm, (system, *_) in arms_of(results).items():
         baseline = figures(results, system, column)["baseline"]
-        if baseline not in outputs or len(outputs[system]) != len(references[0]):
+        if arm in (START, results["control"]) or not {system, baseline} <= outputs.keys():
             continue
-        better, worse = compare_outputs(
-            outputs[baseline], outputs[system], references, bleu, sources
-        )
-        arms.append(ArmExamples(system, baseline, better, worse))
+        if len(outputs[system]) == len(references[0]):
+            pair = outputs[baseline], outputs[system]
+            found = compare_outputs(*pair, references, bleu, sources)
+            arms.append(ArmExamples(system, baseline, *found))
     rule = (
         f"Of each arm the {PER_SIDE} sentences with the largest gain and the {PER_SIDE} with the "
         "largest loss of sentence BLEU (sacrebleu, effective order) against the baseline, among "
         f"those whose reference has at least {SHORTEST} words; of equal ones the earlier. Extremes "
-        f"by design: they show what changes, not how often. Reference: {where}."
+        f"by design: they show what changes, not how often. Reference: {', '.join(names)}."
     )
-    return Examples(column, rule, arms) if arms else None
-
-
-def _compared(results: dict[str, Any], outputs: dict[str, list[str]]) -> list[str]:
-    """The first system of every arm but the start and the control."""
-    return [
-        systems[0]
-        for arm, systems in arms_of(results).items()
-        if arm not in (START, results["control"]) and systems[0] in outputs
-    ]
-
-
-def _sentence_bleu(signature: str) -> BLEU:
-    """BLEU of sentences, with the tokeniser and the case of the table's signature."""
-    options = dict(part.split(":", 1) for part in signature.split("|"))
-    return BLEU(
-        tokenize=options.get("tok", "13a"),
-        lowercase=options.get("case") == "lc",
-        effective_order=True,
-    )
-
-
-def _hypotheses(results: dict[str, Any], work_dir: Path, system: str, column: Column) -> Path:
-    split, beam = column
-    lenpen = float(results["systems"][system]["lenpen"][beam])
-    name = f"{split}.beam{beam}.lenpen{lenpen:g}.{results['languages'][1]}"
-    return work_dir / "decoded" / system / name
-
-
-Texts = tuple[list[str] | None, list[list[str]], str]  # sources, references, where from
-
-
-def _original(results: dict[str, Any], split: str, folders: list[Path | None]) -> Texts | None:
-    names = results["scored_text"][split].split(", ")
-    for folder in folders:
-        if folder is None or not all((folder / name).is_file() for name in names):
-            continue
-        source = folder / f"{split}.{results['languages'][0]}"
-        sources = read_lines(source) if source.is_file() else None
-        return sources, [read_lines(folder / name) for name in names], ", ".join(names)
-    return None
+    return Examples(column_name(results, column), rule, arms) if arms else None

@@ -10,12 +10,9 @@ import statistics
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from recipes.data.references import reference_files
-from recipes.evaluating.metrics import MetricOptions
-from recipes.evaluating.output_probability import average_probability
-from recipes.evaluating.scoring import compare, describe
+from recipes.data.origins import reference_files
 from recipes.fairseq_commands.checkpoints import LAST, checkpoint_updates
 from recipes.fairseq_commands.commands import has_gpu
 from recipes.fairseq_commands.decoding import detokenised, generate_log
@@ -24,11 +21,19 @@ from recipes.running.layout import Layout, training_log
 from recipes.running.trained_arms import CONSTANT_REWARD, START, seed_of
 from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Recipe
-from recipes.text import read_lines
+from recipes.scoring.comparison import compare, evaluate
+from recipes.scoring.metrics import MetricOptions, find_metric, metric_facts
+from recipes.text import file_hash, read_lines
 
-SCHEMA = 4  # of results.json
+SCHEMA = 5  # of results.json
+_COMMON = (
+    *("scored_text", "signatures", "randomization_signatures"),
+    *("reference_repeated_ngram_rate", "reference_consecutive_repeats_per_100_tokens"),
+)
 _FAIRSEQ_REFINEMENTS = 10  # where no --iter-decode-max-iter is given
 _DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
+Decoded = tuple[str, int, str]  # split, beam, system
+K = TypeVar("K")
 
 
 def versions() -> dict[str, str]:
@@ -51,12 +56,32 @@ def device() -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
+def chosen_scores(recipe: Recipe, layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
+    """Scores on valid, by the metric that the recipe chooses by, as the evaluation has them.
+
+    Args:
+        outputs: detokenised translations of valid.
+    """
+    lines, sources = _references(recipe, layout, recipe.data.valid)
+    name, options = recipe.evaluation.selected_by, MetricOptions.of(recipe.evaluation)
+    texts = {str(key): read_lines(path) for key, path in outputs.items()}
+    scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
+    return {key: scored[str(key)].scores[name].value for key in outputs}
+
+
+def _references(recipe: Recipe, layout: Layout, split: str) -> tuple[list[list[str]], list[str]]:
+    """Lines of each reference set, and the sources."""
+    files = reference_files(recipe, layout.text_dir, split)
+    return [read_lines(f) for f in files], read_lines(layout.text(split, recipe.source_lang))
+
+
 def collect_results(
     recipe: Recipe,
     layout: Layout,
-    decoded: Mapping[tuple[str, int, str], Path],
+    decoded: Mapping[Decoded, Path],
     commands: list[tuple[str, str]],
     lenpen: Mapping[tuple[str, int], float],
+    command: str,
 ) -> dict[str, Any]:
     """Score all decodings and gather settings, times and curves.
 
@@ -64,52 +89,26 @@ def collect_results(
         decoded: detokenised file by (split, beam, system).
         commands: (stage, shell line) of everything that makes the results.
         lenpen: length penalty by (system, beam).
+        command: the shell line of the whole run.
     """
     evaluation = recipe.evaluation
-    options = MetricOptions.of_recipe(evaluation)
     systems = _systems(recipe, layout, lenpen)
+    means = _valid_means(recipe, layout, decoded, systems)
+    metric = find_metric(evaluation.selected_by)
     baselines = [START, recipe.control, *(arm.arm for arm in recipe.arms.values() if arm.baseline)]
-    bleu = _valid_bleu(recipe, layout, decoded, systems, options)
-    candidates = {arm: mean for arm, mean in bleu.items() if arm in baselines}
-    others = [arm for arm in bleu if arm not in baselines and not arm.endswith(CONSTANT_REWARD)]
-    best = max(candidates, key=lambda arm: bleu[arm])
-    signatures: dict[str, str] = {}
-    randomization_signatures: dict[str, str] = {}
-    reference_rates = {}
-    reference_repeats = {}
-    references = {}
-    for split in recipe.data.splits[1:]:
-        files = reference_files(recipe, layout.text_dir, split)
-        references[split] = ", ".join(str(file.relative_to(layout.text_dir)) for file in files)
-        lines = [read_lines(file) for file in files]
-        for beam in recipe.decoding.beams:
-            for baseline, group in paired_systems(systems, best).items():
-                texts = {s: read_lines(decoded[split, beam, s]) for s in group}
-                compared = compare(
-                    texts,
-                    lines,
-                    baseline,
-                    evaluation.metrics,
-                    evaluation.bootstrap_samples,
-                    evaluation.randomization_trials,
-                    options,
-                )
-                bounds, smallest = evaluation.length_buckets, evaluation.smallest_bucket
-                describe(compared, texts, lines, baseline, options, bounds, smallest)
-                signatures.update(compared.signatures)
-                randomization_signatures.update(compared.randomization_signatures)
-                reference_rates[split] = compared.reference_repeated_ngram_rate
-                reference_repeats[split] = compared.reference_consecutive_repeats
-                for system, scores in compared.systems.items():
-                    log = generate_log(decoded[split, beam, system])
-                    scores.average_probability = average_probability(log)
-                    by_split = systems[system]["scores"].setdefault(split, {})
-                    by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
+    candidates = {arm: mean for arm, mean in means.items() if arm in baselines}
+    others = {
+        arm: mean
+        for arm, mean in means.items()
+        if arm not in baselines and not arm.endswith(CONSTANT_REWARD)
+    }
+    best = metric.best(candidates)
     logs = {arm: training_log(layout.save_dir(arm)) for arm in systems if arm in recipe.arms}
     return {
         "schema": SCHEMA,
         "recipe": recipe.name,
         "description": recipe.description.strip(),
+        "command": command,
         "languages": list(recipe.languages),
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
@@ -117,15 +116,13 @@ def collect_results(
         "control": recipe.control,
         "baseline": best,
         "baselines": candidates,
-        "selected": max(others, key=lambda arm: bleu[arm], default=None),
-        "metrics": list(evaluation.metrics),
+        "selected": metric.best(others) if others else None,
+        "selection": evaluation.selected_by,
+        "metrics": metric_facts(evaluation.metrics),
         "bootstrap_samples": evaluation.bootstrap_samples,
         "randomization_trials": evaluation.randomization_trials,
-        "scored_text": references,
-        "signatures": signatures,
-        "randomization_signatures": randomization_signatures,
-        "reference_repeated_ngram_rate": reference_rates,
-        "reference_consecutive_repeats_per_100_tokens": reference_repeats,
+        **_scores(recipe, layout, decoded, systems, best),
+        "text_sha256": _text_checksums(recipe, layout),
         "searches": {str(beam): _search(recipe, beam) for beam in recipe.decoding.beams},
         "shared_flags": shlex.join(recipe.finetune.flags),
         "systems": systems,
@@ -134,6 +131,46 @@ def collect_results(
         "start_valid_bleu": {s: _start_bleu(recipe, layout, decoded, s) for s in layout.starts},
         "commands": [list(pair) for pair in commands],
     }
+
+
+def _scores(
+    recipe: Recipe,
+    layout: Layout,
+    decoded: Mapping[Decoded, Path],
+    systems: dict[str, dict[str, Any]],
+    best: str,
+) -> dict[str, Any]:
+    """Add the scores to ``systems``; returns what they have in common."""
+    evaluation = recipe.evaluation
+    common: dict[str, dict[str, Any]] = {key: {} for key in _COMMON}
+    for split in recipe.data.splits[1:]:
+        files = reference_files(recipe, layout.text_dir, split)
+        names = ", ".join(str(file.relative_to(layout.text_dir)) for file in files)
+        common["scored_text"][split] = names
+        lines, sources = _references(recipe, layout, split)
+        for beam in recipe.decoding.beams:
+            for baseline, group in paired_systems(systems, best).items():
+                paths = {system: decoded[split, beam, system] for system in group}
+                texts = {system: read_lines(path) for system, path in paths.items()}
+                logs = {system: generate_log(path) for system, path in paths.items()}
+                options = MetricOptions.of(evaluation)
+                found = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
+                common["signatures"].update(found.signatures)
+                common["randomization_signatures"].update(found.randomization_signatures)
+                for key in _COMMON[3:]:
+                    common[key][split] = getattr(found, key)
+                for system, scores in found.systems.items():
+                    by_split = systems[system]["scores"].setdefault(split, {})
+                    by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
+    return common
+
+
+def _text_checksums(recipe: Recipe, layout: Layout) -> dict[str, str]:
+    """SHA-256 of every file of the text, with all references."""
+    files = [layout.text(s, lang) for s in recipe.data.splits for lang in recipe.languages]
+    for split in recipe.data.splits[1:]:
+        files += reference_files(recipe, layout.text_dir, split)
+    return {str(f.relative_to(layout.text_dir)): file_hash(f) for f in files if f.is_file()}
 
 
 def _search(recipe: Recipe, beam: int) -> str:
@@ -193,22 +230,18 @@ def _training(save_dir: Path, checkpoint: str, flags: list[str]) -> dict[str, An
     }
 
 
-def _valid_bleu(
+def _valid_means(
     recipe: Recipe,
     layout: Layout,
-    decoded: Mapping[tuple[str, int, str], Path],
+    decoded: Mapping[Decoded, Path],
     systems: Mapping[str, dict[str, Any]],
-    options: MetricOptions,
 ) -> dict[str, float]:
-    """BLEU on valid of every arm, its mean over searches and seeds."""
-    valid = recipe.data.valid
-    lines = [read_lines(file) for file in reference_files(recipe, layout.text_dir, valid)]
+    """The score on valid of every arm, its mean over searches and seeds."""
     scores: dict[str, list[float]] = {}
     for beam in recipe.decoding.beams:
-        texts = {name: read_lines(decoded[valid, beam, name]) for name in systems}
-        scored = compare(texts, lines, metrics=["bleu"], options=options).systems
-        for name, system in systems.items():
-            scores.setdefault(system["arm"], []).append(scored[name].scores["bleu"].value)
+        outputs = {name: decoded[recipe.data.valid, beam, name] for name in systems}
+        for name, value in chosen_scores(recipe, layout, outputs).items():
+            scores.setdefault(systems[name]["arm"], []).append(value)
     return {arm: statistics.fmean(values) for arm, values in scores.items()}
 
 
@@ -229,7 +262,7 @@ def paired_systems(systems: Mapping[str, dict[str, Any]], baseline: str) -> dict
 
 
 def _start_bleu(
-    recipe: Recipe, layout: Layout, decoded: Mapping[tuple[str, int, str], Path], start: str
+    recipe: Recipe, layout: Layout, decoded: Mapping[Decoded, Path], start: str
 ) -> float | None:
     """Where the curves of valid BLEU begin: the start's greedy output scored as fairseq does
     during training, that is against the references put together from their pieces."""

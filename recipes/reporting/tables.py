@@ -1,69 +1,83 @@
-"""The tables of a report, as text: Markdown and HTML lay out the same cells."""
+"""The tables of ``run``'s report and of ``evaluate``, from what ``results.json`` holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from recipes.evaluating.over_seeds import OverSeeds, over_seeds
+from recipes.reporting.layouts import Table
 from recipes.running.trained_arms import START
 
 THEN = ", then "
-# Columns of the tables of scores; of the first four, the difference to the baseline is shown too.
-MEASURES = {
-    "bleu": "BLEU",
-    "geometric_mean": "BLEU without brevity penalty",
-    "chrf": "chrF2",
-    "ter": "TER (lower is better)",
-    "length_ratio": "length ratio",
-    "average_probability": "probability",
-}
-_COMPARED = ("bleu", "geometric_mean", "chrf", "ter")
+REPEATS = "consecutive_repeats_per_100_tokens"
+_ORDERS = ("1", "2", "4")
 
+_CONFIDENCE = 0.95
+Results = dict[str, Any]
 Column = tuple[str, str]  # split, beam
 
 
-@dataclass
-class Table:
-    """Cells by row; the first of each row names it. Text between backticks is code."""
+@dataclass(frozen=True)
+class OverSeeds:
+    """One figure over ``n`` seeds; of one seed only the mean is known.
 
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    caption: str = ""
-    notes: list[str] = field(default_factory=list)
+    Args:
+        mean: of the figures.
+        deviation: their standard deviation, n - 1 in the denominator.
+        half_width: of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom.
+        p_value: of a t-test against a mean of 0, two-sided: for differences between systems of the
+            same seed, the paired t-test.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None = None
+    half_width: float | None = None
+    p_value: float | None = None
 
 
-def splits_and_beams(results: dict[str, Any]) -> list[Column]:
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Summarise the figures of each seed, at least one."""
+    from scipy.stats import t as student
+
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return OverSeeds(n, mean)
+    deviation = statistics.stdev(values)
+    error = deviation / math.sqrt(n)
+    # Equal figures leave no doubt about their mean.
+    p_value = 2 * float(student.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    half_width = float(student.ppf((1 + _CONFIDENCE) / 2, n - 1)) * error
+    return OverSeeds(n, mean, deviation, half_width, p_value)
+
+
+def splits_and_beams(results: Results) -> list[Column]:
     """(split, beam) columns in the order of the results."""
-    scores = results["systems"][results["control"]]["scores"]
+    scores = next(iter(results["systems"].values()))["scores"]
     return [(split, beam) for split, beams in scores.items() for beam in beams]
 
 
-def largest_beams(results: dict[str, Any]) -> list[Column]:
-    """Of each split the column with the largest beam."""
+def main_column(results: Results) -> Column:
+    """Where there is room for one column: the first test set with the largest beam."""
     columns: dict[str, Column] = {}
     for split, beam in splits_and_beams(results):
         if split not in columns or int(beam) > int(columns[split][1]):
             columns[split] = split, beam
-    return list(columns.values())
-
-
-def main_column(results: dict[str, Any]) -> Column:
-    """Where there is room for one column: the first test set with the largest beam."""
-    columns = largest_beams(results)
     # The first split is the validation set.
-    return columns[min(1, len(columns) - 1)]
+    return list(columns.values())[min(1, len(columns) - 1)]
 
 
-def column_name(results: dict[str, Any], column: Column) -> str:
+def column_name(results: Results, column: Column) -> str:
     """How a column is headed: ``test, greedy``, ``test, beam 5``, ``test, one pass``."""
     split, beam = column
     return f"{split}, {results['searches'][beam]}"
 
 
-def arms_of(results: dict[str, Any]) -> dict[str, list[str]]:
+def arms_of(results: Results) -> dict[str, list[str]]:
     """The systems of each arm: one for every seed."""
     arms: dict[str, list[str]] = {}
     for name, system in results["systems"].items():
@@ -71,108 +85,143 @@ def arms_of(results: dict[str, Any]) -> dict[str, list[str]]:
     return arms
 
 
-def label(results: dict[str, Any], arm: str) -> str:
+def has_seeds(results: Results) -> bool:
+    """Whether an arm was trained with more than one seed."""
+    return any(len(systems) > 1 for systems in arms_of(results).values())
+
+
+def label(results: Results, arm: str) -> str:
     """An arm's name, and what is special about it."""
     marks = {"control": "control", "baseline": "baseline", "selected": "best arm on valid"}
     found = [mark for key, mark in marks.items() if results[key] == arm]
     return f"`{arm}`" + (f" ({', '.join(found)})" if found else "")
 
 
-def figures(results: dict[str, Any], system: str, column: Column) -> dict[str, Any]:
+def main_title(results: Results) -> str:
+    """Name of the metric by which was chosen."""
+    return str(results["metrics"][results["selection"]]["title"])
+
+
+def figures(results: Results, system: str, column: Column) -> dict[str, Any]:
     """All statistics of a system's output."""
     split, beam = column
     return results["systems"][system]["scores"][split][beam]
 
 
+def value_of(found: dict[str, Any], measure: str) -> float | None:
+    """A metric's score, or another figure of :func:`figures`."""
+    scored = found["scores"].get(measure)
+    return scored["value"] if scored else found[measure]
+
+
 def mean_of(
-    results: dict[str, Any],
-    arm: str,
-    column: Column,
-    figure: Callable[[dict[str, Any]], float | None],
+    results: Results, arm: str, column: Column, figure: Callable[[dict[str, Any]], float | None]
 ) -> OverSeeds | None:
     """A figure over the seeds of an arm; None where it is not known for all of them."""
     values = [figure(figures(results, s, column)) for s in arms_of(results)[arm]]
     return None if None in values else over_seeds([v for v in values if v is not None])
 
 
-def score(results: dict[str, Any], arm: str, measure: str, column: Column) -> OverSeeds | None:
-    """One of :data:`MEASURES` over the seeds of an arm."""
-    return mean_of(results, arm, column, lambda found: _value(found, measure))
+def score(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
+    """One of :func:`measures` over the seeds of an arm."""
+    return mean_of(results, arm, column, lambda found: value_of(found, measure))
 
 
-def difference(results: dict[str, Any], arm: str, measure: str, column: Column) -> OverSeeds | None:
-    """:func:`differences` over seeds; None for the baseline itself."""
-    if arm == results["baseline"]:
-        return None
-    return over_seeds(differences(results, arm, measure, column))
-
-
-def differences(results: dict[str, Any], arm: str, measure: str, column: Column) -> list[float]:
+def differences(results: Results, arm: str, measure: str, column: Column) -> list[float]:
     """Score of each seed of an arm minus that of the baseline with the same seed."""
-    found = [figures(results, system, column) for system in arms_of(results)[arm]]
-    baselines = [figures(results, scored["baseline"], column) for scored in found]
-    return [
-        _value(ours, measure) - _value(theirs, measure)
-        for ours, theirs in zip(found, baselines, strict=True)
-    ]
+    changes = []
+    for system in arms_of(results)[arm]:
+        found = figures(results, system, column)
+        if found["baseline"] is not None:
+            ours = value_of(found, measure)
+            theirs = value_of(figures(results, found["baseline"], column), measure)
+            if ours is not None and theirs is not None:
+                changes.append(ours - theirs)
+    return changes
 
 
-def _value(found: dict[str, Any], measure: str) -> float | None:
-    scored = found["scores"].get(measure)
-    return scored["value"] if scored else found[measure]
+def difference(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
+    """:func:`differences` over seeds; None for the baseline itself, or where not known."""
+    changes = differences(results, arm, measure, column)
+    return None if arm == results["baseline"] or not changes else over_seeds(changes)
 
 
-def p_values(results: dict[str, Any], arm: str, measure: str, column: Column) -> list[float]:
-    """Of approximate randomisation, for each seed; none where that test was not made."""
-    scored = [figures(results, s, column)["scores"][measure] for s in arms_of(results)[arm]]
-    return [s["p_value"] for s in scored if s["p_value"] is not None]
+def measures(results: Results) -> dict[str, str]:
+    """The columns of the tables of scores, and how they are headed."""
+    found = {}
+    for name, metric in results["metrics"].items():
+        found[name] = metric["title"] + " (lower is better)" * metric["lower_is_better"]
+        if name == "bleu":
+            found["geometric_mean"] = "BLEU without brevity penalty"
+    return {**found, "length_ratio": "length ratio", "average_probability": "probability"}
 
 
-def score_cell(results: dict[str, Any], arm: str, measure: str, column: Column) -> str:
+def score_cell(results: Results, arm: str, measure: str, column: Column) -> str:
     """``38.83 ± 1.41 (+1.46, p=0.004)``; see :func:`how_to_read`."""
     found = score(results, arm, measure, column)
     if found is None:
-        return ""
-    if measure not in _COMPARED:
-        return _with_spread(found, ".3f")
+        return "?"
+    known = {"length_ratio": 3, "average_probability": 3}
+    digits = results["metrics"].get(measure, {}).get("digits", known.get(measure, 2))
     scored = figures(results, arms_of(results)[arm][0], column)["scores"].get(measure, {})
-    text = _with_spread(found, ".2f")
-    if not has_seeds(results) and scored.get("interval") is not None:
-        text += f" ± {scored['interval']:.2f}"
+    text = f"{found.mean:.{digits}f}"
+    spread = found.deviation if has_seeds(results) else scored.get("interval")
+    text += "" if spread is None else f" ± {spread:.{digits}f}"
     change = difference(results, arm, measure, column)
-    if change is None:
+    if change is None or measure == "length_ratio":
         return text
     p_value = change.p_value if has_seeds(results) else scored.get("p_value")
-    return f"{text} ({change.mean:+.2f}" + (f", p={p_value:.3f})" if p_value is not None else ")")
+    p = "" if p_value is None else f", p={p_value:.3f}"
+    return f"{text} ({change.mean:+.{digits}f}{p})"
 
 
-def _with_spread(found: OverSeeds, form: str) -> str:
-    text = f"{found.mean:{form}}"
-    return text if found.deviation is None else f"{text} ± {found.deviation:{form}}"
+def _by_arm(
+    results: Results,
+    title: str,
+    columns: Mapping[str, Callable[[str], str]],
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each arm; ``columns`` has each cell by the head of its column."""
+    rows = [
+        [label(results, arm), *(cell(arm) for cell in columns.values())] for arm in arms_of(results)
+    ]
+    return Table(title, ["arm", *columns], rows, caption, list(notes))
 
 
-def score_table(results: dict[str, Any], column: Column) -> Table:
+def score_table(results: Results, column: Column) -> Table:
     """All measures of all arms on one split with one search."""
-    measures = [m for m in MEASURES if m not in ("chrf", "ter") or m in results["metrics"]]
-    return Table(
-        f"{column_name(results, column)}: differences to {results['baseline']}",
-        ["arm", *(MEASURES[measure] for measure in measures)],
-        [
-            [label(results, arm), *(score_cell(results, arm, m, column) for m in measures)]
-            for arm in arms_of(results)
-        ],
-    )
+    to = f": differences to {results['baseline']}" if results["baseline"] else ""
+    columns = {
+        head: partial(score_cell, results, measure=measure, column=column)
+        for measure, head in measures(results).items()
+    }
+    return _by_arm(results, f"{column_name(results, column)}{to}", columns)
 
 
-def how_to_read(results: dict[str, Any]) -> list[str]:
+def summary_table(results: Results, split: str) -> Table:
+    """The score that was chosen by, its difference to the baseline, and the time, of all arms."""
+    columns = {
+        results["searches"][beam]: partial(
+            score_cell, results, measure=results["selection"], column=(split, beam)
+        )
+        for other, beam in splits_and_beams(results)
+        if other == split
+    }
+    title = f"{split}: {main_title(results)} (difference to {results['baseline']}, p-value)"
+    time = {"s / update": partial(seconds, results), "ratio": partial(ratio, results)}
+    return _by_arm(results, title, {**columns, **time})
+
+
+def how_to_read(results: Results) -> list[str]:
     """What was compared with what, and what the cells of the tables of scores hold."""
     texts = ", ".join(f"`{name}`" for name in results["scored_text"].values())
-    means = ", ".join(f"`{arm}` {bleu:.2f}" for arm, bleu in results["baselines"].items())
+    means = ", ".join(f"`{arm}` {value:.2f}" for arm, value in results["baselines"].items())
     sentences = [
         f"Scored: detokenised output against the original text of {texts}. Every arm that was run "
         "with this recipe file is listed.",
         f"Differences and p-values are to `{results['baseline']}`, the best baseline on valid "
-        f"(mean BLEU over searches and seeds: {means}).",
+        f"(mean {main_title(results)} over searches and seeds: {means}).",
         _convergence(results),
         "Chosen on valid, for every system alike: its checkpoint and its length penalty for each "
         "beam (see Cost).",
@@ -191,13 +240,17 @@ def how_to_read(results: dict[str, Any]) -> list[str]:
             f"baseline with the p-value of {test}. It is about the choice of test sentences, not "
             "about the seed of training; among many arms some are small by chance."
         )
-    signatures = [f"{metric}: `{name}`" for metric, name in results["signatures"].items()]
+    return [*sentences, "; ".join(f"`{line}`" for line in signatures(results)) + "."]
+
+
+def signatures(results: Results) -> list[str]:
+    """Signatures of the metrics, then those of the test."""
+    lines = [f"{metric}: {text}" for metric, text in results["signatures"].items()]
     tests = results["randomization_signatures"].items()
-    signatures += [f"{metric}, test: `{name}`" for metric, name in tests]
-    return [*sentences, "; ".join(signatures) + "."]
+    return [*lines, *(f"{metric}, approximate randomisation: {text}" for metric, text in tests)]
 
 
-def _convergence(results: dict[str, Any]) -> str:
+def _convergence(results: Results) -> str:
     """How converged the start is: the less, the more any arm gains."""
     stages = THEN.join(
         f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
@@ -207,40 +260,37 @@ def _convergence(results: dict[str, Any]) -> str:
     for column in splits_and_beams(results):
         # The first split is the validation set.
         if column[0] == next(iter(results["scored_text"])):
-            found = score(results, START, "bleu", column)
+            found = score(results, START, results["selection"], column)
             assert found is not None
             scores.append(f"{found.mean:.2f} ({results['searches'][column[1]]})")
-    return f"The start: {stages}; valid BLEU {', '.join(scores)}."
+    return f"The start: {stages}; valid {main_title(results)} {', '.join(scores)}."
 
 
-def has_seeds(results: dict[str, Any]) -> bool:
-    """Whether an arm was trained with more than one seed."""
-    return any(len(systems) > 1 for systems in arms_of(results).values())
-
-
-def seed_table(results: dict[str, Any]) -> Table | None:
-    """BLEU over the seeds, and the paired difference; None where no arm has several."""
+def seed_table(results: Results) -> Table | None:
+    """The main score over the seeds, and the paired difference; None where no arm has several."""
     if not has_seeds(results):
         return None
+    measure = results["selection"]
     rows = []
     for column in splits_and_beams(results):
-        for arm in arms_of(results):
-            found = score(results, arm, "bleu", column)
+        for arm, systems in arms_of(results).items():
+            found = score(results, arm, measure, column)
             assert found is not None
             row = [label(results, arm), column_name(results, column), str(found.n)]
             row += _interval(found, "")
-            change = difference(results, arm, "bleu", column)
+            change = difference(results, arm, measure, column)
             if change is None:
                 row += [""] * 5
             else:
                 over = "" if change.p_value is None else f"{change.p_value:.4f}"
-                each = " ".join(f"{p:.3f}" for p in p_values(results, arm, "bleu", column))
+                known = (figures(results, s, column)["scores"][measure]["p_value"] for s in systems)
+                each = " ".join(f"{p:.3f}" for p in known if p is not None)
                 row += [*_interval(change, "+"), over, each]
             rows.append(row)
     spread = ["standard deviation", "95 % interval"]
-    header = ["arm", "set", "seeds", "BLEU", *spread, "difference", *spread]
+    header = ["arm", "set", "seeds", main_title(results), *spread, "difference", *spread]
     return Table(
-        f"BLEU over seeds: differences to {results['baseline']}",
+        f"{main_title(results)} over seeds: differences to {results['baseline']}",
         [*header, "p over seeds", "p of each seed"],
         rows,
         "Intervals by Student's t. p over seeds: paired t-test; p of each seed: approximate "
@@ -256,29 +306,101 @@ def _interval(found: OverSeeds, sign: str) -> list[str]:
     return [*text, f"{found.deviation:.2f}", f"{low:{sign}.2f} to {high:{sign}.2f}"]
 
 
-def cost_table(results: dict[str, Any]) -> Table:
-    """Updates, time, and what was chosen on valid."""
-    rows = []
-    for arm, systems in arms_of(results).items():
-        seeds = [_trainings(results, s) for s in systems]
-        rows.append(
-            [
-                label(results, arm),
-                THEN.join(str(training["updates"]) for training in seeds[0]),
-                " / ".join(f"{s[-1]['checkpoint_update']} ({s[-1]['validations']})" for s in seeds),
-                _length_penalties(results, systems),
-                THEN.join(_mean(each, "seconds", ".0f") for each in zip(*seeds, strict=True)),
-                *seconds(results, arm),
-            ]
-        )
-    earlier = ", ".join(f"`{name}`" for name in results["set_aside"])
-    return Table(
-        "Cost, and what was chosen on valid",
+def statistics_table(results: Results, column: Column) -> Table:
+    """What BLEU is made of, and repetition."""
+
+    def mean(arm: str, form: str, key: str, part: Any = None) -> str:
+        def figure(found: dict[str, Any]) -> float | None:
+            return found[key] if part is None else found[key][part]
+
+        known = mean_of(results, arm, column, figure)
+        return "" if known is None else f"{known.mean:{form}}"
+
+    columns = {
+        **{
+            f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
+            for n in range(4)
+        },
+        "brevity penalty": partial(mean, form=".3f", key="brevity_penalty"),
+        **{
+            f"repeated {n}-grams": partial(mean, form=".2%", key="repeated_ngram_rate", part=n)
+            for n in _ORDERS
+        },
+        "repeats in a row / 100 tokens": partial(mean, form=".2f", key=REPEATS),
+    }
+    rates = results["reference_repeated_ngram_rate"][column[0]].items()
+    repeated = ", ".join(f"{n}-grams {rate:.2%}" for n, rate in rates)
+    repeats = results[f"reference_{REPEATS}"][column[0]]
+    return _by_arm(
+        results,
+        f"Output statistics: {column_name(results, column)}",
+        columns,
+        "Clipped n-gram precisions in percent; n-grams that repeat an earlier one of their "
+        "sentence; tokens that are the same as the one right before them.",
         [
-            *("arm", "updates", "checkpoint: update (of so many validations)", "length penalty"),
-            *("seconds of training", "s / update", "ratio to control"),
+            f"Repeated in the references: {repeated}; {repeats:.2f} of 100 tokens right after the "
+            "same token."
         ],
-        rows,
+    )
+
+
+def length_table(results: Results, column: Column) -> Table:
+    """BLEU by the length of the reference."""
+
+    def cell(arm: str, number: int) -> str:
+        def change(found: dict[str, Any]) -> float | None:
+            bucket = found["length_buckets"][number]
+            theirs = bucket.get("baseline_bleu")
+            return None if theirs is None else bucket["bleu"] - theirs
+
+        found = mean_of(results, arm, column, lambda f: f["length_buckets"][number]["bleu"])
+        changed = mean_of(results, arm, column, change)
+        text = "" if found is None else f"{found.mean:.2f}"
+        return text if changed is None else f"{text} ({changed.mean:+.2f})"
+
+    buckets = figures(results, next(iter(results["systems"])), column)["length_buckets"]
+    columns = {
+        f"{b['from']} to {b['to']} words ({b['sentences']})": partial(cell, number=number)
+        for number, b in enumerate(buckets)
+    }
+    caption = (
+        "By words of the reference, with the number of sentences; in brackets the difference to "
+        "the baseline."
+    )
+    return _by_arm(results, f"BLEU by length: {column_name(results, column)}", columns, caption)
+
+
+def cost_table(results: Results) -> Table:
+    """Updates, time, and what was chosen on valid."""
+
+    def trainings(arm: str) -> list[list[dict[str, Any]]]:
+        return [_trainings(results, system) for system in arms_of(results)[arm]]
+
+    def checkpoints(arm: str) -> str:
+        last = [stages[-1] for stages in trainings(arm)]
+        return " / ".join(f"{t['checkpoint_update']} ({t['validations']})" for t in last)
+
+    def penalties(arm: str) -> str:
+        """The length penalties of each beam, for every seed."""
+        chosen = [results["systems"][system]["lenpen"] for system in arms_of(results)[arm]]
+        return "; ".join(
+            f"{results['searches'][beam]}: " + " / ".join(f"{seed[beam]:g}" for seed in chosen)
+            for beam in chosen[0]
+            if int(beam) > 1
+        )
+
+    earlier = ", ".join(f"`{name}`" for name in results["set_aside"])
+    return _by_arm(
+        results,
+        "Cost, and what was chosen on valid",
+        {
+            "updates": lambda arm: THEN.join(str(t["updates"]) for t in trainings(arm)[0]),
+            "checkpoint: update (of so many validations)": checkpoints,
+            "length penalty": penalties,
+            "seconds of training": partial(_stage_means, results, key="seconds", form=".0f"),
+            "s / update": partial(seconds, results),
+            "ratio to control": partial(ratio, results),
+        },
         "Seconds are the mean over the seeds, from each training's log, without validation: "
         "wall-clock time, whatever else the machine did meanwhile; `benchmarks/` compares the cost "
         "of objectives in one run.",
@@ -286,55 +408,51 @@ def cost_table(results: dict[str, Any]) -> Table:
     )
 
 
-def _length_penalties(results: dict[str, Any], systems: list[str]) -> str:
-    """The length penalties of each beam, for every seed."""
-    beams = results["systems"][systems[0]]["lenpen"]
-    return "; ".join(
-        f"{results['searches'][beam]}: "
-        + " / ".join(f"{results['systems'][s]['lenpen'][beam]:g}" for s in systems)
-        for beam in beams
-        if int(beam) > 1
-    )
+def seconds(results: Results, arm: str) -> str:
+    """Mean seconds per update in the arm's own logs."""
+    return _stage_means(results, arm, "seconds_per_update", ".3f")
 
 
-def seconds(results: dict[str, Any], arm: str) -> list[str]:
-    """Mean seconds per update in the arm's own logs, and their ratio to the control's."""
+def ratio(results: Results, arm: str) -> str:
+    """Seconds per update over those of the control."""
     arms = arms_of(results)
-    seeds = [_trainings(results, s) for s in arms[arm]]
-    shown = THEN.join(_mean(each, "seconds_per_update", ".3f") for each in zip(*seeds, strict=True))
     ours, control = (
         [results["systems"][s].get("seconds_per_update") for s in arms[name]]
         for name in (arm, results["control"])
     )
     # The start has batches and a purpose of its own.
     if arm == START or None in ours or None in control:
-        return [shown, ""]
-    return [shown, f"{over_seeds(ours).mean / over_seeds(control).mean:.2f}"]
+        return ""
+    return f"{statistics.fmean(ours) / statistics.fmean(control):.2f}"
 
 
-def _mean(trainings: tuple[dict[str, Any], ...], key: str, form: str) -> str:
-    values = [training[key] for training in trainings]
-    return "n/a" if None in values else f"{over_seeds(values).mean:{form}}"
+def _stage_means(results: Results, arm: str, key: str, form: str) -> str:
+    """A figure of each training of an arm, its mean over the seeds."""
+    seeds = [_trainings(results, system) for system in arms_of(results)[arm]]
+    means = []
+    for stage in zip(*seeds, strict=True):
+        values = [training[key] for training in stage]
+        means.append("n/a" if None in values else f"{statistics.fmean(values):{form}}")
+    return THEN.join(means)
 
 
-def _trainings(results: dict[str, Any], system: str) -> list[dict[str, Any]]:
+def _trainings(results: Results, system: str) -> list[dict[str, Any]]:
     """The trainings of a system, in order: one, but for a start that took two stages."""
     record = results["systems"][system]
     return record.get("stages", [record])
 
 
-def arms_table(results: dict[str, Any]) -> Table:
+def arms_table(results: Results) -> Table:
     """What each arm is, and its flags."""
-    rows = [
-        [label(results, arm), results["systems"][s[0]]["description"], _flags(results, s[0])]
-        for arm, s in arms_of(results).items()
-    ]
+
+    def flags(arm: str) -> str:
+        trainings = _trainings(results, arms_of(results)[arm][0])
+        if len(trainings) == 1:
+            return f"`{trainings[0]['flags']}`"
+        return THEN.join(f"{training['stage']}: `{training['flags']}`" for training in trainings)
+
+    def what(arm: str) -> str:
+        return str(results["systems"][arms_of(results)[arm][0]]["description"])
+
     notes = [f"All arms: `{results['shared_flags']}`"]
-    return Table("Arms", ["arm", "what it is", "its own flags"], rows, "", notes)
-
-
-def _flags(results: dict[str, Any], system: str) -> str:
-    trainings = _trainings(results, system)
-    if len(trainings) == 1:
-        return f"`{trainings[0]['flags']}`"
-    return THEN.join(f"{training['stage']}: `{training['flags']}`" for training in trainings)
+    return _by_arm(results, "Arms", {"what it is": what, "its own flags": flags}, "", notes)

@@ -64,6 +64,11 @@ class Layout:
         return self.binarized / f"{self.subset(split)}.{pair}.{lang}.bin"
 
     @property
+    def dictionaries(self) -> dict[str, Path]:
+        """Those that fairseq-preprocess writes, by role."""
+        return {f"dictionary {x}": self.binarized / f"dict.{x}.txt" for x in self.recipe.languages}
+
+    @property
     def starts(self) -> list[str]:
         """The starts that the arms continue: ``start``, and ``start.seedN`` of further seeds."""
         return list(dict.fromkeys(arm.start for arm in self.recipe.arms.values()))

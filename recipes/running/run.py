@@ -8,9 +8,9 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from recipes.data.origins import missing_text, reads_folder
 from recipes.errors import RecipeError
@@ -23,6 +23,7 @@ from recipes.schema.recipe import Recipe
 from recipes.text import usable
 
 
+@dataclass
 class Run:
     """One run of ``recipe`` in ``work_dir``.
 
@@ -39,59 +40,61 @@ class Run:
         jobs: how many arms are trained and decoded side by side.
         until: name of the stage to end after.
         take_over: outputs that no record tells of count as made by this recipe.
-        arguments: of ``python -m recipes`` that make the same run, for ``dry_run``.
+        arguments: of ``python -m recipes`` that make the same run.
         launcher: words before each training and decoding, which may start it on another machine.
 
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        work_dir: Path,
-        data_dir: Path | None = None,
-        say: Callable[[str], None] = print,
-        dry_run: bool = False,
-        redo: tuple[str, ...] = (),
-        cache_dir: Path | None = None,
-        seeds: Sequence[int] = (),
-        arms: Sequence[str] = (),
-        constant_reward: bool = False,
-        jobs: int = 1,
-        until: str | None = None,
-        take_over: bool = False,
-        arguments: Sequence[str] | None = None,
-        shared_start: bool = False,
-        launcher: Sequence[str] = (),
-    ) -> None:
-        missing = missing_text(recipe, data_dir)
+    recipe: Recipe
+    work_dir: Path
+    data_dir: Path | None = None
+    say: Callable[[str], None] = print
+    dry_run: bool = False
+    redo: tuple[str, ...] = ()
+    cache_dir: Path | None = None
+    seeds: Sequence[int] = ()
+    arms: Sequence[str] = ()
+    constant_reward: bool = False
+    jobs: int = 1
+    until: str | None = None
+    take_over: bool = False
+    arguments: Sequence[str] = ()
+    shared_start: bool = False
+    launcher: Sequence[str] = ()
+    layout: Layout = field(init=False)
+    stages: StageRunner = field(init=False)
+    commands: list[tuple[str, str]] = field(init=False, default_factory=list)  # stage, shell line
+    lock: tuple[int, ...] = field(init=False, default=())
+    processes: Processes = field(init=False, default_factory=Processes)
+    environment: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        work_dir, data_dir = self.work_dir, self.data_dir
+        missing = missing_text(self.recipe, data_dir)
         if missing is not None:
-            raise RecipeError(f"recipe {recipe.name}: {missing}")
-        if jobs < 1:
-            raise RecipeError(f"--jobs {jobs}: at least 1")
+            raise RecipeError(f"recipe {self.recipe.name}: {missing}")
+        if self.jobs < 1:
+            raise RecipeError(f"--jobs {self.jobs}: at least 1")
         recorded = [p.name[: -len(".stage.json")] for p in work_dir.glob("arms/*.stage.json")]
-        recipe = expand(recipe, seeds, arms, constant_reward, recorded, shared_start)
+        wanted = self.seeds, self.arms, self.constant_reward, recorded, self.shared_start
+        self.recipe = expand(self.recipe, *wanted)
         # Text that has to be made or changed first lies in the work-dir.
-        in_place = reads_folder(recipe, data_dir)
+        in_place = data_dir is not None and reads_folder(self.recipe, data_dir)
         text_dir = data_dir if data_dir is not None and in_place else work_dir / "text"
-        self.recipe = recipe
-        self.work_dir = work_dir
-        self.data_dir = data_dir
-        self.cache_dir = cache_dir
-        self.layout = Layout(recipe, work_dir, text_dir)
-        # What a dry run prints is a shell script: all but its commands are comments.
-        self.say = (lambda line: say(f"# {line.strip()}")) if dry_run else say
-        self.dry_run = dry_run
-        self.jobs = 1 if dry_run or until else jobs
-        self.take_over = take_over
-        self.launcher = tuple(launcher)
-        self.arguments = arguments or default_arguments(recipe, work_dir, data_dir)
-        self.stages = StageRunner(self.say, dry_run, redo, until, take_over, say)
-        self.commands: list[tuple[str, str]] = []
-        self.lock: tuple[int, ...] = ()
-        self.processes = Processes()
-        self.environment: dict[str, str] = {}
+        self.layout = Layout(self.recipe, work_dir, text_dir)
+        say = self.say
+        if self.dry_run:
+            # What a dry run prints is a shell script: all but its commands are comments.
+            self.say = lambda line: say(f"# {line.strip()}")
+        if self.dry_run or self.until:
+            self.jobs = 1
+        if not self.arguments:
+            data = ["--data-dir", str(data_dir)] if data_dir is not None else []
+            self.arguments = ["run", self.recipe.name, *data, "--work-dir", str(work_dir)]
+        options = self.dry_run, self.redo, self.until, self.take_over
+        self.stages = StageRunner(self.say, work_dir, *options, say)
 
     def restrict(self, arms: Sequence[str]) -> None:
         """Go on with these arms alone."""
@@ -158,7 +161,8 @@ class Run:
         # In place: where a flag stands is a part of what the command is compared by.
         half = ("--fp16",) if self.recipe.fp16 else ()
         words = (half if word == "--cpu" else (word,) for word in command.arguments)
-        return Command(command.program, tuple(chain.from_iterable(words)), self.launcher)
+        arguments = tuple(chain.from_iterable(words))
+        return Command(command.program, arguments, tuple(self.launcher))
 
     def launch(
         self,
@@ -170,73 +174,22 @@ class Run:
     ) -> None:
         """:func:`~recipes.fairseq_commands.process.run_command` as a part of this run."""
         self.check_inside([log])
-        run_command(argv, log, stage, on_line, append, self.lock, self.environment, self.processes)
-
-    def execute(
-        self,
-        command: Command,
-        log: Path,
-        stage: str,
-        on_line: Callable[[str], None] | None = None,
-        append: bool = False,
-    ) -> None:
-        """Run a command; its output goes to ``log``, whose name is shown."""
         self.say(f"  log: {os.path.relpath(log)}")
-        self.launch(command.argv(), log, stage, on_line, append)
-
-    def command_stage(
-        self,
-        name: str,
-        command: Command,
-        record: Path,
-        outputs: list[Path],
-        action: Callable[[], None],
-        inputs: dict[str, Path],
-        extra: dict[str, Any] | None = None,
-        resumable: Path | None = None,
-        shell: Sequence[str] | None = None,
-    ) -> Stage:
-        """A stage that is one fairseq command: printed first, compared by its arguments.
-
-        Args:
-            extra: settings besides the command.
-            shell: lines that do the same in a shell; the command alone if not given.
-        """
-        settings = {"command": command.fingerprint(self.work_dir), **(extra or {})}
-        return Stage(
-            name,
-            record,
-            outputs,
-            settings,
-            action,
-            inputs,
-            [f"$ {command}"],
-            resumable,
-            [str(command)] if shell is None else list(shell),
-            command.portable(),
-        )
+        run_command(argv, log, stage, on_line, append, self.lock, self.environment, self.processes)
 
     def run_stage(self, stage: Stage) -> None:
         """Run a stage unless it is up to date; its command goes into the report."""
-        if not stage.shell:
-            stage.shell = [self.shell_line(until=stage.name)]
-        self.check_inside(
-            path for path in (stage.record, *stage.outputs, stage.resumable) if path is not None
-        )
-        if stage.portable is not None:
-            self.commands.append((stage.name, stage.portable))
+        stage.shell = stage.shell or [self.shell_line(until=stage.name)]
+        folder = [stage.resumable] if stage.resumable is not None else []
+        self.check_inside([stage.record, *stage.outputs, *folder])
+        if stage.command is not None:
+            self.commands.append((stage.name, stage.command.portable()))
         self.stages.run(stage)
 
     def shell_line(self, until: str | None = None) -> str:
         """The command that runs this recipe up to a stage, and takes over what is there."""
         last = ["--until", until] if until else []
         return shlex.join(["python", "-m", "recipes", *self.arguments, "--take-over", *last])
-
-
-def default_arguments(recipe: Recipe, work_dir: Path, data_dir: Path | None) -> list[str]:
-    """Arguments of ``python -m recipes`` for a run without further options."""
-    data = ["--data-dir", str(data_dir)] if data_dir is not None else []
-    return ["run", recipe.name, *data, "--work-dir", str(work_dir)]
 
 
 def shell_with_log(command: Command, log: Path, append: bool = False) -> list[str]:

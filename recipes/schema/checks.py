@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from recipes.errors import ConfigError
+from recipes.errors import require
 from recipes.schema.data import Data, check_data
 from recipes.schema.evaluation import check_evaluation
 from recipes.schema.flags import BUDGET_FLAGS, ENDS, check_flags, flag_value
@@ -26,32 +26,67 @@ def check_recipe(recipe: Recipe) -> None:
         check_file_name(where, name)
     for where, name in _text_files(recipe.data):
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ConfigError(f"{where}: {name!r} is no path below --data-dir, without '..'")
-    if len(set(recipe.data.splits)) != len(recipe.data.splits):
-        raise ConfigError(f"data: two splits are the same file: {recipe.data.splits}")
+        outside = path.is_absolute() or ".." in path.parts or not path.parts
+        require(not outside, f"{where}: {name!r} is no path below --data-dir, without '..'")
     check_data(recipe.data, recipe.languages)
-    if recipe.control not in recipe.arms:
-        raise ConfigError(f"control: {recipe.control!r} is not an arm ({', '.join(recipe.arms)})")
+    _check_arms(recipe)
+    for where, flags in _tasks_and_flags(recipe).items():
+        check_flags(where, flags)
+    _check_trainings(recipe)
+    pieces = recipe.sentencepiece
+    lines, kind = pieces.training_lines, pieces.model_type
+    require(lines is None or lines >= 1, "sentencepiece.training_lines: at least 1")
+    known = ("unigram", "bpe", "char", "word")
+    where = "sentencepiece.model_type"
+    require(kind in known, f"{where}: {kind!r} is not one of {', '.join(known)}")
+    check_evaluation(recipe.evaluation)
+    beams, searches = recipe.decoding.beams, (recipe.decoding.beams, recipe.decoding.lenpen)
+    require(min(beams) >= 1, f"decoding.beams: a beam is at least 1, found {beams}")
+    require(
+        not recipe.task.iterative or searches == ([1], [1.0]),
+        f"decoding: task {recipe.task.name} decodes in passes over all positions, without beam and "
+        "length penalty; write 'beams: [1]', no lenpen, and its own settings as flags "
+        "(--iter-decode-max-iter 0 is one pass)",
+    )
+
+
+def _check_arms(recipe: Recipe) -> None:
+    known = ", ".join(recipe.arms)
+    require(recipe.control in recipe.arms, f"control: {recipe.control!r} is not an arm ({known})")
     for name, arm in recipe.arms.items():
-        if re.match(r"start(\.|\Z)", name):
-            raise ConfigError(f"arms: {name!r}: 'start' is the checkpoint that all arms start from")
-        if arm.budget not in ("updates", "time"):
-            raise ConfigError(f"arms.{name}.budget: {arm.budget!r} is neither updates nor time")
-    if recipe.finetune.task is not None:
-        raise ConfigError(
-            "finetune.task: the arms' models are decoded with the recipe's task; give it as task"
+        mine = re.match(r"start(\.|\Z)", name)
+        require(not mine, f"arms: {name!r}: 'start' is the checkpoint that all arms start from")
+        budget = f"arms.{name}.budget: {arm.budget!r} is neither updates nor time"
+        require(arm.budget in ("updates", "time"), budget)
+    for flag in BUDGET_FLAGS:
+        values = {
+            name: flag_value(recipe.arm_flags(name), flag)
+            for name, arm in recipe.arms.items()
+            if arm.budget == "updates"
+        }
+        require(
+            len(set(values.values())) <= 1,
+            f"arms: all arms must run the same updates, but {flag} differs: {values}; an arm with "
+            "'budget: time' may make others",
         )
+
+
+def _tasks_and_flags(recipe: Recipe) -> dict[str, list[str]]:
+    """All groups of flags, by key; the names of tasks are checked."""
+    require(
+        recipe.finetune.task is None,
+        "finetune.task: the arms' models are decoded with the recipe's task; give it as task",
+    )
     stages = recipe.start_stages
-    tasks = {"task": recipe.task}
-    tasks |= {f"{name}.task": stage.task for name, stage in stages.items() if stage.task}
+    tasks = {f"{name}.task": stage.task for name, stage in stages.items() if stage.task}
+    tasks["task"] = recipe.task
     for where, task in tasks.items():
-        if not _TASK_NAME.match(task.name):
-            raise ConfigError(
-                f"{where}.name: {task.name!r} is no name of a task: letters, digits, _ and - only, "
-                "no - first"
-            )
-    groups = {
+        require(
+            _TASK_NAME.match(task.name),
+            f"{where}.name: {task.name!r} is no name of a task: letters, digits, _ and - only, no "
+            "- first",
+        )
+    return {
         **{f"{where}.flags": task.flags for where, task in tasks.items()},
         "architecture": recipe.architecture,
         **{f"{name}.flags": stage.flags for name, stage in stages.items()},
@@ -59,46 +94,19 @@ def check_recipe(recipe: Recipe) -> None:
         **{f"arms.{name}.flags": arm.flags for name, arm in recipe.arms.items()},
         "decoding.flags": recipe.decoding.flags,
     }
-    for where, flags in groups.items():
-        check_flags(where, flags)
-    for flag in BUDGET_FLAGS:
-        values = {
-            name: flag_value(recipe.arm_flags(name), flag)
-            for name, arm in recipe.arms.items()
-            if arm.budget == "updates"
-        }
-        if len(set(values.values())) > 1:
-            raise ConfigError(
-                f"arms: all arms must run the same updates, but {flag} differs: {values}; an arm "
-                "with 'budget: time' may make others"
-            )
-    trained = {name: stage.completed() for name, stage in stages.items()}
+
+
+def _check_trainings(recipe: Recipe) -> None:
+    trained = {name: stage.completed() for name, stage in recipe.start_stages.items()}
     trained["finetune"] = recipe.arm_flags(recipe.control)
     for name, flags in trained.items():
-        if name != "cross_entropy" and not any(flag_value(flags, flag) for flag in ENDS):
-            raise ConfigError(f"{name}.flags: give it an end, --max-update or --max-epoch")
+        ends = name == "cross_entropy" or any(flag_value(flags, flag) for flag in ENDS)
+        require(ends, f"{name}.flags: give it an end, --max-update or --max-epoch")
         metric = "--best-checkpoint-metric"
-        if flag_value(flags, metric) == "bleu" and "--eval-bleu" not in flags:
-            raise ConfigError(
-                f"{name}.checkpoint: 'best' is by the BLEU of validation; add --eval-bleu to the "
-                f"flags, or name another {metric}"
-            )
-    if recipe.sentencepiece.training_lines is not None and recipe.sentencepiece.training_lines < 1:
-        raise ConfigError("sentencepiece.training_lines: at least 1")
-    if recipe.sentencepiece.model_type not in ("unigram", "bpe", "char", "word"):
-        raise ConfigError(
-            f"sentencepiece.model_type: {recipe.sentencepiece.model_type!r} is not one of "
-            "unigram, bpe, char, word"
-        )
-    check_evaluation(recipe.evaluation)
-    if any(beam < 1 for beam in recipe.decoding.beams):
-        raise ConfigError(f"decoding.beams: a beam is at least 1, found {recipe.decoding.beams}")
-    searches = recipe.decoding.beams, recipe.decoding.lenpen
-    if recipe.task.iterative and searches != ([1], [1.0]):
-        raise ConfigError(
-            f"decoding: task {recipe.task.name} decodes in passes over all positions, without beam "
-            "and length penalty; write 'beams: [1]', no lenpen, and its own settings as flags "
-            "(--iter-decode-max-iter 0 is one pass)"
+        require(
+            flag_value(flags, metric) != "bleu" or "--eval-bleu" in flags,
+            f"{name}.checkpoint: 'best' is by the BLEU of validation; add --eval-bleu to the "
+            f"flags, or name another {metric}",
         )
 
 
@@ -108,11 +116,11 @@ def check_file_name(where: str, name: str) -> None:
     Raises:
         ConfigError: it may lead to another folder, or is no plain name.
     """
-    if not _FILE_NAME.match(name):
-        raise ConfigError(
-            f"{where}: {name!r} becomes a file name: use letters, digits and . _ - + = only, "
-            "a letter or digit first"
-        )
+    require(
+        _FILE_NAME.match(name),
+        f"{where}: {name!r} becomes a file name: use letters, digits and . _ - + = only, a letter "
+        "or digit first",
+    )
 
 
 def _file_names(recipe: Recipe) -> Iterator[tuple[str, str]]:

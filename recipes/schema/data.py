@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipes.errors import ConfigError
+from recipes.errors import require
 
 FORMATS = ("plain", "iwslt-tags", "sgml", "tmx", "tsv", "tsv-references", "labelled-references")
 TOKENISATIONS = ("none", "moses")
@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass
 class Corpus:
-    """A corpus made by :mod:`recipes.corpora` instead of files in ``--data-dir``."""
+    """A corpus made by a module of :mod:`recipes.corpora` instead of files in ``--data-dir``."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class TextSource:
     """A part of a split's text: files, members of an archive, or one of sacrebleu's test sets.
 
     Args:
-        text: the file of each language, by language code: a name in ``data.files`` or, where
-            ``archive`` is given, a member of that archive. Files of ``--data-dir`` are taken by
-            the same names.
+        text: the file of each language, by language code, or one name with ``{lang}`` for the
+            code: a name in ``data.files`` or, where ``archive`` is given, a member of that
+            archive. Files of ``--data-dir`` are taken by the same names.
         archive: a name in ``data.files``; .tgz, .tar and .zip are known.
         format: how lines are read out of the file, see :mod:`recipes.data.formats`.
         references: more references, one file each, in the format of the first.
@@ -127,6 +127,7 @@ class Data:
         lowercase: lower-case all text.
         licence: of the text, in words.
         size: number of training pairs, in words.
+        tried: whether the downloads were tried when the recipe was written.
     """
 
     train: str = "train"
@@ -141,6 +142,7 @@ class Data:
     lowercase: bool = False
     licence: str = ""
     size: str = ""
+    tried: bool = True
 
     @property
     def splits(self) -> list[str]:
@@ -149,75 +151,77 @@ class Data:
 
 
 def check_data(data: Data, languages: tuple[str, str]) -> None:
-    """Checks of ``data:`` that need more than one key."""
+    """Checks of ``data:`` that need more than one key.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    splits = data.splits
+    require(len(set(splits)) == len(splits), f"data: two splits are the same file: {splits}")
     for name, file in data.files.items():
-        if not file.address.startswith(("http://", "https://")):
-            raise ConfigError(f"data.files.{name}.address: {file.address!r} is not http(s)")
-        if file.sha256 is not None and not _SHA256.match(file.sha256):
-            raise ConfigError(
-                f"data.files.{name}.sha256: expected 64 hexadecimal digits (lower case), or null"
-            )
+        http = file.address.startswith(("http://", "https://"))
+        require(http, f"data.files.{name}.address: {file.address!r} is not http(s)")
+        digits = "expected 64 hexadecimal digits (lower case), or null"
+        known = file.sha256 is None or _SHA256.match(file.sha256)
+        require(known, f"data.files.{name}.sha256: {digits}")
     for split, sources in data.sources.items():
         for number, source in enumerate(sources):
             _check_source(source, f"data.sources.{split}[{number}]", data, languages)
     for split in data.references:
-        if split not in data.tests and split not in data.sources:
-            raise ConfigError(f"data.references: {split!r} is not a test set ({data.tests})")
-    if data.corpus is not None and data.sources:
-        raise ConfigError("data: give either a corpus or sources, not both")
+        known = split in data.tests or split in data.sources
+        require(known, f"data.references: {split!r} is not a test set ({data.tests})")
+    corpus = None if data.corpus is None else data.corpus.name
+    require(corpus in (None, "cldr"), f"data.corpus.name: unknown {corpus!r} (known: cldr)")
+    both = data.corpus is not None and data.sources
+    require(not both, "data: give either a corpus or sources, not both")
     if data.hold_out is not None:
         _check_hold_out(data.hold_out, data)
-    cleaning = data.cleaning
-    if cleaning is not None:
-        if cleaning.max_length is not None and cleaning.max_length < 1:
-            raise ConfigError("data.cleaning.max_length: at least 1 word")
-        if cleaning.max_length_ratio is not None and cleaning.max_length_ratio < 1:
-            raise ConfigError("data.cleaning.max_length_ratio: longer over shorter, at least 1")
-        if data.corpus is not None:
-            raise ConfigError("data.cleaning: a corpus that the recipe makes is clean already")
+    if data.cleaning is not None:
+        length, ratio = data.cleaning.max_length, data.cleaning.max_length_ratio
+        require(length is None or length >= 1, "data.cleaning.max_length: at least 1 word")
+        longer = "data.cleaning.max_length_ratio: longer over shorter, at least 1"
+        require(ratio is None or ratio >= 1, longer)
+        clean = "data.cleaning: a corpus that the recipe makes is clean already"
+        require(data.corpus is None, clean)
 
 
 def _check_hold_out(hold_out: HoldOut, data: Data) -> None:
-    if (hold_out.every is None) == (not hold_out.clusters):
-        raise ConfigError("data.hold_out: give either every or clusters")
-    if hold_out.every is not None and hold_out.every < 2:
-        raise ConfigError("data.hold_out.every: at least 2, so that training text is left")
-    if hold_out.several is not None and not hold_out.clusters:
-        raise ConfigError("data.hold_out.several: needs clusters")
+    every, clusters = hold_out.every, hold_out.clusters
+    require((every is None) != (not clusters), "data.hold_out: give either every or clusters")
+    left = "data.hold_out.every: at least 2, so that training text is left"
+    require(every is None or every >= 2, left)
+    require(hold_out.several is None or clusters, "data.hold_out.several: needs clusters")
+    others = ", ".join(data.splits[1:])
     for split in hold_out.splits(data.valid):
-        if split not in data.splits[1:]:
-            raise ConfigError(
-                f"data.hold_out: {split!r} is neither the valid split nor a test set "
-                f"({', '.join(data.splits[1:])})"
-            )
-    if any(count < 1 for count in hold_out.clusters.values()):
-        raise ConfigError("data.hold_out.clusters: at least 1 pair for each split")
+        neither = f"data.hold_out: {split!r} is neither the valid split nor a test set ({others})"
+        require(split in data.splits[1:], neither)
+    least = "data.hold_out.clusters: at least 1 pair for each split"
+    require(all(count >= 1 for count in clusters.values()), least)
 
 
 def _check_source(source: TextSource, where: str, data: Data, languages: tuple[str, str]) -> None:
     if source.sacrebleu is not None:
-        if source.text or source.archive:
-            raise ConfigError(f"{where}: give either sacrebleu or text, not both")
+        both = source.text or source.archive
+        require(not both, f"{where}: give either sacrebleu or text, not both")
         return
-    if source.language_pair is not None:
-        raise ConfigError(f"{where}.language_pair: belongs to a test set of sacrebleu")
-    if source.format not in FORMATS:
-        raise ConfigError(f"{where}.format: {source.format!r} is not one of {', '.join(FORMATS)}")
-    if source.tokenisation not in TOKENISATIONS:
-        raise ConfigError(
-            f"{where}.tokenisation: {source.tokenisation!r} is not one of "
-            f"{', '.join(TOKENISATIONS)}"
-        )
-    missing = [lang for lang in languages if lang not in source.text]
-    if missing:
-        raise ConfigError(f"{where}.text: no file for language {missing[0]!r}")
-    if source.archive is not None and source.archive not in data.files:
-        raise ConfigError(f"{where}.archive: {source.archive!r} is not in data.files")
-    if source.format in BOTH_SIDES and len({source.text[lang] for lang in languages}) > 1:
-        raise ConfigError(f"{where}.text: format {source.format} holds both languages in one file")
-    if source.references and source.format in BOTH_SIDES:
-        raise ConfigError(f"{where}.references: format {source.format} has them in the same file")
-    if (source.format == "tsv") != bool(source.columns):
-        raise ConfigError(f"{where}.columns: needed for format tsv, and for no other")
-    if source.columns and any(source.columns.get(lang, 0) < 1 for lang in languages):
-        raise ConfigError(f"{where}.columns: give the column of each language, counted from 1")
+    pair = source.language_pair
+    require(pair is None, f"{where}.language_pair: belongs to a test set of sacrebleu")
+    for key, known in (("format", FORMATS), ("tokenisation", TOKENISATIONS)):
+        value = getattr(source, key)
+        names = ", ".join(known)
+        require(value in known, f"{where}.{key}: {value!r} is not one of {names}")
+    for lang in languages:
+        require(lang in source.text, f"{where}.text: no file for language {lang!r}")
+    archive = source.archive
+    unknown = f"{where}.archive: {archive!r} is not in data.files"
+    require(archive is None or archive in data.files, unknown)
+    if source.format in BOTH_SIDES:
+        one = f"{where}.text: format {source.format} holds both languages in one file"
+        require(len({source.text[lang] for lang in languages}) == 1, one)
+        inside = f"{where}.references: format {source.format} has them in the same file"
+        require(not source.references, inside)
+    columns = source.columns
+    needed = f"{where}.columns: needed for format tsv, and for no other"
+    require((source.format == "tsv") == bool(columns), needed)
+    counted = not columns or all(columns.get(lang, 0) >= 1 for lang in languages)
+    require(counted, f"{where}.columns: give the column of each language, counted from 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,7 @@ from recipes.schema.building import build, did_you_mean, flags_of, is_flags
 from recipes.schema.checks import check_file_name, check_recipe
 from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Recipe
-from recipes.schema.settings import apply_setting
-from recipes.schema.yaml_text import parse_yaml
+from recipes.schema.yaml_text import apply_setting, parse_yaml
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -120,21 +120,41 @@ def _merged(base: dict[Any, Any], own: dict[Any, Any], where: str) -> dict[Any, 
     return result
 
 
-def recipe_text(name: str) -> str:
-    """A recipe as YAML that needs no base."""
-    text = yaml.safe_dump(composed(name), sort_keys=False, allow_unicode=True, width=100)
-    load_recipe(name)
-    return text
+def recipe_text(name: str, settings: Sequence[str] = ()) -> str:
+    """A recipe, with ``--set`` settings, as YAML that needs no base.
+
+    Raises:
+        ConfigError: see :func:`load_recipe`.
+    """
+    load_recipe(name, settings)
+    return yaml.safe_dump(_set(name, settings), sort_keys=False, allow_unicode=True, width=100)
 
 
-def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     """Read recipe ``name``, apply ``--set`` settings (``key.path=value``), check it."""
-    raw = composed(name)
-    for setting in settings or []:
-        apply_setting(raw, setting)
+    raw = _set(name, settings)
     if "name" not in raw:
         raw["name"] = Path(name).stem if name.endswith(_SUFFIXES) else name
         check_file_name(f"recipe {name}: rename the file or give `name:`", raw["name"])
+    _name_texts(raw)
     recipe = build(Recipe, raw, "")
     check_recipe(recipe)
     return recipe
+
+
+def _name_texts(raw: dict[str, Any]) -> None:
+    """A text written once, with ``{lang}`` in its name, is that of both languages."""
+    languages = [raw.get("source_lang"), raw.get("target_lang")]
+    data = raw.get("data")
+    splits = data.get("sources") if isinstance(data, dict) else None
+    for sources in splits.values() if isinstance(splits, dict) else ():
+        for source in sources if isinstance(sources, list) else ():
+            if isinstance(source, dict) and isinstance(text := source.get("text"), str):
+                source["text"] = {x: text.replace("{lang}", str(x)) for x in languages}
+
+
+def _set(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    raw = composed(name)
+    for setting in settings:
+        apply_setting(raw, setting)
+    return raw

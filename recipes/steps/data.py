@@ -7,7 +7,7 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
-from recipes import corpora
+from recipes.corpora import cldr
 from recipes.data.prepare import Preparation
 from recipes.data.segmentation import load_sentencepiece, segment_file, train_sentencepiece
 from recipes.fairseq_commands.commands import preprocess_command
@@ -47,16 +47,15 @@ def _prepare(run: Run) -> None:
 
     named = chain.from_iterable(run.recipe.data.references.values())
     run.check_inside(layout.text_dir / name for name in named)
-    record, settings = layout.record("text"), preparation.settings()
-    run.run_stage(Stage("text", record, outputs, settings, make, preparation.inputs(), details))
+    made = layout.record("text"), outputs, preparation.settings(), make, preparation.inputs()
+    run.run_stage(Stage("text", *made, details=details))
 
 
 def _make_corpus(run: Run, corpus: Corpus) -> None:
     recipe, layout = run.recipe, run.layout
-    generator = corpora.find(corpus.name)
 
     def make() -> None:
-        for name, lines in generator.make(recipe, corpus.options).items():
+        for name, lines in cldr.make(recipe, corpus.options).items():
             write_lines(layout.text_dir / name, lines)
 
     files = [layout.text(split, lang) for split in recipe.data.splits for lang in recipe.languages]
@@ -64,7 +63,7 @@ def _make_corpus(run: Run, corpus: Corpus) -> None:
         "corpus": corpus.name,
         "options": corpus.options,
         "splits": recipe.data.splits,
-        "source": generator.version(),
+        "source": cldr.version(),
     }
     run.run_stage(Stage("corpus", layout.record("text"), files, settings, make))
 
@@ -117,19 +116,15 @@ def preprocess(run: Run) -> None:
 
     def binarize() -> None:
         shutil.rmtree(layout.binarized, ignore_errors=True)
-        run.execute(command, run.work_dir / "logs" / "preprocess.log", "preprocess")
+        run.launch(command.argv(), run.work_dir / "logs" / "preprocess.log", "preprocess")
 
-    outputs: list[Path] = [layout.binarized / f"dict.{lang}.txt" for lang in recipe.languages]
+    outputs = list(layout.dictionaries.values())
     inputs: dict[str, Path] = {}
     for split in recipe.data.splits:
         for lang in recipe.languages:
             inputs[f"segmented/{split}.{lang}"] = layout.segmented / f"{split}.{lang}"
             outputs.append(layout.binary(split, lang))
     shell = [shlex.join(["rm", "-rf", str(layout.binarized)])] * layout.binarized.exists()
-    record = layout.record("binarized")
-    run.run_stage(
-        run.command_stage(
-            *("preprocess", command, record, outputs, binarize, inputs),
-            shell=[*shell, str(command)],
-        )
-    )
+    files = layout.record("binarized"), outputs
+    shell.append(str(command))
+    run.run_stage(Stage("preprocess", *files, {}, binarize, inputs, command, shell=shell))

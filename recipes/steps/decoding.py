@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from recipes.data.references import reference_files
+from recipes.data.origins import reference_files
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
-from recipes.evaluating.scoring import compare
-from recipes.fairseq_commands.commands import generate_command
-from recipes.fairseq_commands.decoding import decode, detokenised, generate_log
-from recipes.fairseq_commands.progress import generation_progress
-from recipes.reporting.results import SCHEMA, collect_results
+from recipes.fairseq_commands.commands import display_path, generate_command
+from recipes.fairseq_commands.decoding import decode, detokenised, generate_log, generation_progress
+from recipes.reporting.results import SCHEMA, chosen_scores, collect_results
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
 from recipes.running.stages import Stage
+from recipes.scoring.metrics import find_metric
 from recipes.text import read_lines, write_lines, write_text
 
 Lenpen = dict[tuple[str, int], float]
@@ -65,18 +64,17 @@ def _decoded(run: Run, system: str, beam: int, candidates: list[float]) -> bool:
 
 
 def best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
-    """The candidate with the best valid BLEU, as the evaluation scores it."""
+    """The candidate with the best score on valid, as the evaluation has it."""
     if len(candidates) == 1:
         return candidates[0]
-    valid, layout = run.recipe.data.valid, run.layout
-    references = [read_lines(f) for f in reference_files(run.recipe, layout.text_dir, valid)]
-    options = MetricOptions.of_recipe(run.recipe.evaluation)
-    outputs = {str(c): read_lines(layout.hypotheses(system, valid, beam, c)) for c in candidates}
-    scored = compare(outputs, references, metrics=["bleu"], options=options).systems
-    bleu = {c: scored[str(c)].scores["bleu"].value for c in candidates}
-    best = max(candidates, key=lambda c: bleu[c])
-    shown = ", ".join(f"{c:g}: {bleu[c]:.2f}" for c in candidates)
-    run.say(f"  {system} beam {beam}: valid BLEU by lenpen {{{shown}}}, takes {best:g}")
+    valid = run.recipe.data.valid
+    outputs = {c: run.layout.hypotheses(system, valid, beam, c) for c in candidates}
+    scores = chosen_scores(run.recipe, run.layout, outputs)
+    metric = find_metric(run.recipe.evaluation.selected_by)
+    best = metric.best(scores)
+    shown = ", ".join(f"{c:g}: {scores[c]:.{metric.digits}f}" for c in candidates)
+    say = f"  {system} beam {beam}: valid {metric.title} by lenpen {{{shown}}}, takes {best:g}"
+    run.say(say)
     return best
 
 
@@ -100,15 +98,13 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
 
     source = layout.binary(split, recipe.source_lang)
     inputs = {"checkpoint": checkpoint, source.name: source, model.name: model}
-    for lang in recipe.languages:
-        inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
+    inputs |= layout.dictionaries
     record = output.with_name(f"{output.name}.stage.json")
     log = generate_log(output)
     if run.take_over and not run.dry_run and not record.exists() and log.is_file():
         _detokenise(run, split, output, model)
     shell = shell_with_log(command, log)
-    stage = run.command_stage(name, command, record, [output, log], generate, inputs, shell=shell)
-    run.run_stage(stage)
+    run.run_stage(Stage(name, record, [output, log], {}, generate, inputs, command, shell=shell))
 
 
 def _detokenise(run: Run, split: str, output: Path, model: Path) -> None:
@@ -134,7 +130,8 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
     }
 
     def score() -> None:
-        results = collect_results(recipe, layout, decoded, run.commands, lenpen)
+        command = shlex.join(["python", "-m", "recipes", *map(display_path, run.arguments)])
+        results = collect_results(recipe, layout, decoded, run.commands, lenpen, command)
         write_text(layout.results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
     inputs = {"/".join(map(str, key)): path for key, path in decoded.items()}

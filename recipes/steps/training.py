@@ -16,7 +16,7 @@ from recipes.fairseq_commands.checkpoints import (
     mend_last_checkpoint,
 )
 from recipes.fairseq_commands.commands import train_command
-from recipes.fairseq_commands.progress import training_progress
+from recipes.fairseq_commands.training_log import training_progress
 from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
@@ -103,7 +103,8 @@ def _stage(
         done = limit is not None and last.is_file() and checkpoint_updates(last) >= int(limit)
         if not done:
             try:
-                run.execute(command, log, name, training_progress(run.say), append=last.is_file())
+                progress = training_progress(run.say, None if limit is None else int(limit))
+                run.launch(command.argv(), log, name, progress, append=last.is_file())
             except CommandError as error:
                 if "KeyError: 'bleu'" in str(error):
                     raise CommandError(f"{error}\n{_NO_BLEU}") from error
@@ -118,24 +119,14 @@ def _stage(
         for split in (recipe.data.train, recipe.data.valid)
         for path in (layout.binary(split, lang) for lang in recipe.languages)
     }
-    for lang in recipe.languages:
-        inputs[f"dictionary {lang}"] = layout.binarized / f"dict.{lang}.txt"
+    inputs |= layout.dictionaries
     if start is not None:
         inputs["start checkpoint"] = start
     shell = shell_with_log(command, log, append=True)
     if average:
         shell.append(run.shell_line(until=name))
-    return run.command_stage(
-        name,
-        command,
-        layout.record(folder),
-        [last, checkpoint],
-        make,
-        inputs,
-        {"average": average},
-        save_dir,
-        shell,
-    )
+    files = layout.record(folder), [last, checkpoint]
+    return Stage(name, *files, {"average": average}, make, inputs, command, save_dir, shell)
 
 
 def check_loggers(run: Run) -> None:

@@ -37,6 +37,10 @@ PAGES = sorted(
     for path in (REPOSITORY / folder).glob("*.md")
 )
 SECTION = section(page("docs/objectives.md"), "--criterion stochastic_graph")
+FLAGS = {
+    criterion: section(page("docs/flags.md"), f"--criterion {criterion}")
+    for criterion in ("expected_bleu", "stochastic_graph")
+}
 ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in SECTION.splitlines()
@@ -74,21 +78,28 @@ def test_flags_of_a_row_give_the_objective_without_its_name(name: str) -> None:
     assert replace(spelt, objective=name) == named
 
 
-def test_page_of_flags_has_every_flag_with_its_default() -> None:
-    table = flag_rows(page("docs/flags.md"))
+@pytest.mark.parametrize("criterion", FLAGS)
+def test_page_of_flags_has_every_flag_with_its_default(criterion: str) -> None:
+    table = flag_rows(FLAGS[criterion])
     assert {name: default for name, (default, _) in table.items()} == {
-        name: known.default for name, known in criterion_flags("stochastic_graph").items()
+        name: known.default for name, known in criterion_flags(criterion).items()
     }
 
 
 def test_page_of_flags_sorts_them_by_who_sets_them() -> None:
-    axes = flag_rows(section(page("docs/flags.md"), "What --objective sets"))
+    axes = flag_rows(FLAGS["stochastic_graph"].split("### What it does not set")[0])
     assert set(axes) == set(map(flag, SET_BY_OBJECTIVE))
 
 
-def test_page_of_flags_names_the_choices() -> None:
-    for name, (_, meaning) in flag_rows(page("docs/flags.md")).items():
-        assert criterion_flags("stochastic_graph")[name].choices <= named_in(meaning), name
+@pytest.mark.parametrize("criterion", FLAGS)
+def test_page_of_flags_names_the_choices(criterion: str) -> None:
+    for name, (_, meaning) in flag_rows(FLAGS[criterion]).items():
+        assert criterion_flags(criterion)[name].choices <= named_in(meaning), name
+
+
+def test_tables_of_flags_stand_on_one_page() -> None:
+    shown = {document for document in PAGES if len(flag_rows(page(document))) > 5}
+    assert shown == {"docs/flags.md"}
 
 
 @pytest.mark.parametrize("axis", ["feed", "cost", "estimator", "baseline"])

@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from recipes.evaluating.scoring import compare, describe
 from recipes.reporting.results import SCHEMA, paired_systems
+from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import metric_facts
 from recipes.text import read_lines, write_lines
 
 SPLITS = ("valid", "test")
@@ -61,7 +62,6 @@ def _settings() -> dict[str, Any]:
         "nll_loss": [[50, 100], [2.5, 2.4]],
         "length_ratio": [[50, 100], [0.9, 1.0]],
         "sample_length": [[50, 100], [11.0, 12.0]],
-        "_seconds": [[20, 40, 50, 60, 100], [20, 40, 60, 90, 180]],
     }
     training = {
         "flags": "--criterion a",
@@ -85,7 +85,10 @@ def _settings() -> dict[str, Any]:
         "baseline": "cross_entropy",
         "baselines": {"start": 30.5, "cross_entropy": 40.25},
         "selected": "other",
-        "metrics": ["bleu", "chrf", "ter"],
+        "selection": "bleu",
+        "metrics": metric_facts(["bleu", "chrf", "ter"]),
+        "command": "python -m recipes run small",
+        "text_sha256": {},
         "bootstrap_samples": 40,
         "randomization_trials": 40,
         "scored_text": {split: f"{split}.en" for split in SPLITS},
@@ -109,7 +112,7 @@ def _settings() -> dict[str, Any]:
         },
         "set_aside": ["other.old1"],
         "curves": {
-            system: curves if arm == "other" else {k: curves[k] for k in ("bleu", "_seconds")}
+            system: curves if arm == "other" else {"bleu": curves["bleu"]}
             for system, (arm, _, _) in SYSTEMS.items()
             if arm != "start"
         },
@@ -137,7 +140,7 @@ def _score(
         results["randomization_signatures"].update(compared.randomization_signatures)
         results["reference_repeated_ngram_rate"][split] = compared.reference_repeated_ngram_rate
         repeats = results["reference_consecutive_repeats_per_100_tokens"]
-        repeats[split] = compared.reference_consecutive_repeats
+        repeats[split] = compared.reference_consecutive_repeats_per_100_tokens
         for system, scores in compared.systems.items():
             scores.average_probability = 0.75
             by_split = results["systems"][system]["scores"].setdefault(split, {})

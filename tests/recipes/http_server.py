@@ -1,8 +1,7 @@
-"""A server of a folder's files on this machine, with ranges, that can misbehave as told."""
+"""A server of a folder's files on this machine that can misbehave as told."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,16 +10,18 @@ class FileServer:
     """Serves ``files`` (bytes by path) below ``address``.
 
     Attributes:
-        requests: (path, Range header or None) of every request so far.
+        requests: path of every request so far.
         cut_after: number of bytes of a body after which the connection is closed.
-        ranges: whether Range headers are honoured and versions given.
+        encoding: the Content-Encoding it declares.
+        length: whether it says how long a body is.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
-        self.requests: list[tuple[str, str | None]] = []
+        self.requests: list[str] = []
         self.cut_after: int | None = None
-        self.ranges = True
+        self.encoding: str | None = None
+        self.length = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,27 +40,17 @@ class FileServer:
         self._server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.requests.append((handler.path, wanted))
+        self.requests.append(handler.path)
         body = self.files.get(handler.path.lstrip("/"))
         if body is None:
             handler.send_error(404)
             return
-        tag = f'"{hashlib.md5(body).hexdigest()}"'
-        start = 0
-        if self.ranges and wanted and handler.headers.get("If-Range") == tag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                handler.send_error(416)
-                return
-        handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(body) - start))
-        if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if self.ranges:
-            handler.send_header("ETag", tag)
+        handler.send_response(200)
+        if self.length:
+            handler.send_header("Content-Length", str(len(body)))
+        if self.encoding:
+            handler.send_header("Content-Encoding", self.encoding)
         handler.end_headers()
-        stop = len(body) if self.cut_after is None else start + self.cut_after
-        handler.wfile.write(body[start:stop])
+        handler.wfile.write(body[: self.cut_after])
         handler.wfile.flush()
         handler.close_connection = True

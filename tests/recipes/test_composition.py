@@ -38,6 +38,23 @@ def test_what_show_prints_is_the_whole_recipe(name, write, capsys):
     assert copy == load_recipe(name)
 
 
+def test_show_takes_settings(capsys):
+    settings = ["--set", "decoding.beams=[7]", "--set", "finetune.flags+=--lr 7"]
+    assert main(["show", "iwslt14-de-en", *settings]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["decoding"]["beams"] == [7]
+    assert shown["finetune"]["flags"].endswith("--lr 7")
+    assert main(["show", "iwslt14-de-en", "--set", "decoding.beam=7"]) == 1
+    assert "unknown key 'beam'; did you mean 'beams'" in capsys.readouterr().err
+
+
+def test_one_name_may_stand_for_the_files_of_both_languages(write):
+    source = {"text": "a/train.{lang}.gz"}
+    recipe = small_recipe(data={"sources": {"train": [source]}})
+    (found,) = load_recipe(write(recipe)).data.sources["train"]
+    assert found.text == {"de": "a/train.de.gz", "en": "a/train.en.gz"}
+
+
 def test_a_new_language_pair_is_a_few_lines(write):
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     example = next(text for text in examples if "defaults:" in text)

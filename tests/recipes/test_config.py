@@ -51,7 +51,7 @@ def test_packaged_recipes_are_valid():
         ({"annealing": {"flags": "--save-dir=x"}}, "annealing.flags: --save-dir=x is set by the"),
         ({"annealing": {"flags": "--lr '1"}}, "annealing.flags: No closing quotation"),
         ({"annealing": {"flags": "--lr 1"}}, "annealing.flags: give it an end"),
-        ({"evaluation": {"metrics": ["comet"]}}, "choose from bleu, chrf, ter"),
+        ({"evaluation": {"selection": "comet"}}, "selection: 'comet' is not one of .*bleu, chrf"),
         ({"data": {"tests": ["train"]}}, "two splits are the same file"),
     ],
 )

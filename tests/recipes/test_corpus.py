@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from recipes.corpora import cldr, find
+from recipes.corpora import cldr
 from recipes.errors import ConfigError
 from recipes.schema.reading import load_recipe
 
@@ -84,8 +84,8 @@ def test_wrong_options_are_named():
     recipe = load_recipe("demo")
     with pytest.raises(ConfigError, match=r"unknown \['sede'\]"):
         cldr.make(recipe, {"sede": 1})
-    with pytest.raises(ConfigError, match="unknown 'cdlr'; did you mean 'cldr'"):
-        find("cdlr")
+    with pytest.raises(ConfigError, match=r"data.corpus.name: unknown 'cdlr' \(known: cldr\)"):
+        load_recipe("demo", ["data.corpus.name=cdlr"])
     recipe.target_lang = "fr"
     with pytest.raises(ConfigError, match="not de and fr"):
         cldr.make(recipe, {})

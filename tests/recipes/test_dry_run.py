@@ -34,7 +34,7 @@ def paste(lines):
 
 def figures(work):
     results = json.loads((work / "results.json").read_text())
-    del results["commands"]
+    del results["command"], results["commands"]
     return results
 
 

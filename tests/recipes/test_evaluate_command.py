@@ -10,9 +10,9 @@ from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.__main__ import main
 from recipes.errors import RecipeError
-from recipes.evaluating.scoring import compare, describe
-from recipes.evaluating.tables import print_comparison, short_names
+from recipes.evaluating.command import print_comparison, short_names
 from recipes.fairseq_commands.decoding import check_targets, detokenised, parse_generate
+from recipes.scoring.comparison import compare, describe
 from recipes.text import read_lines, write_lines
 
 FAST = ("--bootstrap-samples", "20", "--randomization-trials", "20", "--metrics", "bleu")
@@ -131,7 +131,7 @@ def test_a_difference_in_few_lines_is_pointed_out(texts, tmp_path, capsys):
         (["--hypotheses", "{first}", "--tokenize", "13b"], "no tokeniser '13b'"),
         (["--hypotheses", "{first}", "--average", "0"], "at least 1 checkpoint"),
         (["--hypotheses", "{first}", "--length-buckets", "20", "10"], "ascending"),
-        (["--hypotheses", "{first}", "--bootstrap-samples", "0"], "at least 1 bootstrap"),
+        (["--hypotheses", "{first}", "--bootstrap-samples", "0"], "bootstrap_samples: at least 1"),
         (["--hypotheses", "{pieces}"], "is in subwords"),
         (["--hypotheses", "{short}"], "1 hypotheses, but reference 0 has 120 lines"),
         (["--hypotheses", "{blank}"], "all 120 hypotheses are empty"),
@@ -354,11 +354,14 @@ def test_figures_are_whole_beside_long_names_on_a_narrow_terminal():
     result.systems[baseline].average_probability = 0.25
     result.systems[system].average_probability = 0.125
     console = Console(width=80, file=io.StringIO())
-    print_comparison(result, baseline, console)
+    print_comparison(result, baseline, "test.en", console)
     shown = console.file.getvalue()
-    statistics = shown[shown.index("Outputs") : shown.index("BLEU by words")]
+    assert max(map(len, shown.split("BLEU by length")[0].splitlines())) <= 80
+    statistics = shown[shown.index("Output statistics") : shown.index("BLEU by length")]
     found = result.systems[system]
-    assert " ".join(f"{precision:.1f}" for precision in found.precisions) in statistics
-    assert "0.125 (-0.125)" in statistics
-    for part in ("0.250", "reference", "12.50 0.00 0.00; 0.00"):
-        assert part in statistics
+    for precision in found.precisions:
+        assert f"{precision:.1f}" in statistics
+    assert "test.en, 2 systems: differences to some/long/folder/baseline.txt" in shown
+    for part in ("0.125", "(-0.125)", "0.250"):
+        assert part in shown
+    assert "12.50%" in statistics

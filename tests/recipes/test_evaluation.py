@@ -6,8 +6,8 @@ import pytest
 from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
-from recipes.evaluating.scoring import compare, describe
+from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import MetricOptions
 from recipes.text import read_lines
 
 METRICS = ("bleu", "chrf", "ter")
@@ -85,6 +85,8 @@ def test_single_system_has_the_plain_signature_and_score(texts):
         sacrebleu_command(texts["reference"], "-i", texts["first"], "-m", *METRICS, "-w", "10")
     )
     row = result.systems["first"]
+    lines = {name: read_lines(texts[name]) for name in ("first", "reference")}
+    describe(result, {"first": lines["first"]}, [lines["reference"]])
     for metric, expected in zip(METRICS, theirs, strict=True):
         assert row.scores[metric].value == pytest.approx(expected["score"], abs=1e-9)
         assert row.scores[metric].p_value is None

@@ -8,8 +8,7 @@ import zipfile
 import pytest
 
 from recipes.data.archives import lines_of
-from recipes.data.formats import read_pairs
-from recipes.data.tokenisation import detokeniser
+from recipes.data.formats import detokeniser, read_pairs
 from recipes.errors import RecipeError
 from recipes.schema.data import TextSource
 

@@ -65,7 +65,8 @@ def contents(folder):
                 if path.name.startswith("results"):
                     content.pop("outputs")  # commands
             elif path.name == "results.json":
-                content = {k: v for k, v in json.loads(content).items() if k != "commands"}
+                content = json.loads(content)
+                del content["command"], content["commands"]
             found[str(path.relative_to(folder))] = content
     return found
 

@@ -7,7 +7,7 @@ import recipes
 
 LAYERS = (
     *("errors", "text", "schema", "corpora", "data", "fairseq_commands", "running"),
-    *("evaluating", "reporting", "steps", "pipeline", "__main__"),
+    *("scoring", "reporting", "evaluating", "steps", "pipeline", "__main__"),
 )
 ROOT = Path(recipes.__file__).parent
 

@@ -1,7 +1,7 @@
 import pytest
 
 from recipes.errors import RecipeError
-from recipes.evaluating.output_probability import average_probability
+from recipes.scoring.output_statistics import average_probability
 from recipes.text import read_lines, write_lines
 
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu_command import sacrebleu_command
 
-from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
-from recipes.evaluating.output_statistics import (
+from recipes.errors import ConfigError
+from recipes.schema.evaluation import Evaluation, check_evaluation
+from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import MetricOptions
+from recipes.scoring.output_statistics import (
     bucket_scores,
     consecutive_repeats,
     length_buckets,
@@ -19,7 +21,6 @@ from recipes.evaluating.output_statistics import (
     repeated_ngram_rate,
     repeated_ngram_rates,
 )
-from recipes.evaluating.scoring import compare, describe
 from recipes.text import read_lines, write_lines
 
 quick = settings(max_examples=60, deadline=None)
@@ -58,7 +59,7 @@ def test_consecutive_repeats_are_told_per_100_tokens_of_outputs_and_references()
     result = compare({"a": ["the the cat", "a b"]}, [["the cat sat", "a a"]])
     describe(result, {"a": ["the the cat", "a b"]}, [["the cat sat", "a a"]])
     assert result.systems["a"].consecutive_repeats_per_100_tokens == 20
-    assert result.reference_consecutive_repeats == 20
+    assert result.reference_consecutive_repeats_per_100_tokens == 20
 
 
 def test_repetition_is_counted_in_the_words_of_bleu():
@@ -123,5 +124,6 @@ def test_bleu_of_a_bucket_is_that_of_the_sacrebleu_command_on_its_lines(tmp_path
 
 @pytest.mark.parametrize(("bounds", "smallest"), [((20, 10), 1), ((0, 5), 1), ((), 1), ((5,), 0)])
 def test_impossible_buckets_are_refused(bounds, smallest):
-    with pytest.raises(RecipeError, match="length bucket"):
-        reference_buckets([["a b"]], MetricOptions(), bounds, smallest)
+    given = Evaluation(length_buckets=list(bounds), smallest_bucket=smallest)
+    with pytest.raises(ConfigError, match=r"evaluation\.(length_buckets|smallest_bucket): "):
+        check_evaluation(given)

@@ -16,9 +16,10 @@ from scipy import stats
 from recipes.errors import RecipeError
 from recipes.reporting import plots
 from recipes.reporting.examples import compare_outputs, find_examples, matched_orders
-from recipes.reporting.plots import curve_of, curve_plots, plot_gains, score_plots
-from recipes.reporting.report import escaped, load_results, markdown, print_table, write_report
-from recipes.reporting.tables import MEASURES, arms_of, seed_table, splits_and_beams
+from recipes.reporting.layouts import escaped
+from recipes.reporting.plots import curve_of, plot_curves, plot_gains, style_of
+from recipes.reporting.report import load_results, markdown, print_results, write_report
+from recipes.reporting.tables import arms_of, measures, seed_table, splits_and_beams
 from recipes.text import read_lines
 
 
@@ -54,12 +55,14 @@ def test_cells_have_scores_with_intervals_and_the_difference_to_the_baseline(res
         cells = row(text, "other", title)[1:]
         baseline = row(text, "cross_entropy", title)[1:]
         found = results["systems"]["other"]["scores"][split][beam]
-        assert len(cells) == len(MEASURES)
-        for measure, cell, theirs in zip(MEASURES, cells, baseline, strict=True):
+        assert len(cells) == len(measures(results))
+        for measure, cell, theirs in zip(measures(results), cells, baseline, strict=True):
             ours = value(results, "other", measure, column)
             change = ours - value(results, "cross_entropy", measure, column)
-            if measure in ("length_ratio", "average_probability"):
+            if measure == "length_ratio":
                 assert cell == f"{ours:.3f}"
+            elif measure == "average_probability":
+                assert cell == f"{ours:.3f} (+0.000)"
             elif measure == "geometric_mean":  # no test was made of it
                 assert cell == f"{ours:.2f} ({change:+.2f})"
             else:
@@ -145,7 +148,7 @@ def test_cost_has_updates_time_and_what_was_chosen_on_valid(results):
 
 def test_terminal_shows_every_arm_once(results):
     console = Console(file=io.StringIO(), width=120)
-    print_table(results, console)
+    print_results(results, console)
     shown = console.file.getvalue()
     assert "valid: BLEU (difference to cross_entropy, p-value)" in shown
     assert shown.count("other (best arm on valid)") == 2
@@ -181,51 +184,52 @@ def test_results_of_another_version_are_refused(results, tmp_path):
         load_results(tmp_path / "results.json")
 
 
-def test_curves_begin_at_the_start_and_run_over_updates_or_minutes(results):
-    assert curve_of(results, "other", "bleu", "updates") == ([0, 50, 100], [29.0, 30.0, 32.5])
-    assert curve_of(results, "other", "bleu", "minutes") == ([0, 1, 3], [29.0, 30.0, 32.5])
-    assert curve_of(results, "other", "reward", "minutes")[0] == [1 / 3, 2 / 3, 1.5]
-    assert curve_of(results, "cross_entropy", "reward", "updates") is None
+def test_curves_begin_at_the_start(results):
+    assert curve_of(results, "other", "bleu") == ([0, 50, 100], [29.0, 30.0, 32.5])
+    assert curve_of(results, "cross_entropy", "reward") is None
     # Each seed has a start of its own.
-    assert curve_of(results, "other.seed2", "bleu", "updates")[1][0] == 28.0
+    assert curve_of(results, "other.seed2", "bleu")[1][0] == 28.0
 
 
 def test_plots_say_in_words_what_they_show(results):
-    plots = {plot.title: plot for plot in curve_plots(results)}
-    assert len(plots) == 16
-    assert "other 32.5" in plots["valid BLEU (greedy, while training), over updates"].description
-    (plot,) = score_plots(of_one_seed(results), [("test", "5")])
-    score = results["systems"]["other"]["scores"]["test"]["5"]["scores"]["bleu"]
-    low, high = (score["mean"] + sign * score["interval"] for sign in (-1, 1))
-    assert f"other {score['value']:.2f} ({low:.2f} to {high:.2f})" in plot.description
+    curves = plot_curves(results)
+    assert "valid BLEU (greedy, while training): cross_entropy 32.5, " in curves.description
+    assert curves.svg.count("updates</text>") == 8  # a panel for each metric
+    assert plot_curves({**results, "curves": {}}) is None
+    # Of an odd number of metrics, the last panel has no axes.
+    alone = {**results, "curves": {"other": {"reward": [[1, 2], [0.1, 0.2]]}}}
+    assert plot_curves(alone).svg.count('"matplotlib.axis_') == 2
+    change = seed_changes(results, "other", ("test", "5"))
+    expected = f"other {statistics.fmean(change):+.2f} (test, beam 5)"
+    assert expected in plot_gains(results).description
     # The same results give the same bytes.
-    assert next(curve_plots(results)).svg == next(iter(plots.values())).svg
+    assert plot_curves(results) == curves
+    assert plot_gains(results) == plot_gains(results)
 
 
-def test_plot_of_gains_has_a_dot_for_every_seed_of_every_arm(results, tmp_path):
-    plot_gains(results, tmp_path / "gains.svg")
-    drawn = (tmp_path / "gains.svg").read_text(encoding="utf-8")
-    assert "BLEU minus that of cross_entropy" in drawn
-    seeds = {arm: len(systems) for arm, systems in arms_of(results).items()}
-    seeds.pop(results["baseline"])
-    # Each dot, each mean and each arm's entry in the legend uses a marker; ticks do as well.
-    dots = len(splits_and_beams(results)) * sum(number + 1 for number in seeds.values())
-    ticks = drawn.count('id="xtick_') + drawn.count('id="ytick_')
-    assert drawn.count("<use ") >= dots + len(seeds) + ticks
-    plot_gains(results, tmp_path / "again.svg")
-    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == drawn
+def seed_changes(results, arm, column):
+    return [
+        value(results, f"{arm}{s}", "bleu", column)
+        - value(results, f"cross_entropy{s}", "bleu", column)
+        for s in ("", ".seed2")
+    ]
 
 
-def test_arms_differ_in_the_plot_of_gains(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "arms_of", lambda results: [f"arm {n}" for n in range(14)])
-    monkeypatch.setattr(plots, "differences", lambda *arguments: [1.0])
-    drawn, figure = [], plots._figure
-    monkeypatch.setattr(plots, "_figure", lambda *size: drawn.append(figure(*size)) or drawn[0])
-    plot_gains(results, tmp_path / "gains.svg")
-    lines = drawn[0].axes[0].lines
-    named = {line.get_label(): line for line in lines if line.get_label().startswith("arm ")}
-    assert len(named) == 14
-    assert len({(line.get_color(), line.get_marker()) for line in named.values()}) == 14
+def test_plot_of_gains_has_a_dot_for_every_seed_of_every_arm(results, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, x, y, *a, **k: drawn.append(x))
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda *a, **k: None)
+    plot_gains(results)
+    dots = [x for x in drawn if isinstance(x, list)]
+    others = [systems for arm, systems in arms_of(results).items() if arm != results["baseline"]]
+    assert len(dots) == len(splits_and_beams(results)) * len(others)
+    assert sorted(map(len, dots)) == sorted([len(systems) for systems in others] * 4)
+    assert seed_changes(results, "other", ("test", "5")) in dots
+
+
+def test_arms_differ_in_the_plots(monkeypatch):
+    monkeypatch.setattr(plots, "arms_of", lambda results: [f"arm {n}" for n in range(30)])
+    assert len({tuple(style.values()) for style in style_of({}).values()}) == 30
 
 
 def test_matched_ngrams_are_clipped_and_the_longest_one_counts():
@@ -292,7 +296,7 @@ def test_text_from_outside_is_escaped(folder, results):
     assert "<script" not in page
     assert "third<b>" not in page
     assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; a | bar." in page
-    assert not re.search(r"(src|href)=\"(?!#|data:,|results\.json)", page)
+    assert not re.search(r"(src|href)=\"(?!#|data:,|data:image|results\.json)", page)
     markdown = (folder / "docs/small.md").read_text(encoding="utf-8")
     assert "A &lt;script&gt;alert(" in markdown
     assert not re.search(

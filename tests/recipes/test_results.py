@@ -1,5 +1,6 @@
 """What results.json holds for every system, split and beam."""
 
+import hashlib
 import json
 
 import pytest
@@ -81,6 +82,15 @@ def test_every_system_has_all_figures_against_all_references(results):
     assert "nrefs:2" in results["signatures"]["bleu"]
     assert "ar:50" in results["randomization_signatures"]["bleu"]
     assert set(results["reference_repeated_ngram_rate"]) == {"valid", "test"}
+    assert results["command"].startswith("python -m recipes run ")
+
+
+def test_the_text_is_named_by_its_checksums(results, tmp_path):
+    files = {f"{s}.{lang}" for s in ("train", "valid", "test") for lang in ("de", "en")}
+    files |= {"test.en.0", "test.en.1"}
+    assert results["text_sha256"] == {
+        name: hashlib.sha256((tmp_path / "text" / name).read_bytes()).hexdigest() for name in files
+    }
 
 
 def valid_bleu(results, systems, beams):

@@ -1,5 +1,4 @@
-from recipes.fairseq_commands.progress import training_progress
-from recipes.fairseq_commands.training_log import read_training_log
+from recipes.fairseq_commands.training_log import read_training_log, training_progress
 
 HEAD = "2026-11-24 05:36:28 | INFO |"
 LOG = f"""\
@@ -41,15 +40,23 @@ def test_progress_is_one_short_line_for_each_line_of_figures():
     assert len(said) == 4
 
 
+def test_progress_tells_the_time_that_is_left():
+    said: list[str] = []
+    seconds = iter(range(0, 10_000, 40))
+    handler = training_progress(said.append, 100, lambda: next(seconds))
+    for update in (20, 40, 90, 100):
+        handler(f"{HEAD} {inner(update, loss=1)}")
+    assert [line.partition("loss 1")[2] for line in said] == [
+        "", "  2 min left", "  less than a minute left", "",
+    ]  # fmt: skip
+
+
 def resumed_log(*parts):
-    """A log as fairseq-train leaves it: each part (updates loaded, [(second, line)])."""
+    """A log as fairseq-train leaves it: each part (updates loaded, lines)."""
     lines = []
-    for hour, (loaded, entries) in enumerate(parts, start=7):
-        head = f"2026-11-24 {hour:02}:00"
+    for loaded, entries in parts:
         found = f"Loaded checkpoint c.pt (epoch 1 @ {loaded} updates)"
-        lines.append(f"{head}:01 | INFO | fairseq.trainer | {found}")
-        lines.append(f"{head}:05 | INFO | fairseq.trainer | begin training epoch 1")
-        lines += [f"{head}:{second:02} | INFO | {line}" for second, line in entries]
+        lines += [f"{HEAD} fairseq.trainer | {found}", *(f"{HEAD} {line}" for line in entries)]
     return "\n".join([*lines, ""])
 
 
@@ -63,48 +70,36 @@ def valid(update, **values):
     return f"valid | epoch 001 | valid on 'valid' subset | {figures} | num_updates {update}"
 
 
-BEGIN = 'fairseq_cli.train | begin validation on "valid" subset'
-
-
-def test_curves_over_updates_and_seconds(tmp_path):
-    parts = (
-        0,
-        [
-            (15, inner(20, loss=1, reward=0.25, entropy=1.5, sample_length=9)),
-            (17, BEGIN),
-            (24, valid(22, bleu=30.5, reward_greedy=0.375, sample_length=11)),
-            (35, inner(40, loss=1, reward=0.5, entropy=1.25, sample_length=10)),
-            (36, "train | epoch 001 | loss 1 | train_wall 20 | num_updates 44"),
-        ],
-    )
-    (tmp_path / "log").write_text(resumed_log(parts))
+def test_curves_over_updates(tmp_path):
+    lines = [
+        inner(20, loss=1, reward=0.25, entropy=1.5, sample_length=9),
+        valid(22, bleu=30.5, reward_greedy=0.375, sample_length=11),
+        inner(40, loss=1, reward=0.5, entropy=1.25, sample_length=10),
+        "train | epoch 001 | loss 1 | train_wall 20 | num_updates 44",
+    ]
+    (tmp_path / "log").write_text(resumed_log((0, lines)))
     assert read_training_log(tmp_path / "log").curves() == {
         "bleu": [[22], [30.5]],
         "reward_greedy": [[22], [0.375]],
         "reward": [[20, 40], [0.25, 0.5]],
         "entropy": [[20, 40], [1.5, 1.25]],
-        # Validation logs it too.
-        "sample_length": [[22], [11]],
-        # From the first batch, at 5 s; the update before a validation ends where that begins.
-        "_seconds": [[20, 22, 40, 44], [10, 12, 30, 31]],
+        "sample_length": [[22], [11]],  # validation logs it too
     }
 
 
-def test_time_between_the_parts_of_a_resumed_run_does_not_count(tmp_path):
-    first = 0, [(15, inner(20, reward=0.1)), (25, inner(40, reward=0.2)), (33, inner(60, reward=9))]
-    second = 40, [(20, inner(60, reward=0.3)), (30, inner(80, reward=0.4))]
-    third = 80, [(15, inner(100, reward=0.5))]
-    (tmp_path / "log").write_text(resumed_log(first, second, third))
+def test_updates_that_a_resumed_run_makes_again_count_once(tmp_path):
+    first = 0, [inner(20, reward=0.1), inner(40, reward=0.2), inner(60, reward=9)]
+    second = 40, [inner(60, reward=0.3), inner(80, reward=0.4)]
+    (tmp_path / "log").write_text(resumed_log(first, second))
     curves = read_training_log(tmp_path / "log").curves()
-    assert curves["reward"] == [[20, 40, 60, 80, 100], [0.1, 0.2, 0.3, 0.4, 0.5]]
-    assert curves["_seconds"] == [[20, 40, 60, 80, 100], [10, 20, 35, 45, 55]]
+    assert curves["reward"] == [[20, 40, 60, 80], [0.1, 0.2, 0.3, 0.4]]
 
 
 def test_updates_that_a_resumed_run_did_not_reach_are_forgotten(tmp_path):
-    first = 0, [(15, inner(20, reward=0.1)), (25, inner(40, reward=0.2)), (26, valid(40, bleu=3))]
+    first = 0, [inner(20, reward=0.1), inner(40, reward=0.2), valid(40, bleu=3)]
     (tmp_path / "log").write_text(resumed_log(first, (20, [])))
     log = read_training_log(tmp_path / "log")
-    assert log.curves() == {"reward": [[20], [0.1]], "_seconds": [[20], [10]]}
+    assert log.curves() == {"reward": [[20], [0.1]]}
     # A finished run that is started again trains nothing, and loses nothing.
     (tmp_path / "log").write_text(resumed_log(first, (40, [])))
     assert read_training_log(tmp_path / "log").curve("bleu") == ([40], [3])

@@ -1,28 +1,34 @@
-"""Scores of detokenised text through sacrebleu, its paired test, and statistics of the outputs."""
+"""Scores of several systems, paired tests against a baseline, and statistics of their outputs.
+
+The test is approximate randomisation (Riezler and Maxwell 2005). The p-value of sacrebleu's paired
+bootstrap is no use: it takes the absolute value of the differences before it subtracts their mean,
+so that outputs of equal quality give about .43, and hardly anything gives more.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.base import Metric
+from sacrebleu.significance import PairedTest, Result
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import METRICS, MetricOptions
-from recipes.evaluating.output_statistics import (
-    LENGTH_BOUNDS,
-    SMALLEST_BUCKET,
+from recipes.schema.evaluation import Evaluation
+from recipes.scoring.metrics import MetricOptions, References, SentenceMean, find_metric
+from recipes.scoring.output_statistics import (
+    average_probability,
     bucket_scores,
     consecutive_repeats,
     reference_buckets,
     repeated_ngram_rates,
 )
-from recipes.evaluating.significance import paired_test
 
-BOOTSTRAP_SAMPLES = 1000  # sacrebleu's defaults
-RANDOMIZATION_TRIALS = 10000
+Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's name
 
 
 @dataclass
@@ -52,14 +58,14 @@ class SystemScores:
         length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
             where there is a baseline, its ``baseline_bleu`` on the same sentences.
         repeated_ngram_rate: by n (1, 2, 4), see
-            :func:`~recipes.evaluating.output_statistics.repeated_ngram_rate`.
+            :func:`~recipes.scoring.output_statistics.repeated_ngram_rate`.
         consecutive_repeats_per_100_tokens: see
-            :func:`~recipes.evaluating.output_statistics.consecutive_repeats`.
-        average_probability: see :mod:`recipes.evaluating.output_probability`; None when not known.
+            :func:`~recipes.scoring.output_statistics.consecutive_repeats`.
+        average_probability: see :mod:`recipes.scoring.output_statistics`; None when not known.
     """
 
-    scores: dict[str, Score]
-    length_ratio: float
+    scores: dict[str, Score] = field(default_factory=dict)
+    length_ratio: float = 0.0
     precisions: list[float] = field(default_factory=list)
     geometric_mean: float = 0.0
     brevity_penalty: float = 1.0
@@ -85,10 +91,34 @@ class Comparison:
     signatures: dict[str, str] = field(default_factory=dict)
     randomization_signatures: dict[str, str] = field(default_factory=dict)
     reference_repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
-    reference_consecutive_repeats: float | None = None
+    reference_consecutive_repeats_per_100_tokens: float | None = None
 
 
-def check_lines(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]]) -> None:
+def evaluate(
+    texts: Systems,
+    references: References,
+    baseline: str | None,
+    evaluation: Evaluation,
+    options: MetricOptions,
+    sources: Sequence[str] | None,
+    logs: Mapping[str, Path | None],
+) -> Comparison:
+    """All figures of several systems on one test set: see :func:`compare`, :func:`describe`.
+
+    Args:
+        logs: what fairseq-generate printed, by system, as far as it is known.
+    """
+    tests = evaluation.metrics, evaluation.bootstrap_samples, evaluation.randomization_trials
+    result = compare(texts, references, baseline, *tests, options, sources)
+    buckets = evaluation.length_buckets, evaluation.smallest_bucket
+    describe(result, texts, references, baseline, options, *buckets)
+    for system, log in logs.items():
+        row = result.systems[system]
+        row.average_probability = None if log is None else average_probability(log)
+    return result
+
+
+def check_lines(systems: Systems, references: References) -> None:
     """Check that there is something to score, line by line.
 
     Raises:
@@ -111,45 +141,33 @@ def check_lines(systems: Mapping[str, Sequence[str]], references: Sequence[Seque
 
 
 def compare(
-    systems: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
+    systems: Systems,
+    references: References,
     baseline: str | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
-    samples: int = BOOTSTRAP_SAMPLES,
-    trials: int = RANDOMIZATION_TRIALS,
+    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
+    samples: int = Evaluation.bootstrap_samples,
+    trials: int = Evaluation.randomization_trials,
     options: MetricOptions | None = None,
+    sources: Sequence[str] | None = None,
 ) -> Comparison:
     """Score ``systems``, and test each against ``baseline``.
 
     Args:
-        systems: detokenised hypotheses by system name.
         references: one list of lines for each reference set.
         baseline: the system to compare with; None scores without a test or intervals.
-        metrics: names out of bleu, chrf, ter.
+        metrics: see :func:`~recipes.scoring.metrics.find_metric`.
         samples: resamples of the bootstrap that gives the intervals, at least 1.
         trials: shuffles of approximate randomisation; 0 leaves the test out.
         options: of the metrics.
+        sources: what was translated, for metrics that read it.
 
     Raises:
-        RecipeError: see :func:`check_lines`; or a number of samples that cannot be.
+        RecipeError: see :func:`check_lines`.
     """
     check_lines(systems, references)
-    if samples < 1 or trials < 0:
-        raise RecipeError(
-            f"a test needs at least 1 bootstrap sample (found {samples}) and 0 or more "
-            f"randomization trials (found {trials})"
-        )
-    options = options or MetricOptions()
-    bleu = options.bleu(references)
-    result = Comparison({})
-    for system, lines in systems.items():
-        score = bleu.corpus_score(lines, None)
-        mean = math.prod(score.precisions) ** (1 / len(score.precisions))
-        result.systems[system] = SystemScores(
-            {}, score.ratio, list(score.precisions), mean, brevity_penalty=score.bp
-        )
+    result = Comparison({system: SystemScores() for system in systems})
     for name in metrics:
-        metric = options.metric(name, references)
+        metric = find_metric(name).build(options or MetricOptions(), references, sources)
         if baseline is not None:
             _test(result, name, metric, systems, baseline, samples, trials)
             continue
@@ -163,20 +181,20 @@ def _test(
     result: Comparison,
     name: str,
     metric: Metric,
-    systems: Mapping[str, Sequence[str]],
+    systems: Systems,
     baseline: str,
     samples: int,
     trials: int,
 ) -> None:
     """Scores with intervals and p-values; the signatures then name seed and resamples too."""
-    outcomes, result.signatures[name] = paired_test(systems, baseline, metric, "bs", samples)
+    outcomes, result.signatures[name] = _paired_test(systems, baseline, metric, "bs", samples)
     for system, found in outcomes.items():
         # sacrebleu gives numpy's float32 for some of them.
         score = Score(float(found.score), None, float(found.mean), float(found.ci))
         result.systems[system].scores[name] = score
     if not trials or len(systems) == 1:
         return
-    outcomes, signature = paired_test(systems, baseline, metric, "ar", trials)
+    outcomes, signature = _paired_test(systems, baseline, metric, "ar", trials)
     result.randomization_signatures[name] = signature
     for system, found in outcomes.items():
         if system != baseline:
@@ -186,29 +204,60 @@ def _test(
             result.systems[system].scores[name].p_value = p_value
 
 
-def describe(
-    result: Comparison,
-    systems: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
-    baseline: str | None = None,
-    options: MetricOptions | None = None,
-    bounds: Sequence[int] = LENGTH_BOUNDS,
-    smallest: int = SMALLEST_BUCKET,
-) -> None:
-    """Add repeated n-grams and BLEU by length to ``result`` of :func:`compare`.
+def _paired_test(
+    systems: Systems, baseline: str, metric: Metric, test_type: str, trials: int
+) -> tuple[dict[str, Result], str]:
+    """sacrebleu's results by system, and the signature that names test, trials and seed.
 
     Args:
-        bounds: see :func:`~recipes.evaluating.output_statistics.length_buckets`.
+        test_type: ``bs``, bootstrap resampling, of which only the intervals are of use, or ``ar``,
+            approximate randomisation.
+    """
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
+    order = [baseline, *(name for name in systems if name != baseline)]
+    # Processes (0 lets sacrebleu choose how many) are for what is quick to copy.
+    alone = len(order) <= 2 or isinstance(metric, SentenceMean)
+    test = PairedTest(
+        [(system, systems[system]) for system in order],
+        {"metric": metric},
+        None,
+        test_type=test_type,
+        n_samples=trials,
+        n_jobs=1 if alone else 0,
+    )
+    signatures, columns = test()
+    (column,) = (key for key in columns if key != "System")
+    return dict(zip(order, columns[column], strict=True)), str(signatures[column])
+
+
+def describe(
+    result: Comparison,
+    systems: Systems,
+    references: References,
+    baseline: str | None = None,
+    options: MetricOptions | None = None,
+    bounds: Sequence[int] = (10, 20, 30, 40, 50),
+    smallest: int = Evaluation.smallest_bucket,
+) -> None:
+    """Add to ``result`` of :func:`compare` what BLEU is made of, repetition, and BLEU by length.
+
+    Args:
+        bounds: see :func:`~recipes.scoring.output_statistics.length_buckets`.
         smallest: sentences that a bucket must have.
     """
     options = options or MetricOptions()
+    bleu = options.bleu(references)
     every_reference = [line for lines in references for line in lines]
     result.reference_repeated_ngram_rate = repeated_ngram_rates(every_reference, options)
-    result.reference_consecutive_repeats = consecutive_repeats(options.tokens(every_reference))
+    repeats = consecutive_repeats(options.tokens(every_reference))
+    result.reference_consecutive_repeats_per_100_tokens = repeats
     buckets = reference_buckets(references, options, bounds, smallest)
     scores = bucket_scores(systems, references, options, buckets)
     for system, lines in systems.items():
-        row = result.systems[system]
+        row, score = result.systems[system], bleu.corpus_score(lines, None)
+        row.length_ratio, row.brevity_penalty = score.ratio, score.bp
+        row.precisions = list(score.precisions)
+        row.geometric_mean = math.prod(score.precisions) ** (1 / len(score.precisions))
         row.repeated_ngram_rate = repeated_ngram_rates(lines, options)
         row.consecutive_repeats_per_100_tokens = consecutive_repeats(options.tokens(lines))
         row.length_buckets = [

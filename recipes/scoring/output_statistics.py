@@ -1,17 +1,23 @@
-"""What a corpus score does not tell: repetition, and BLEU by the length of the sentence."""
+"""What a corpus score does not tell: repetition, BLEU by length, and how sure the model was."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.evaluating.metrics import MetricOptions
+from recipes.schema.recipe import ITERATIVE_TASKS
+from recipes.scoring.metrics import MetricOptions
+from recipes.text import read_lines
 
 REPEATED_ORDERS = (1, 2, 4)
-LENGTH_BOUNDS = (10, 20, 30, 40, 50)
-SMALLEST_BUCKET = 50  # sentences
+# In the settings that fairseq-generate prints first.
+_TASK = re.compile(r"'task': (?:\{'_name': )?'(?P<task>\w+)'")
+_POSITIONAL = re.compile(r"^P-(?P<index>\d+)\t(?P<scores>.*)$")
 
 
 def repeated_ngram_rate(sentences: Sequence[Sequence[str]], order: int) -> float:
@@ -62,9 +68,7 @@ class LengthBucket:
 
 
 def length_buckets(
-    lengths: Sequence[int],
-    bounds: Sequence[int] = LENGTH_BOUNDS,
-    smallest: int = SMALLEST_BUCKET,
+    lengths: Sequence[int], bounds: Sequence[int], smallest: int
 ) -> list[LengthBucket]:
     """Sort sentences into buckets of length, in ascending order, no sentence left out.
 
@@ -83,23 +87,21 @@ def length_buckets(
     ends = [bound for bound in bounds if bound < longest]
     # Up to the next bound where there is one: 21 to 30, though the longest has 28.
     ends.append(next((bound for bound in bounds if bound >= longest), longest))
-    starts = [min(1, min(lengths)), *(end + 1 for end in ends)]
-    merged: list[LengthBucket] = []
-    for start, end in zip(starts, ends, strict=False):
-        positions = tuple(i for i, length in enumerate(lengths) if start <= length <= end)
-        bucket = LengthBucket(start, end, positions)
-        if merged and len(merged[-1].positions) < smallest:
-            bucket = _joined(merged.pop(), bucket)
-        merged.append(bucket)
-    if len(merged) > 1 and len(merged[-1].positions) < smallest:
-        last = merged.pop()
-        merged.append(_joined(merged.pop(), last))
-    return merged
 
+    def bucket(start: int, end: int) -> LengthBucket:
+        inside = (i for i, length in enumerate(lengths) if start <= length <= end)
+        return LengthBucket(start, end, tuple(inside))
 
-def _joined(shorter: LengthBucket, longer: LengthBucket) -> LengthBucket:
-    positions = tuple(sorted(shorter.positions + longer.positions))
-    return LengthBucket(shorter.shortest, longer.longest, positions)
+    found: list[LengthBucket] = []
+    start = min(1, min(lengths))
+    for end in ends:
+        if len(bucket(start, end).positions) >= smallest:
+            found.append(bucket(start, end))
+            start = end + 1
+    if start <= ends[-1]:  # what is left is too small
+        start = found.pop().shortest if found else start
+        found.append(bucket(start, ends[-1]))
+    return found
 
 
 def bucket_scores(
@@ -121,19 +123,53 @@ def bucket_scores(
 def reference_buckets(
     references: Sequence[Sequence[str]],
     options: MetricOptions,
-    bounds: Sequence[int] = LENGTH_BOUNDS,
-    smallest: int = SMALLEST_BUCKET,
+    bounds: Sequence[int],
+    smallest: int,
 ) -> list[LengthBucket]:
-    """:func:`length_buckets` by the words (BLEU's tokens) of a sentence's first reference.
-
-    Raises:
-        RecipeError: the bounds do not ascend from 1, or ``smallest`` is below 1.
-    """
-    if list(bounds) != sorted(set(bounds)) or not bounds or bounds[0] < 1:
-        raise RecipeError(
-            f"length buckets end at ascending numbers of words, 1 or more: {list(bounds)}"
-        )
-    if smallest < 1:
-        raise RecipeError(f"a length bucket has at least 1 sentence, not {smallest}")
+    """:func:`length_buckets` by the words (BLEU's tokens) of a sentence's first reference."""
     first = [next(filter(str.strip, row), "") for row in zip(*references, strict=True)]
     return length_buckets([len(tokens) for tokens in options.tokens(first)], bounds, smallest)
+
+
+def average_probability(log: Path) -> float | None:
+    """Mean over all output tokens, ``</s>`` included, of the probability the model gave them.
+
+    Training on rewards can make a model's distributions sharper without putting other tokens first
+    (Choshen et al. 2020, "On the Weaknesses of Reinforcement Learning for Neural Machine
+    Translation", who call it peakiness); this shows it.
+
+    From the P- lines of fairseq-generate, log-probabilities in base 2 with four decimals; of
+    several hypotheses of a sentence (``--nbest``) the first counts. Every token weighs the same.
+    None where there are no such lines.
+
+    Models that fill all positions at once (``--task translation_lev``) have the place of ``<s>``
+    and ``</s>`` given, some of them with probability 1: there both are left out. The probability
+    of a token is that of the pass in which it was written.
+
+    Raises:
+        RecipeError: a P- line that is not made of numbers up to 0.
+    """
+    seen: set[str] = set()
+    total, tokens = 0.0, 0
+    task = None
+    for line in read_lines(log):
+        if task is None and (found := _TASK.search(line)):
+            task = found["task"]
+        match = _POSITIONAL.match(line)
+        if match is None or match["index"] in seen:
+            continue
+        seen.add(match["index"])
+        try:
+            scores = [float(score) for score in match["scores"].split()]
+        except ValueError as error:
+            raise RecipeError(f"{log}: P-{match['index']}: {error}") from error
+        if any(math.isnan(score) or score > 0.001 for score in scores):
+            raise RecipeError(
+                f"{log}: P-{match['index']} holds something other than log-probabilities; decode "
+                "without flags that add to the model's scores (--unkpen, --prefix-size ...)"
+            )
+        if task in ITERATIVE_TASKS:
+            scores = scores[1:-1]
+        total += math.fsum(2 ** min(score, 0.0) for score in scores)
+        tokens += len(scores)
+    return total / tokens if tokens else None

@@ -1,0 +1,1 @@
+"""Metrics of detokenised text, tests of their differences, and statistics of outputs."""
