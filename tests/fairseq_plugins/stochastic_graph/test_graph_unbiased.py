@@ -398,6 +398,8 @@ def test_every_output_and_no_other_is_drawn(corpus):
     criterion = tiny.criterion(objective="leave_one_out", samples=400, max_decode_length=3)
     sources = Batch.of(tiny.sample, tiny.task.target_dictionary)
     done = criterion.rollouts.of(tiny.model, sources, 0)
-    drawn = {tuple(row[: int(n)]) for row, n in zip(done.tokens.tolist(), done.num_tokens, strict=True)}
+    drawn = {
+        tuple(row[: int(n)]) for row, n in zip(done.tokens.tolist(), done.num_tokens, strict=True)
+    }
     assert drawn <= set(tiny.outputs(3))
     assert len(drawn) > 10
