@@ -15,6 +15,7 @@ from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.batch import Batch
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
@@ -41,6 +42,7 @@ class StochasticGraphCriterion(FairseqCriterion):
 
     def __init__(self, cfg: StochasticGraphCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
+        check_parallel_training(cfg, "stochastic_graph", decodes=True)
         self.settings, given = resolve(cfg)
         check_consistent(self.settings, given)
         self.dictionary = task.target_dictionary
