@@ -147,8 +147,8 @@ class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     baseline_decay: float = _option(
         0.99, "of moving averages, per batch (with --update-freq N, N times an update)"
     )
-    baseline_state_dim: int = _option(
-        512, "size of the decoder's state that --baseline learned reads"
+    baseline_state_dim: Optional[int] = _option(
+        None, "size of the decoder's state that --baseline learned reads, if the model cannot tell"
     )
     layer_estimator: LAYER_ESTIMATOR = _option(
         "score_function", "for stochastic layers in the model that ask for none themselves"
