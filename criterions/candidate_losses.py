@@ -170,7 +170,7 @@ def max_margin(
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    likeliest = _masked(scores.detach(), exists).argmax(1, keepdim=True)
+    likeliest = _masked(scores, exists).argmax(1, keepdim=True)
     return _margins(scores, costs, exists).gather(1, likeliest).squeeze(1)
 
 

@@ -6,18 +6,26 @@ One worker's ``torch.load`` then hands the state to the others through
 ``torch.save`` and ``torch.load`` again, by then with the configuration as an
 OmegaConf container.  Only these are allow-listed here; ``weights_only`` stays on,
 so a checkpoint that asks for anything else is still refused.
+
+A ``--reward`` of the user's own is code that a checkpoint's settings name.  It is run only if it is
+given on the command line that loads the checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import typing
 
 import numpy
 import omegaconf
 import torch
+from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
+
+FROM_CHECKPOINT = "stored in the checkpoint: "
+"""Before the name of a reward that a checkpoint names, and no command line: code not to run."""
 
 
 def checkpoint_types() -> list[type]:
@@ -60,3 +68,23 @@ def allow_fairseq_checkpoints() -> None:
     add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
     if add_safe_globals is not None:
         add_safe_globals([*checkpoint_types(), *worker_types()])
+
+
+def _marking_stored_rewards(load: typing.Any) -> typing.Any:
+    """Mark a ``--reward module:function`` that is in the checkpoint alone, as code not to run."""
+
+    @functools.wraps(load)
+    def loading(path: str, arg_overrides: typing.Any = None, **options: typing.Any) -> typing.Any:
+        state = load(path, arg_overrides, **options)
+        criterion = (state.get("cfg") or {}).get("criterion")
+        stored = str(criterion.get("reward", "")) if hasattr(criterion, "get") else ""
+        if ":" in stored and (arg_overrides or {}).get("reward") != stored:
+            criterion["reward"] = FROM_CHECKPOINT + stored
+        return state
+
+    return loading
+
+
+checkpoint_utils.load_checkpoint_to_cpu = _marking_stored_rewards(
+    checkpoint_utils.load_checkpoint_to_cpu
+)

@@ -92,7 +92,8 @@ def evaluation_mode(model: nn.Module, *, keep_recurrent: bool = False) -> Iterat
         model: in any mode, also a different one for each module.
         keep_recurrent: for passes with gradient.  cuDNN has no backward pass for a recurrent
             network (``nn.RNNBase``) in evaluation mode, so these stay in training mode, with
-            their own dropout set to 0.
+            their own dropout set to 0.  Nor has what fairseq's encoder layers do in evaluation
+            where they were never trained since a checkpoint was loaded, so that they are told.
     """
     modes = [(module, module.training) for module in model.modules()]
     recurrent = [
@@ -101,6 +102,9 @@ def evaluation_mode(model: nn.Module, *, keep_recurrent: bool = False) -> Iterat
         if keep_recurrent and isinstance(module, nn.RNNBase)
     ]
     model.eval()
+    for module, _ in modes:
+        if keep_recurrent and hasattr(module, "ever_training"):
+            module.ever_training = True
     for module, _ in recurrent:
         module.training, module.dropout = True, 0.0
     try:

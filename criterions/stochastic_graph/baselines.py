@@ -65,7 +65,8 @@ class CostToGo:
                 f"baseline_input of {self.node} must have shape {wanted}; "
                 f"got {list(self.input.shape)}"
             )
-        return self.input.repeat_interleave(batch // self.input.size(0), dim=0)
+        repeats = 1 if self.input.size(0) == batch else self.samples
+        return self.input.repeat_interleave(repeats, dim=0)
 
 
 class Baseline(nn.Module):

@@ -35,7 +35,7 @@ class ScoreTerm:
         weighted = self.to_go.weight * values
         if self.to_go.has_time:
             weighted = weighted.sum(-1)
-        return weighted.reshape(-1, weighted.size(-1)).sum(0)
+        return weighted.sum_to_size(weighted.shape[-1:])
 
 
 @dataclass(frozen=True, eq=False)

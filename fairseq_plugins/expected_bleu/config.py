@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
 from criterions.bleu.expected import OVERLAPS
 from criterions.bleu.statistics import LEVELS, SMOOTHINGS
 from fairseq_plugins.flags import HIGHEST_ORDER, SENTENCE_ENDS, at_least, below_1
+from fairseq_plugins.parallel_training import ParallelTrainingConfig, check_parallel_training
 
 OVERLAP_CHOICES = ChoiceEnum(list(OVERLAPS))
 FEED_CHOICES = ChoiceEnum(["teacher", "greedy", "sample"])
@@ -18,7 +19,7 @@ SMOOTHING_CHOICES = ChoiceEnum(list(SMOOTHINGS))
 
 
 @dataclass
-class ExpectedBleuCriterionConfig(FairseqDataclass):
+class ExpectedBleuCriterionConfig(ParallelTrainingConfig):
     """Flags of ``--criterion expected_bleu``."""
 
     overlap: OVERLAP_CHOICES = field(
@@ -104,7 +105,8 @@ class ExpectedBleuCriterionConfig(FairseqDataclass):
 
 
 def check_values(cfg: ExpectedBleuCriterionConfig) -> None:
-    """Raise ``ValueError``, which names the flag, for a number that is out of its range."""
+    """Raise ``ValueError``, which names the flag, for a value that cannot be trained with."""
+    check_parallel_training(cfg, "expected_bleu", decodes=str(cfg.feed) != "teacher")
     at_least("--max-order", cfg.max_order, 1, at_most=HIGHEST_ORDER)
     at_least("--cross-entropy-weight", cfg.cross_entropy_weight, 0)
     below_1("--label-smoothing", cfg.label_smoothing)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_plugins.checkpoint_safety import FROM_CHECKPOINT
 from fairseq_plugins.rewards.reward import Outputs, Reward, RewardOptions
 from fairseq_plugins.rewards.text_rewards import Texts
 
@@ -75,8 +76,15 @@ def load_function(name: str) -> Function:
     """The function that ``module:function`` names; modules of the working directory count.
 
     Raises:
-        ValueError: there is no such module or function; it starts with ``--reward``.
+        ValueError: there is no such module or function, or only a checkpoint asks for it; it starts
+            with ``--reward``.
     """
+    if name.startswith(FROM_CHECKPOINT):
+        stored = name.removeprefix(FROM_CHECKPOINT)
+        raise ValueError(
+            f"--reward {stored} is code that the settings in the checkpoint name; it is run only "
+            f"if you give it again: --criterion stochastic_graph --reward {stored}"
+        )
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"--reward {name}: write module:function, such as my_rewards:length_ratio")

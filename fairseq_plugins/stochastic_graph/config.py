@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
 from criterions.bleu.statistics import SMOOTHINGS
@@ -15,6 +15,7 @@ from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
 from fairseq_plugins.flags import SENTENCE_ENDS
+from fairseq_plugins.parallel_training import ParallelTrainingConfig
 from fairseq_plugins.rewards import LEVELS, reward_help
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 from fairseq_plugins.stochastic_graph.token_estimators import TOKEN_ESTIMATORS
@@ -54,7 +55,7 @@ def _option(default: object, text: str) -> Any:
 
 
 @dataclass
-class StochasticGraphCriterionConfig(FairseqDataclass):
+class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     """Flags of ``--criterion stochastic_graph``; None where ``--objective`` decides."""
 
     objective: str = _option(
@@ -146,8 +147,8 @@ class StochasticGraphCriterionConfig(FairseqDataclass):
     baseline_decay: float = _option(
         0.99, "of moving averages, per batch (with --update-freq N, N times an update)"
     )
-    baseline_state_dim: int = _option(
-        512, "size of the decoder's state that --baseline learned reads"
+    baseline_state_dim: Optional[int] = _option(
+        None, "size of the decoder's state that --baseline learned reads, if the model cannot tell"
     )
     layer_estimator: LAYER_ESTIMATOR = _option(
         "score_function", "for stochastic layers in the model that ask for none themselves"

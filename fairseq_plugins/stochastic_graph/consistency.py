@@ -48,7 +48,8 @@ def check_consistent(settings: Settings, given: Collection[str]) -> None:
         one, other = (f"{flag(name)} {getattr(settings, name)}" for name in (first, second))
         raise ValueError(f"{one} does not go with {other}: {why}")
     for name, smallest in _AT_LEAST.items():
-        at_least(flag(name), getattr(settings, name), smallest)
+        if (value := getattr(settings, name)) is not None:
+            at_least(flag(name), value, smallest)
     at_least("--max-order", settings.max_order, 1, at_most=HIGHEST_ORDER)
     for name in ("raml_temperature", "candidate_sharpness"):
         above(flag(name), getattr(settings, name), 0)

@@ -11,11 +11,13 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from criterions.stochastic_graph import StochasticGraph
+from criterions.stochastic_graph import BASELINES, LearnedBaseline, StochasticGraph
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.optimizer_state import load_state_of_other_criterions
+from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions
@@ -23,6 +25,7 @@ from fairseq_plugins.stochastic_graph.costs.cross_entropy_cost import TokenLosse
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollout, Rollouts
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass, ScoredPasses
+from fairseq_plugins.stochastic_graph.state_size import decoder_state_size
 from fairseq_plugins.workers import LossScale, TrainStepWatch
 
 logger = logging.getLogger(__name__)
@@ -41,8 +44,12 @@ class StochasticGraphCriterion(FairseqCriterion):
 
     def __init__(self, cfg: StochasticGraphCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
+        check_parallel_training(cfg, "stochastic_graph", decodes=True)
         self.settings, given = resolve(cfg)
         check_consistent(self.settings, given)
+        learned = issubclass(BASELINES.get(self.settings.baseline), LearnedBaseline)
+        if learned and self.settings.baseline_state_dim is None:
+            self.settings.baseline_state_dim = decoder_state_size(task, "stochastic_graph")
         self.dictionary = task.target_dictionary
         self.train_step = TrainStepWatch(task)
         text = self.settings.relaxation_temperature
@@ -70,6 +77,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         )
         self._checked_model: weakref.ref[Any] | None = None
         self._layers_ask: bool | None = None
+        load_state_of_other_criterions(self)
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True

@@ -138,6 +138,65 @@ def test_candidates(seed, batch, candidates, sharpness, dtype, masked):
     assert criterions.effective_sample_size(log_probs, mask).shape == (batch,)
 
 
+@few
+@given(SEEDS, SIZES, SIZES, SIZES, FLOATS, st.sampled_from(["none", "batch", "group"]))
+def test_rewards(seed, batch, samples, length, dtype, mode):
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.rand(batch, samples, generator=generator).to(dtype)
+    tolerance = {"rtol": 0.05, "atol": 0.05} if dtype.itemsize == 2 else {}
+    for function in (
+        lambda x: criterions.normalize_rewards(x, mode),
+        lambda x: criterions.clip_rewards(x, 0.25, 0.5),
+    ):
+        found = function(rewards)
+        assert found.shape == rewards.shape
+        assert found.dtype == dtype
+        assert not found.isnan().any()
+        torch.testing.assert_close(found.double(), function(rewards.double()), **tolerance)
+    scores = torch.rand(batch, length, generator=generator).to(dtype)
+    added = criterions.increments(scores)
+    assert added.shape == scores.shape
+    torch.testing.assert_close(added.cumsum(1), scores, rtol=0.02, atol=0.02)
+
+
+@few
+@given(SEEDS, SIZES, SIZES, SIZES, INTEGERS, st.booleans(), st.sampled_from(["hamming", "edit"]))
+def test_drawn_outputs(seed, batch, candidates, length, ids, padded, kind):
+    """Edits of references, and which candidates are the same."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(100, 103, (batch, candidates, length), generator=generator).to(ids)
+    lengths = torch.randint(0, length + 1, (batch, candidates), generator=generator)
+    lengths = lengths if padded else None
+    first = criterions.first_occurrences(tokens, lengths)
+    assert first.shape == (batch, candidates)
+    assert criterions.unique_samples(tokens, lengths).equal(first.sum(1))
+    for row in range(batch):
+        ends = [length] * candidates if lengths is None else lengths[row].tolist()
+        texts = [tuple(one[:end].tolist()) for one, end in zip(tokens[row], ends, strict=True)]
+        expected = [text not in texts[:place] for place, text in enumerate(texts)]
+        assert first[row].tolist() == expected
+
+    references = tokens.flatten(0, 1)
+    vocabulary = torch.tensor([100, 101, 126], dtype=ids)
+    for temperature in (1e-3, 1.0, 1e6):
+        edited, number = criterions.sample_edits(
+            references,
+            None if lengths is None else lengths.flatten(),
+            vocabulary=vocabulary,
+            temperature=temperature,
+            kind=kind,
+            generator=generator,
+        )
+        assert edited.shape == (batch * candidates, length * (1 + (kind == "edit")))
+        assert edited.dtype == ids
+        own = torch.full_like(number, length) if lengths is None else lengths.flatten()
+        assert (number >= own).all()
+        if temperature < 0.01:
+            assert number.equal(own)
+            exists = torch.arange(length) < own.unsqueeze(1)
+            assert edited[:, :length][exists].equal(references[exists])
+
+
 def test_an_empty_vocabulary_is_refused():
     logits = torch.zeros(2, 3, 0)
     with pytest.raises(ValueError, match="logits"):

@@ -132,12 +132,6 @@ def graph_criterion(built: Setup, **options: Any) -> Any:
     return StochasticGraphCriterion(config, copy.copy(built.task))
 
 
-def needed_by(objective: str) -> dict[str, Any]:
-    """What ``--objective`` has to be told of these models: the size of the state."""
-    learned = OBJECTIVES[objective].flags.get("baseline") == "learned"
-    return {"baseline_state_dim": 16} if learned else {}
-
-
 @contextmanager
 def layer_for(built: Setup, objective: str) -> Iterator[None]:
     """For a while, a layer that draws the most probable word, if ``--objective`` needs a layer."""

@@ -1,12 +1,14 @@
 """What of a checkpoint ``torch.load(weights_only=True)`` may build."""
 
 import argparse
+import os
 import pickle
 from contextlib import contextmanager
 
 import numpy
 import pytest
 import torch
+from console_scripts import console
 
 from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints, checkpoint_types
 
@@ -82,3 +84,34 @@ def test_nothing_on_the_list_runs_code():
     """Types and numpy's two constructors, no other function."""
     functions = [kind for kind in checkpoint_types() if not isinstance(kind, type)]
     assert sorted(function.__name__ for function in functions) == ["_reconstruct", "scalar"]
+
+
+def test_a_reward_that_a_checkpoint_names_is_run_only_if_it_is_given_again(
+    corpus, cross_entropy_checkpoint, tmp_path, monkeypatch
+):
+    """As the settings of a stranger's checkpoint could have been written."""
+    called = tmp_path / "called"
+    (tmp_path / "stored_reward.py").write_text(
+        f"open({str(called)!r}, 'w').close()\n\n\ndef one(hypotheses, references, sources):\n"
+        "    return [1.0] * len(hypotheses)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    reward = ("--criterion", "stochastic_graph", "--reward", "stored_reward:one")
+    checkpoint = torch.load(cross_entropy_checkpoint, weights_only=True)
+    checkpoint["cfg"]["criterion"] = {
+        "_name": "stochastic_graph",
+        "objective": "self_critical",
+        "reward": "stored_reward:one",
+        "reward_level": "text",
+        "sentence_avg": False,
+    }
+    torch.save(checkpoint, tmp_path / "strangers.pt")
+    command = (
+        *("fairseq-validate", corpus, "--user-dir", "fairseq_plugins", "--task", "translation"),
+        *("--path", tmp_path / "strangers.pt", "--batch-size", 8, "--num-workers", 0, "--cpu"),
+    )
+    with pytest.raises(AssertionError, match=r"give it again: .*--reward stored_reward:one"):
+        console(*command)
+    assert not called.exists()
+    assert "reward_greedy 1" in console(*command, *reward)
+    assert called.exists()

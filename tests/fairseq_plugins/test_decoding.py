@@ -157,3 +157,13 @@ def test_decoding_is_without_dropout_and_without_gradient(corpus, learnt, arch):
         assert all(parameter.grad is None for parameter in built.model.parameters())
         outputs.append(ours.tokens)
     assert torch.equal(*outputs)
+
+
+def test_fairseqs_way_without_gradient_is_not_taken_in_passes_with_gradient():
+    """Layers of fairseq 0.12.2 ask whether they were trained since they were loaded."""
+    layer = torch.nn.Linear(1, 1)
+    layer.ever_training = False
+    with evaluation_mode(layer):
+        assert not layer.ever_training
+    with evaluation_mode(layer, keep_recurrent=True):
+        assert layer.ever_training

@@ -56,7 +56,7 @@ GRAPH_RESUMABLE: dict[str, tuple[object, ...]] = {
         *("--teacher-forcing", "linear:0.9:0:6"),
     ),
     "learned": (
-        *("--objective", "mixer", "--baseline-state-dim", 16),
+        *("--objective", "mixer"),
         *("--teacher-prefix", "linear:6:0:6"),
     ),
 }

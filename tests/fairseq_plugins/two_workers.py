@@ -17,12 +17,13 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def two_workers(arguments: Sequence[object], folder: Path) -> dict[str, Any]:
+def two_workers(arguments: Sequence[object], folder: Path, *flags: object) -> dict[str, Any]:
     """Run both workers to their end.
 
     Args:
         arguments: of ``fairseq-train``.
         folder: for ``--save-dir`` and the logs.
+        flags: of how workers train together, in place of plain ``legacy_ddp``.
 
     Returns:
         the last checkpoint.
@@ -39,6 +40,7 @@ def two_workers(arguments: Sequence[object], folder: Path) -> dict[str, Any]:
             *("--distributed-world-size", 2, "--distributed-rank", rank),
             *("--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn"),
             *("--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
+            *flags,
             log=folder / f"worker{rank}.log",
         )
         for rank in (0, 1)

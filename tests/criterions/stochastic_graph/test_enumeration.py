@@ -156,3 +156,33 @@ def test_a_mask_of_an_enumerated_node_has_to_fit():
     message = "mask of node 'a' must have the shape of its values"
     with StochasticGraph(default_estimator=Enumeration()), pytest.raises(ValueError, match=message):
         sample("a", Categorical(logits=torch.zeros(2, 4)), mask=torch.ones(3).bool())
+
+
+def test_steps_drawn_after_an_enumerated_latent_are_summed_over_their_own_axis():
+    """``[values, batch, time]``: the score terms of a value's steps have its probability."""
+    values, batch, time, words = 2, 3, 4, 5
+    generator = torch.Generator().manual_seed(1)
+    prior = torch.randn(batch, values, generator=generator, requires_grad=True)
+    table = torch.randn(values, time, words, generator=generator, requires_grad=True)
+    drawn = torch.randint(words, (values, batch, time), generator=generator)
+    costs = torch.rand(values, batch, time, generator=generator)
+    with StochasticGraph(values={"z": drawn}) as graph:
+        u = graph.sample("u", OneHotCategorical(logits=prior), estimator=Enumeration())
+        logits = torch.einsum("ubk,ktw->ubtw", u, table)
+        graph.sample("z", Categorical(logits=logits))
+        graph.cost("c", costs)
+    found = graph.surrogate_per_source()
+
+    probability = prior.softmax(-1).T
+    rows = table.log_softmax(-1).unsqueeze(1).expand(-1, batch, -1, -1)
+    log_prob = rows.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    to_go = costs.flip(-1).cumsum(-1).flip(-1)
+    score = probability.detach() * (log_prob * to_go).sum(-1)
+    expected = (probability * costs.sum(-1) + score).sum(0)
+    torch.testing.assert_close(found, expected)
+    for pair in zip(
+        torch.autograd.grad(found.sum(), (prior, table)),
+        torch.autograd.grad(expected.sum(), (prior, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(*pair)

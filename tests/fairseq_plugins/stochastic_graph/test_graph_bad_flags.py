@@ -81,12 +81,6 @@ def test_a_word_for_a_number_is_refused(corpus, capsys, flag):
     assert f"argument {flag}: invalid" in capsys.readouterr().err
 
 
-def test_the_state_of_another_size_is_refused_with_the_right_size(corpus):
-    built = setup(corpus, name="stochastic_graph", objective="mixer")
-    with pytest.raises(ValueError, match=r"--baseline-state-dim.* 16\b"):
-        built.criterion(built.model, built.batch(0, 1))
-
-
 @pytest.mark.parametrize("objective", ["cross_entropy", "self_critical", "gumbel"])
 def test_an_adaptive_softmax_is_refused(corpus, objective):
     flags = ("--adaptive-softmax-cutoff", "8,12")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq.distributed import utils as distributed_utils
-from fairseq_setup import epoch_batches, needed_by, setup
+from fairseq_setup import epoch_batches, setup
 from training_flags import QUIET, sgd, stochastic_graph
 from two_workers import two_workers
 
@@ -152,7 +152,7 @@ SAMPLED = {
         "reward_normalization": "batch",
         "samples": 2,
     },
-    "learned": {"objective": "mixer", "teacher_prefix": "2", **needed_by("mixer")},
+    "learned": {"objective": "mixer", "teacher_prefix": "2"},
 }
 
 
@@ -190,7 +190,7 @@ def test_two_workers_share_what_their_rewards_are_compared_with(
 )
 def test_pytorchs_wrapper_gets_the_same_gradient(corpus, learnt, lone_worker, objective):
     """Of the model, and of the criterion if that has parameters, as fairseq wraps them."""
-    options = {"objective": objective, **needed_by(objective)}
+    options = {"objective": objective}
     built, wrapped = (
         setup(corpus, name="stochastic_graph", weights=learnt("transformer"), **options)
         for _ in range(2)

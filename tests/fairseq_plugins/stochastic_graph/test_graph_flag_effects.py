@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from fairseq_setup import graph_criterion, layer_for, needed_by, setup
+from fairseq_setup import graph_criterion, layer_for, setup
 from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import sample
@@ -58,6 +58,7 @@ TRIED = {
 ELSEWHERE = {
     "objective": "every test",
     "sentence_avg": "test_graph_objectives",
+    **dict.fromkeys(("ddp_backend", "use_bmuf"), "test_parallel_training"),
     "baseline_decay": "test_a_flag_of_stochastic_layers_has_an_effect_on_a_model_with_one",
     "layer_estimator": "test_a_flag_of_stochastic_layers_has_an_effect_on_a_model_with_one",
     "layer_baseline": "test_a_flag_of_stochastic_layers_has_an_effect_on_a_model_with_one",
@@ -123,7 +124,7 @@ def test_a_flag_has_an_effect_or_is_refused(built, batch, objective):
 
 def without_effect(built, batch, objective):
     """Flags that change nothing and are not refused under their name, each with what happens."""
-    options = {"objective": objective, **needed_by(objective)}
+    options = {"objective": objective}
     before = list(behaviour(built, batch, options))
     assert not differ(before, behaviour(built, batch, options)), "else every flag seems to matter"
     settings = graph_criterion(built, **options).settings
@@ -132,8 +133,6 @@ def without_effect(built, batch, objective):
         if value == getattr(settings, name, DEFAULTS[name]):
             continue
         given = {**options, name: value}
-        if given.get("baseline") == "learned":
-            given.setdefault("baseline_state_dim", 16)
         try:
             if not differ(before, behaviour(built, batch, given)):
                 wrong.append(f"{name}={value} has no effect")

@@ -10,7 +10,6 @@ from fairseq_setup import (
     graph_criterion,
     layer_for,
     logged_metrics,
-    needed_by,
     sentences_of,
     setup,
 )
@@ -162,7 +161,6 @@ def test_validation_is_deterministic_and_leaves_no_trace(corpus, learnt, objecti
         objective=objective,
         weights=learnt("transformer"),
         flags=("--dropout", "0.3"),
-        **needed_by(objective),
     )
     with layer_for(built, objective):
         check_validation(built)

@@ -1,7 +1,10 @@
 """Combinations of flags that would not do what they say are refused, and both flags are named."""
 
 import pytest
+import torch
 from fairseq_setup import graph_criterion, setup
+
+from fairseq_plugins.stochastic_graph.state_size import decoder_state_size
 
 REWARD = {"objective": "reinforce"}
 CANDIDATES = {"objective": "minimum_risk"}
@@ -210,3 +213,20 @@ def test_a_state_of_another_size_is_refused_with_the_right_one(built):
     criterion = graph_criterion(built, objective="mixer", baseline_state_dim=9)
     with pytest.raises(ValueError, match=r"--baseline-state-dim must be 16, .* got 9"):
         criterion(built.model, built.batch(0, 1))
+
+
+def test_a_state_whose_size_cannot_be_found_is_asked_for(built, monkeypatch):
+    def fails(*arguments, **keywords):
+        raise RuntimeError("one token is too few")
+
+    monkeypatch.setattr(built.model.decoder, "forward", fails)
+    with pytest.raises(ValueError, match=r"one token is too few.*give --baseline-state-dim"):
+        graph_criterion(built, objective="mixer")
+    assert graph_criterion(built, objective="mixer", baseline_state_dim=16)
+
+
+def test_finding_the_size_of_the_state_draws_no_random_number(built):
+    before = torch.get_rng_state()
+    assert decoder_state_size(built.task, "stochastic_graph") == 16
+    assert torch.get_rng_state().equal(before)
+    assert built.model.training

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from console_scripts import Started, console
+from fairseq_setup import setup
 from toy_corpus import SIZES
 from training_flags import GRAPH_RESUMABLE, adam, resumable_graph, stochastic_graph
 
@@ -169,7 +170,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_reward(graph_run):
 def test_what_another_objective_lacks_starts_anew(corpus, graph_run, tmp_path):
     """A run with a learned baseline from the checkpoint of one with a moving average."""
     save_dir, _ = graph_run("moving_average")
-    flags = ("--objective", "mixer", "--baseline-state-dim", 16, *adam(0.001))
+    flags = ("--objective", "mixer", *adam(0.001))
     flags += ("--finetune-from-model", save_dir / "checkpoint_last.pt", "--max-update", 1)
     printed = train(corpus, tmp_path / "run", *flags, "--batch-size", 16, "--disable-validation")
     assert "estimators.token.baseline.head.weight start anew" in printed
@@ -237,3 +238,33 @@ def test_rewarded_samples_improve_the_greedy_output(corpus, half_learnt, tmp_pat
     assert sum(rewards[-10:]) > 1.4 * sum(rewards[:10])
     after = greedy_bleu(corpus, tmp_path / "run" / "checkpoint_last.pt", tmp_path / "generate.log")
     assert after > before + 6, f"{before} before, {after} after"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("moving_average", ("--objective", "mixer")),
+        ("learned", ("--objective", "reinforce")),
+        ("learned", ("--objective", "cross_entropy", "--layer-estimator", "none")),
+    ],
+    ids=["a learned baseline comes", "it goes", "no parameter is left"],
+)
+def test_another_objective_goes_on_with_the_optimiser_of_the_model(
+    corpus, graph_run, tmp_path, before, after
+):
+    """Though its criterion has other parameters, of which the optimiser keeps a state, too."""
+    save_dir, _ = graph_run(before)
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(save_dir / "checkpoint_1_3.pt", run / "checkpoint_last.pt")
+    flags = ("--batch-size", 8, *adam(0.001), "--max-update", 4, "--disable-validation")
+    printed = train(corpus, run, *after, *flags, "--required-batch-size-multiple", 1)
+    assert "the optimiser starts anew for the criterion's parameters" in printed
+    stopped, ended = load(save_dir / "checkpoint_1_3.pt"), load(run / "checkpoint_last.pt")
+    assert ended["optimizer_history"][-1]["num_updates"] == 4
+    of_model = range(len(list(setup(corpus).model.parameters())))
+    steps = [
+        [each["last_optimizer_state"]["state"][index]["step"] for index in of_model]
+        for each in (stopped, ended)
+    ]
+    assert steps == [[3] * len(of_model), [4] * len(of_model)]

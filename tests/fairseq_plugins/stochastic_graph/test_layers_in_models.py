@@ -189,6 +189,23 @@ def test_workers_speak_once_whatever_the_number_of_steps(monkeypatch, words):
     torch.testing.assert_close(average.total / average.weight, (cost / number).to(average.total))
 
 
+def test_a_worker_whose_layers_recorded_nothing_takes_part_in_the_sum(monkeypatch):
+    """As with a layer that is left out at random: the other workers wait for its part."""
+    sums = []
+    module = "fairseq_plugins.workers.sum_over_workers"
+    monkeypatch.setattr(module, lambda local: sums.append(local) or local)
+    _, criterion = tiny(baseline_decay=0.75)
+    size = criterion.estimators.learned_size
+    average = criterion.estimators.layers["cost"].baseline
+    before = average.total.clone()
+    with criterion.train_step.sums([size], torch.device("cpu"), training=True):
+        criterion.estimators.begin()
+        criterion.estimators.learn()
+    assert [local.tolist() for local in sums] == [[0] * size]
+    assert size > 0
+    assert average.total == before
+
+
 def test_the_greedy_baseline_draws_nothing():
     model, criterion = tiny(objective="self_critical", max_decode_length=3)
     samples, greedy = drawn_by_layers(model, criterion, batch([WORD]))
