@@ -318,7 +318,10 @@ def _multinomial(weights: Tensor) -> Tensor:
     blocks' sums, the other a weight of the block.
     """
     if weights.device.type != "cpu":
-        return torch.multinomial(weights, 1)
+        # The first of exponential arrivals; torch.multinomial would wait for the device.
+        arrivals = torch.empty_like(weights).exponential_()
+        arrivals.clamp_(min=torch.finfo(weights.dtype).tiny)
+        return (weights / arrivals).argmax(dim=1, keepdim=True)
     size = weights.size(1)
     width = math.isqrt(size)
     whole = size - size % width
