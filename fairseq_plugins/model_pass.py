@@ -23,6 +23,8 @@ from fairseq_plugins.existing_positions import ExistingPositions
 
 # Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
 _OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
+# Modules whose forward every worker has to call as often as the others.
+_WAITING_LAYERS = ("FullyShardedDataParallel", "BaseLayer", "MOELayer")
 _REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
 
 
@@ -108,8 +110,11 @@ def decodes_in_pieces(model: Any) -> bool:
     """Whether the decoder can be run on a part of the rows at a time within a pass of the model.
 
     So it is where the model's ``forward``, below any data-parallel wrappers, is one of fairseq's
-    that return what the decoder returns.
+    that return what the decoder returns, unless layers in it wait for other workers: these have
+    other numbers of pieces.
     """
+    if any(type(module).__name__ in _WAITING_LAYERS for module in model.modules()):
+        return False
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     plain = (FairseqEncoderDecoderModel.forward, LSTMModel.forward, TransformerModelBase.forward)
