@@ -110,7 +110,7 @@ def decodes_in_pieces(model: Any) -> bool:
     """Whether the decoder can be run on a part of the rows at a time within a pass of the model.
 
     So it is where the model's ``forward``, below any data-parallel wrappers, is one of fairseq's
-    that return what the decoder returns, unless layers in it wait for other workers: these have
+    that return what the decoder returns, unless modules in it wait for other workers: these have
     other numbers of pieces.
     """
     if any(type(module).__name__ in _WAITING_LAYERS for module in model.modules()):
@@ -118,7 +118,10 @@ def decodes_in_pieces(model: Any) -> bool:
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     plain = (FairseqEncoderDecoderModel.forward, LSTMModel.forward, TransformerModelBase.forward)
-    return type(model).forward in plain and "forward" not in vars(model)
+    if type(model).forward not in plain or "forward" in vars(model):
+        return False
+    # A hook would get the pieces' logits.
+    return not (model._forward_hooks or model.decoder._forward_hooks)
 
 
 def _in_pieces(model: Any, positions: ExistingPositions, samples: int) -> Callable[..., Any]:

@@ -170,5 +170,8 @@ def test_only_models_that_return_the_decoders_output_are_run_in_pieces(corpus, a
     model.__class__ = Scaled
     assert not decodes_in_pieces(wrapper)
     model.__class__ = own_class
+    handle = model.decoder.register_forward_hook(lambda *_: None)
+    assert not decodes_in_pieces(wrapper)
+    handle.remove()
     model.decoder.sharded = FullyShardedDataParallel()
     assert not decodes_in_pieces(wrapper)

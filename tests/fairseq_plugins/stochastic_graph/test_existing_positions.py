@@ -3,9 +3,12 @@
 import pytest
 import torch
 from fairseq_setup import ARCHITECTURES, graph_criterion, setup
+from torch.distributions import OneHotCategorical
 
+from criterions.stochastic_graph import sample as sample_layer
 from fairseq_plugins import existing_positions
 from fairseq_plugins.existing_positions import ExistingPositions
+from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph import scored_pass
 
 OBJECTIVES = {
@@ -79,6 +82,28 @@ def check(built, options, monkeypatch, **tolerance):
         torch.testing.assert_close(log[name], other_log[name], msg=name, **tolerance)
 
 
+def test_a_layer_that_asks_for_the_first_time_later_on_is_recorded(corpus, learnt, monkeypatch):
+    monkeypatch.setattr(existing_positions, "_POSITIONS_PER_PIECE", {"cpu": 20})
+    built = setup(corpus, weights=learnt("transformer"), name="cross_entropy")
+    built.criterion = graph_criterion(built, max_decode_length=9, **OBJECTIVES["leave_one_out"])
+    asks = False
+
+    def late(module, arguments, output):
+        if not asks:
+            return None
+        scores = output[0].transpose(0, 1)
+        chosen = sample_layer("late", OneHotCategorical(logits=scores, validate_args=False))
+        return (output[0] + chosen.transpose(0, 1), *output[1:])
+
+    built.model.decoder.layers[0].register_forward_hook(late)
+    built.model.train()
+    sample = built.batch(*range(6))
+    logs = []
+    for asks in (False, False, True, True):  # noqa: B007
+        logs.append(built.gradient(sample)[2])
+    assert [any(name.endswith("_late") for name in log) for log in logs] == [0, 0, 1, 1]
+
+
 def test_equal_outputs_of_a_source_are_computed_once():
     tokens = torch.tensor([[5, 2, 1], [5, 2, 1], [5, 6, 2], [5, 2, 1]])
     lengths = torch.tensor([2, 2, 3, 2])
@@ -104,8 +129,6 @@ def test_outputs_without_a_token_have_a_piece_all_the_same():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_pass_of_some_positions_leaves_the_encoders_output_alone(corpus, arch):
     """Each piece takes its rows of one output."""
-    from fairseq_plugins.model_pass import model_pass
-
     built = setup(corpus, arch, name="cross_entropy")
     net_input = built.batch(*range(4))["net_input"]
     fed = net_input["prev_output_tokens"]
