@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from fairseq import checkpoint_utils, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import peak_memory
 from benchmarks.loss_functions import END, PADDING, word_ids
 from benchmarks.output_lengths import SPREAD, impose_lengths
 from benchmarks.report import environment, markdown_table, write_json, write_text
@@ -33,6 +36,12 @@ UPDATE = 5_000
 
 _SAMPLES_MEASURED = 3
 """Untimed passes over which the mean length of what was sampled is taken."""
+
+_MEMORY_ROWS = (
+    *(BASELINE, "--criterion expected_bleu", "--criterion expected_bleu --feed sample"),
+    *("reinforce", "leave_one_out", "minimum_risk"),
+)
+"""Rows of which the peak memory is measured, each in a process of its own."""
 
 
 def _graph(objective: str, *flags: str) -> list[str]:
@@ -137,11 +146,16 @@ class Row:
 
     ``samples``: outputs for each source; ``sample_length``: their mean length in tokens, without
     ``</s>``; both None where no outputs are rewarded.
+    ``products``: operations of the step's matrix products, in units of 1e9.
+    ``memory``: bytes that the step takes at most, over what was held before.  Both are None where
+    they were not measured.
     """
 
     timing: Timing
     samples: int | None
     sample_length: float | None
+    products: float | None = None
+    memory: int | None = None
 
 
 def sampled(step: Step) -> tuple[int | None, float | None]:
@@ -160,7 +174,25 @@ def measure(steps: Mapping[str, Step], rounds: int) -> dict[str, Row]:
     """Time all steps, interleaved, on one thread of a CPU."""
     cpu = torch.device("cpu")
     timings = interleaved(steps, baseline=BASELINE, rounds=rounds, device=cpu)
-    return {name: Row(timings[name], *sampled(step)) for name, step in steps.items()}
+    return {
+        name: Row(timings[name], *sampled(step), products(step)) for name, step in steps.items()
+    }
+
+
+def products(step: Step) -> float:
+    """Operations of a step's matrix products, in units of 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def step_alone(chosen: argparse.Namespace, name: str) -> Step:
+    """A row's step, run before with a small batch, so that the optimiser has its state."""
+    step = build_steps(argparse.Namespace(**{**vars(chosen), "only": [name]}))[name]
+    vocab = len(step.task.target_dictionary)
+    for _ in range(2):
+        replace(step, sample=draw_sample(2, 5, vocab))()
+    return step
 
 
 def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
@@ -171,7 +203,7 @@ def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
         sample, vocab = load_sample(chosen.data, chosen.batch)
     flags = criterions()
     if chosen.only:
-        flags = {name: flags[name] for name in (BASELINE, *chosen.only)}
+        flags = {name: flags[name] for name in dict.fromkeys((BASELINE, *chosen.only))}
     steps = training_steps(flags, Shape(vocab=vocab), torch.device("cpu"))
     steps = {name: replace(step, sample=sample, update=UPDATE) for name, step in steps.items()}
     for step in {id(step.model): step for step in steps.values()}.values():
@@ -186,6 +218,7 @@ def build_steps(chosen: argparse.Namespace) -> dict[str, Step]:
 
 def table_rows(rows: Mapping[str, Row]) -> list[list[str]]:
     cells = []
+    least = rows[BASELINE]
     for name, row in rows.items():
         timing = row.timing
         cells.append(
@@ -194,6 +227,8 @@ def table_rows(rows: Mapping[str, Row]) -> list[list[str]]:
                 f"{1000 * timing.seconds:.0f}",
                 f"{timing.ratio:.2f}",
                 f"{timing.lower_quartile:.2f} to {timing.upper_quartile:.2f}",
+                f"{row.products / least.products:.2f}" if row.products and least.products else "",
+                f"{row.memory / least.memory:.2f}" if row.memory and least.memory else "",
                 "" if row.samples is None else str(row.samples),
                 "" if row.sample_length is None else f"{row.sample_length:.1f}",
             ]
@@ -201,7 +236,10 @@ def table_rows(rows: Mapping[str, Row]) -> list[list[str]]:
     return cells
 
 
-HEADER = ["row", "ms", "ratio", "quartiles", "outputs a source", "their mean length"]
+HEADER = [
+    *("row", "ms", "ratio", "quartiles", "products", "memory"),
+    *("outputs a source", "their mean length"),
+]
 
 EXPLANATION = """\
 # What a step of every objective costs
@@ -220,6 +258,10 @@ a row's time divided by that of `{baseline}` in the same round, median over
   `</s>` included. {data}
 * **Schedules** stand where they are at update {update:,}, half-way through those of the presets.
 * **Rewards** are sentence BLEU of token ids.
+* **Products**: operations of the step's matrix products, divided by the baseline's: what the ratio
+  would be if all else were free.
+* **Memory**: what the step takes at most over what was held before it (weights, optimiser), divided
+  by the baseline's; each in a process of its own. Empty where it was not measured.
 * **Outputs a source**, **their mean length**: what was sampled and rewarded, `</s>` not counted
   (mean of {measured} steps). The references have {reference:.1f}. Empty where nothing is rewarded;
   tokens that are only fed are as many as the reference's.
@@ -288,7 +330,7 @@ def with_others(
     if different := [name for name, value in setting.items() if before.get(name) != value]:
         raise SystemExit(f"--only: {path} differs in {', '.join(different)}: measure all rows")
     held = {
-        name: Row(Timing(**row["timing"]), row["samples"], row["sample_length"])
+        name: Row(**{**row, "timing": Timing(**row["timing"])})
         for name, row in before["rows"].items()
     }
     merged = {**held, **{name: rows[name] for name in alone}}
@@ -351,6 +393,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "update": UPDATE,
     }
     rows = measure(steps, chosen.rounds)
+    for name in set(rows).intersection(_MEMORY_ROWS):
+        memory = peak_memory.on_cpu(partial(step_alone, chosen, name))
+        rows[name] = replace(rows[name], memory=memory)
     alone: list[str] = []
     if chosen.only:
         held = chosen.output.with_suffix(".json")

@@ -7,6 +7,7 @@ O(B T V), memory besides logits and gradient that of the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ def token_log_probabilities(logits: Tensor, tokens: Tensor) -> TokenLogProbabili
         ValueError: shapes or dtypes do not fit.
     """
     check_logits_and_tokens(logits, tokens)
-    return TokenLogProbabilities(*_TokenLogProbabilities.apply(logits, tokens))
+    return TokenLogProbabilities(*_TokenLogProbabilities.apply(logits, tokens, _Policy())[:2])
 
 
 def reference_probabilities(logits: Tensor, references: Tensor) -> Tensor:
@@ -94,28 +95,48 @@ class TokenCategorical(Distribution):
 
     ``torch.distributions.Categorical(logits=...)`` keeps a normalised copy of the logits, and its
     gradient a softmax of that size; this one keeps neither.  Logits of minus infinity exclude a
-    token; every position needs at least one finite logit.
+    token; every position needs at least one finite logit.  :meth:`log_prob` of one value for each
+    position computes the entropy along with it.
 
     Args:
         logits: ``[batch, tgt_len, vocab]`` (or ``[..., vocab]``), any floating dtype.  Contiguous
             logits are used in place; others are copied.
         validate_args: check logits and values as ``torch.distributions`` does, at the price of a
             wait for the device on every call.
+        temperature: the logits are divided by it.
+        excluded: tokens that have no probability, each with a boolean mask of the batch shape, True
+            where that is so; None: everywhere.  Takes no copy of the logits.
 
     Raises:
-        ValueError: the logits are not floating or have no vocabulary axis.
+        ValueError: the logits are not floating or have no vocabulary axis, or a mask has another
+            shape.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
     has_enumerate_support = True
 
-    def __init__(self, logits: Tensor, validate_args: bool = False) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        validate_args: bool = False,
+        *,
+        temperature: float = 1.0,
+        excluded: Mapping[int, Tensor | None] | None = None,
+    ) -> None:
         if logits.dim() < 1 or logits.size(-1) == 0 or not logits.is_floating_point():
             raise ValueError(
                 "logits must be a floating tensor [batch, tgt_len, vocab]; "
                 f"got {logits.dtype} of shape {list(logits.shape)}"
             )
         self.logits = logits
+        self.temperature, self.excluded = temperature, dict(excluded or {})
+        for token, mask in self.excluded.items():
+            if mask is not None and mask.shape != logits.shape[:-1]:
+                raise ValueError(
+                    f"the mask of excluded token {token} must be {list(logits.shape[:-1])}; "
+                    f"got {list(mask.shape)}"
+                )
+        self._entropy: Tensor | None = None
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @property
@@ -131,12 +152,20 @@ class TokenCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The likeliest token of each position, int64 ``batch_shape``."""
-        return self.logits.detach().argmax(-1)
+        if not self.excluded:
+            return self.logits.detach().argmax(-1)
+        logits, policy = self._positions().detach(), self._policy()
+        likeliest = [policy.values(logits, piece).argmax(-1) for piece in _pieces(logits)]
+        return torch.cat(likeliest).reshape(self._batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TokenCategorical:
         """The same distribution for a larger batch shape, without a copy of the logits."""
         logits = self.logits.expand(*batch_shape, self.vocabulary_size)
-        expanded = TokenCategorical(logits, validate_args=False)
+        excluded = {
+            token: None if mask is None else mask.expand(batch_shape)
+            for token, mask in self.excluded.items()
+        }
+        expanded = TokenCategorical(logits, temperature=self.temperature, excluded=excluded)
         expanded._validate_args = self._validate_args
         return expanded
 
@@ -159,17 +188,24 @@ class TokenCategorical(Distribution):
         # All samples of a position are looked up at once.
         samples = value.long().expand(shape)
         samples = samples.reshape(shape[:sample_axes].numel(), self._batch_shape.numel()).t()
-        selected = token_log_probabilities(self._positions(), samples).selected
-        return selected.squeeze(1).t().reshape(shape)
+        logits = self._positions()
+        check_logits_and_tokens(logits, samples)
+        selected, _, entropy = _TokenLogProbabilities.apply(
+            logits, samples, self._policy(), sample_axes == 0
+        )
+        if sample_axes == 0:
+            self._entropy = entropy.reshape(self._batch_shape)
+        log_prob: Tensor = selected.squeeze(1).t().reshape(shape)
+        return log_prob
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw tokens: int64 ``[*sample_shape, *batch_shape]``, no wait for the device."""
         sample_shape = torch.Size(sample_shape)
-        logits = self._positions()
+        logits, policy = self._positions(), self._policy()
         drawn = logits.new_empty(sample_shape.numel(), logits.size(0), dtype=torch.int64)
         for piece in _pieces(logits):
-            scores = logits[piece, 0].to(_wide(logits))
+            scores = policy.values(logits, piece)[:, 0]
             for draw in drawn:
                 # argmax(log p + Gumbel noise); torch.multinomial would wait for the device.
                 noise = torch.empty_like(scores).exponential_()
@@ -180,14 +216,12 @@ class TokenCategorical(Distribution):
     @torch.no_grad()
     def entropy(self) -> Tensor:
         """Entropy in nats, ``batch_shape``, float32 (float64 for float64 logits); no gradient."""
-        logits = self._positions()
-        entropy = logits.new_empty(logits.size(0), dtype=_wide(logits))
-        for piece in _pieces(logits):
-            log_probs = logits[piece, 0].to(entropy.dtype).log_softmax(-1)
-            # Where p = 0, p log p = 0; the product would be NaN.
-            products = log_probs.exp().mul_(log_probs)
-            entropy[piece] = -products.masked_fill_(log_probs.isneginf(), 0).sum(-1)
-        return entropy.reshape(self._batch_shape)
+        if self._entropy is None:
+            logits = self._positions().detach()
+            nothing = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
+            entropy = _TokenLogProbabilities.apply(logits, nothing, self._policy(), True)[2]
+            self._entropy = entropy.reshape(self._batch_shape)
+        return self._entropy
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All tokens, ``[vocab, *batch_shape]`` (``[vocab, 1, ...]`` without ``expand``)."""
@@ -198,6 +232,13 @@ class TokenCategorical(Distribution):
     def _positions(self) -> Tensor:
         """``[positions, 1, vocab]``."""
         return self.logits.reshape(self._batch_shape.numel(), 1, self.logits.size(-1))
+
+    def _policy(self) -> _Policy:
+        excluded = [
+            (token, None if mask is None else mask.reshape(-1, 1))
+            for token, mask in self.excluded.items()
+        ]
+        return _Policy(self.temperature, tuple(excluded))
 
 
 def _wide(logits: Tensor) -> torch.dtype:
@@ -212,27 +253,88 @@ def _pieces(logits: Tensor) -> list[slice]:
     return [slice(start, start + sentences) for start in range(0, batch, sentences)]
 
 
+class _Policy(NamedTuple):
+    """What is done to logits ``[batch, tgt_len, vocab]`` before the softmax.
+
+    ``excluded``: tokens, each with its mask ``[batch, tgt_len]``, or None for everywhere.
+    """
+
+    temperature: float = 1.0
+    excluded: tuple[tuple[int, Tensor | None], ...] = ()
+
+    def values(self, logits: Tensor, piece: slice = slice(None)) -> Tensor:
+        """The logits of a piece, at least float32, for the softmax; the piece itself or a copy."""
+        values = logits[piece].to(_wide(logits))
+        if self.temperature != 1:
+            values = values / self.temperature
+        elif self.excluded and values.dtype == logits.dtype:
+            values = values.clone()
+        for token, mask in self.excluded:
+            column = values[..., token]
+            if mask is None:
+                column.fill_(-torch.inf)
+            else:
+                column.masked_fill_(mask[piece], -torch.inf)
+        return values
+
+    def excludes(self, tokens: Tensor) -> Tensor | None:
+        """``[batch, tgt_len or 1, tokens]``: which of ``[batch, tokens]`` have no probability."""
+        found = None
+        for token, mask in self.excluded:
+            one = tokens.eq(token).unsqueeze(1)
+            one = one if mask is None else one & mask.unsqueeze(-1)
+            found = one if found is None else found | one
+        return found
+
+
 class _TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, policy: _Policy, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # The largest logit is subtracted first: a normaliser that contains it is rounded to its
         # size, and the probability that is left beside a likely token would be that error.
         peak = logits.new_empty(logits.shape[:2], dtype=_wide(logits))
         total, mean = torch.empty_like(peak), torch.empty_like(peak)
+        mean_log = torch.zeros_like(peak)
         for piece in _pieces(logits):
-            peak[piece] = logits[piece].amax(-1)
-            values = logits[piece] - peak[piece].unsqueeze(-1)
+            values = policy.values(logits, piece)
+            peak[piece] = values.amax(-1)
+            values = values - peak[piece].unsqueeze(-1)
             mean[piece] = values.mean(-1)
-            total[piece] = values.exp_().sum(-1)
-        selected = logits.gather(-1, _index(tokens, logits)) - peak.unsqueeze(-1)
+            if with_entropy:
+                weights = values.exp()
+                total[piece] = weights.sum(-1)
+                # Where p = 0, p log p = 0; the product would be NaN.
+                weights.mul_(values.clamp_(min=torch.finfo(values.dtype).min))
+                mean_log[piece] = weights.sum(-1) / total[piece]
+            else:
+                total[piece] = values.exp_().sum(-1)
+        selected = logits.gather(-1, _index(tokens, logits)).to(peak.dtype) / policy.temperature
+        selected = selected - peak.unsqueeze(-1) - total.log().unsqueeze(-1)
+        if (excluded := policy.excludes(tokens)) is not None:
+            selected = selected.masked_fill(excluded, -torch.inf)
         ctx.save_for_backward(logits, tokens, peak, total)
-        return selected - total.log().unsqueeze(-1), mean - total.log()
+        ctx.policy = policy
+        entropy = total.log() - mean_log
+        ctx.mark_non_differentiable(entropy)
+        return selected, mean - total.log(), entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_selected: Tensor, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_selected: Tensor, grad_mean: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, ...]:
         logits, tokens, peak, total = ctx.saved_tensors
+        policy: _Policy = ctx.policy
         if torch.is_grad_enabled():  # under create_graph
-            return differentiable_gradients(_plain, (logits, tokens), grad_selected, grad_mean)
+
+            def plain(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+                return _plain(logits, tokens, policy)
+
+            gradients = differentiable_gradients(plain, (logits, tokens), grad_selected, grad_mean)
+            return (*gradients, None, None)
+        if (excluded := policy.excludes(tokens)) is not None:
+            grad_selected = grad_selected.masked_fill(excluded, 0)
         # d log p[v] / d logits[u] = 1[u = v] - softmax[u]; the mean adds 1 / vocab everywhere.
         weight = (-(grad_selected.sum(-1) + grad_mean) / total).unsqueeze(-1)
         uniform_weight = (grad_mean / logits.size(-1)).unsqueeze(-1)
@@ -241,17 +343,21 @@ class _TokenLogProbabilities(torch.autograd.Function):
         in_place = logits.dtype == peak.dtype
         for piece in _pieces(logits):
             target = grad_logits[piece] if in_place else None
-            grad = torch.sub(logits[piece], peak[piece].unsqueeze(-1), out=target)
-            grad.exp_().mul_(weight[piece]).add_(uniform_weight[piece])
+            grad = torch.sub(policy.values(logits, piece), peak[piece].unsqueeze(-1), out=target)
+            grad.exp_().mul_(weight[piece])
+            if not policy.excluded:
+                grad.add_(uniform_weight[piece])
             grad.scatter_add_(-1, index[piece], grad_selected[piece])
+            if policy.temperature != 1:
+                grad /= policy.temperature
             if not in_place:
                 grad_logits[piece] = grad
-        return grad_logits, None
+        return grad_logits, None, None, None
 
 
-def _plain(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _plain(logits: Tensor, tokens: Tensor, policy: _Policy) -> tuple[Tensor, Tensor]:
     """What :class:`_TokenLogProbabilities` computes, with a softmax in memory."""
-    log_probs = logits.to(_wide(logits)).log_softmax(-1)
+    log_probs = policy.values(logits).log_softmax(-1)
     return log_probs.gather(-1, _index(tokens, logits)), log_probs.mean(-1)
 
 

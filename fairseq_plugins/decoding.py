@@ -286,33 +286,10 @@ def _cut(tokens: Tensor, limits: Tensor, eos: int, pad: int, stop_at_eos: bool) 
     return DecodedTokens(tokens.masked_fill(~emitted, pad), emitted.sum(1), ended, lengths)
 
 
-def policy_logits(
-    logits: Tensor, *, eos: int, pad: int, min_length: int = 1, temperature: float = 1.0
-) -> Tensor:
-    """Logits of the distribution that ``decode`` samples from, of a whole pass over its samples.
-
-    Their log-softmax at the sampled tokens gives the samples' log-probabilities.  Top-k and
-    top-p, which leave probabilities of 0, are not part of it.
-
-    Args:
-        logits: ``[rows, tgt_len, vocab]``, of a pass that was fed the sentences from their start.
-        eos: index of ``</s>``; excluded in the first ``min_length`` columns.
-        pad: index of padding; excluded everywhere.
-        min_length: tokens before which ``</s>`` is not allowed.
-        temperature: logits are divided by it.
-
-    Returns:
-        ``[rows, tgt_len, vocab]`` float32 (float64 for float64 logits), ``-inf`` where a token is
-        excluded; differentiable.
-    """
-    copy = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    return _to_policy(copy, 0, eos=eos, pad=pad, min_length=min_length, temperature=temperature)
-
-
 def _to_policy(
     logits: Tensor, first_step: int, *, eos: int, pad: int, min_length: int, temperature: float
 ) -> Tensor:
-    """:func:`policy_logits` in place, for ``[rows, steps, vocab]`` from ``first_step`` on."""
+    """In place: the logits of what is drawn from, of ``[rows, steps, vocab]`` from a step on."""
     if temperature != 1:
         logits /= temperature
     logits[:, :, pad] = -torch.inf
@@ -345,7 +322,10 @@ def _multinomial(weights: Tensor) -> Tensor:
     blocks' sums, the other a weight of the block.
     """
     if weights.device.type != "cpu":
-        return torch.multinomial(weights, 1)
+        # The first of exponential arrivals; torch.multinomial would wait for the device.
+        arrivals = torch.empty_like(weights).exponential_()
+        arrivals.clamp_(min=torch.finfo(weights.dtype).tiny)
+        return (weights / arrivals).argmax(dim=1, keepdim=True)
     size = weights.size(1)
     width = math.isqrt(size)
     whole = size - size % width

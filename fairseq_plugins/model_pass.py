@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.models.lstm import LSTMModel
 from fairseq.models.nat import FairseqNATDecoder
+from fairseq.models.transformer import TransformerModelBase
 from torch import Tensor, nn
+
+from fairseq_plugins.existing_positions import ExistingPositions
 
 # Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
 _OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
+# Modules whose forward every worker has to call as often as the others.
+_WAITING_LAYERS = ("FullyShardedDataParallel", "BaseLayer", "MOELayer")
 _REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
 
 
@@ -25,13 +32,14 @@ _REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=N
 class ModelPass:
     """What a pass gives.
 
-    ``logits``: ``[batch * samples, tgt_len, vocab]``.
+    ``logits``: ``[batch * samples, tgt_len, vocab]``; of some positions ``[positions, vocab]`` for
+    each of their pieces.
     ``features``: ``[batch * samples, tgt_len, channels]``, the decoder's state, which the output
     projection reads; None if not asked for.
     ``extra``: the second value of the model's ``forward``.
     """
 
-    logits: Tensor
+    logits: Any
     features: Tensor | None
     extra: Any
 
@@ -43,6 +51,7 @@ def model_pass(
     *,
     samples: int = 1,
     features: bool = False,
+    positions: ExistingPositions | None = None,
 ) -> ModelPass:
     """Run the model once on the batch, with other decoder input than the batch's own.
 
@@ -56,6 +65,7 @@ def model_pass(
             side.
         samples: of each source.
         features: whether to record the decoder's state as well.
+        positions: the decoder computes these only; for a model that :func:`decodes_in_pieces`.
 
     Raises:
         ValueError: ``prev_output_tokens`` has other than ``batch * samples`` rows, the decoder's
@@ -74,7 +84,10 @@ def model_pass(
             f"of {batch} sources need {batch * samples}"
         )
     with ExitStack() as stack:
-        if samples > 1:
+        if positions is not None:
+            in_pieces = _in_pieces(model, positions, samples)
+            stack.enter_context(replaced_method(model.decoder, "forward", in_pieces))
+        elif samples > 1:
             sources = torch.arange(batch, device=prev_output_tokens.device)
             order = sources.repeat_interleave(samples)
             stack.enter_context(_reordered_encoder_output(model.encoder, order))
@@ -86,7 +99,51 @@ def model_pass(
             f"{type(model.decoder).__name__} has none of {', '.join(_OUTPUT_PROJECTIONS)} and does "
             "not use extract_features in its forward; choose another --baseline"
         )
-    return ModelPass(logits, recorded[-1] if recorded else None, extra)
+    if not recorded:
+        return ModelPass(logits, None, extra)
+    if positions is not None:
+        return ModelPass(logits, positions.spread([x.flatten(0, 1) for x in recorded]), extra)
+    return ModelPass(logits, recorded[-1], extra)
+
+
+def decodes_in_pieces(model: Any) -> bool:
+    """Whether the decoder can be run on a part of the rows at a time within a pass of the model.
+
+    So it is where the model's ``forward``, below any data-parallel wrappers, is one of fairseq's
+    that return what the decoder returns, unless modules in it wait for other workers: these have
+    other numbers of pieces.
+    """
+    if any(type(module).__name__ in _WAITING_LAYERS for module in model.modules()):
+        return False
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    plain = (FairseqEncoderDecoderModel.forward, LSTMModel.forward, TransformerModelBase.forward)
+    if type(model).forward not in plain or "forward" in vars(model):
+        return False
+    # A hook would get the pieces' logits.
+    return not (model._forward_hooks or model.decoder._forward_hooks)
+
+
+def _in_pieces(model: Any, positions: ExistingPositions, samples: int) -> Callable[..., Any]:
+    """The decoder's ``forward``, piece by piece, each with the encoder's output of its rows."""
+    encoder, decode = model.encoder, model.decoder.forward
+
+    def forward(
+        prev_output_tokens: Tensor, encoder_out: Any, *arguments: Any, **keywords: Any
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        logits, extra = [], None
+        for rows, length in positions.pieces:
+            # fairseq's transformer replaces the elements of its lists in place.
+            own = encoder_out
+            if isinstance(own, dict):
+                own = {k: list(v) if isinstance(v, list) else v for k, v in own.items()}
+            sources = encoder.reorder_encoder_out(own, rows // samples)
+            fed = prev_output_tokens[rows, :length]
+            some, extra = decode(fed, sources, *arguments, **keywords)[:2]
+            logits.append(some.flatten(0, 1))
+        return tuple(logits), extra
+
+    return forward
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.distributions import Distribution
 
 from criterions.candidate_losses import (
     CANDIDATE_LOSSES,
     effective_sample_size,
     first_occurrences,
 )
-from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
@@ -17,7 +17,7 @@ from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
 
 def record_candidates(
     done: ScoredPass,
-    distribution: TokenCategorical,
+    distribution: Distribution,
     rollout: Rollout,
     costs: Tensor,
     settings: Settings,

@@ -183,13 +183,20 @@ class StochasticGraphCriterion(FairseqCriterion):
         """
         replay = self._layers_ask is not False
         rollout = self.rollouts.of(model, sources, update, replay=replay)
-        done = self.passes.of(model, rollout, update, layers_draw=replay)
+        tokens_alone = self.settings.scores_tokens and not self.cost.reads_logits
+        done = self.passes.of(
+            model,
+            rollout,
+            update,
+            layers_draw=replay,
+            only_existing=tokens_alone and self.settings.feed in ("greedy", "sample"),
+        )
         drawn = rollout.draws is not None and rollout.draws.asked
         self._layers_ask = self._layers_ask or drawn or done.graph.asked
         if self._layers_ask and not replay:
             rollout = self.rollouts.of(model, sources, update)
             done = self.passes.of(model, rollout, update)
-        if done.logits.dim() != 3 and not self.cost.bears_enumeration:
+        if done.positions is None and done.logits.dim() != 3 and not self.cost.bears_enumeration:
             raise ValueError(
                 f"--cost {self.settings.cost} does not go with --layer-estimator enumeration (the "
                 f"decoder's logits have shape {list(done.logits.shape)}): use --cost "

@@ -18,9 +18,16 @@ from criterions.stochastic_graph import (
     Schedule,
     StochasticGraph,
     StochasticNode,
+    deterministic_value,
 )
 from fairseq_plugins.decoding import evaluation_mode
-from fairseq_plugins.model_pass import given_reference, model_pass
+from fairseq_plugins.existing_positions import ExistingPositions
+from fairseq_plugins.model_pass import (
+    decodes_in_pieces,
+    given_reference,
+    model_pass,
+    replaced_method,
+)
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.relaxed_pass import relaxed_logits
@@ -32,13 +39,16 @@ class ScoredPass:
     """What the pass gives.
 
     ``graph``: with the nodes of the model's layers, and of relaxed tokens; still without costs.
-    ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any.
+    ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any; of some
+    ``positions`` ``[positions, vocab]`` for each of their pieces.
     ``states``: ``[rows, length, channels]``, what a learned baseline reads; else None.
+    ``positions``: those that were computed; None for all.
     """
 
     graph: StochasticGraph
-    logits: Tensor
+    logits: Any
     states: Tensor | None
+    positions: ExistingPositions | None = None
 
     @property
     def layers(self) -> list[StochasticNode]:
@@ -62,7 +72,13 @@ class ScoredPasses:
     dictionary: Dictionary
 
     def of(
-        self, model: Any, rollout: Rollout, update: int, *, layers_draw: bool = True
+        self,
+        model: Any,
+        rollout: Rollout,
+        update: int,
+        *,
+        layers_draw: bool = True,
+        only_existing: bool = False,
     ) -> ScoredPass:
         """Run the model on a rollout.
 
@@ -71,6 +87,8 @@ class ScoredPasses:
             rollout: its layers' outcomes are replayed.
             update: its number, for schedules.
             layers_draw: False for a model that has no stochastic layers.
+            only_existing: whether the logits of the rollout's tokens are all that is asked for;
+                then others are left out where the model allows that.
 
         Raises:
             ValueError: a layer does not go with the samples, or the states do not fit.
@@ -98,6 +116,13 @@ class ScoredPasses:
                     self.dictionary.pad(),
                 )
                 return ScoredPass(graph, logits, None)
+            positions = None
+            if only_existing and not layers_draw and decodes_in_pieces(model):
+                # With dropout, equal outputs are scored each by itself.
+                group = batch.samples if settings.sample_dropout == "off" else 1
+                positions = ExistingPositions.of(rollout.tokens, rollout.num_tokens, group)
+                # A layer that asks all the same is noticed, and the batch is done again.
+                stack.enter_context(replaced_method(graph, "record", _unrecorded))
             if layers_draw and batch.samples > 1:
                 stack.enter_context(_no_layers_in_encoder(model, graph, batch.samples))
             done = model_pass(
@@ -106,14 +131,22 @@ class ScoredPasses:
                 rollout.fed,
                 samples=batch.samples,
                 features=self.estimators.reads_states,
+                positions=positions,
             )
         if done.features is not None:
             self.estimators.check_states(done.features)
-        scored = ScoredPass(graph, done.logits, done.features)
+        scored = ScoredPass(graph, done.logits, done.features, positions)
         tokens_drawn = settings.feed != "teacher" or settings.target == "raml"
         if batch.samples > 1 and not tokens_drawn and settings.cost != "reward":
             _check_something_drawn(scored, batch.samples)
         return scored
+
+
+def _unrecorded(request: SampleRequest) -> Tensor:
+    """A layer's value where it is no node."""
+    if request.value is not None:
+        return request.value
+    return deterministic_value(request.distribution)
 
 
 def _check_something_drawn(done: ScoredPass, samples: int) -> None:

@@ -256,3 +256,51 @@ def test_enumeration_is_the_exact_expectation():
     with StochasticGraph(estimators={"z": Enumeration(independent_steps=True)}) as graph:
         graph.cost("c", price[sample("z", TokenCategorical(logits))])
     torch.testing.assert_close(graph.surrogate(), (logits.softmax(-1) @ price).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_excluded_tokens_and_temperature_are_those_of_changed_logits(dtype, temperature):
+    logits = random_logits(3, 4, 7, dtype=dtype).requires_grad_()
+    before = logits.detach().clone()
+    first = torch.tensor([True, False, False, False]).expand(3, 4)
+    ours = TokenCategorical(logits, temperature=temperature, excluded={1: None, 2: first})
+    with_gradient = logits.detach().clone().requires_grad_()
+    wide = with_gradient.to(torch.promote_types(dtype, torch.float32)) / temperature
+    excluded = torch.zeros(3, 4, 7, dtype=torch.bool)
+    excluded[..., 1] = True
+    excluded[:, 0, 2] = True
+    reference = TokenCategorical(wide.masked_fill(excluded, -INF))
+    value = torch.tensor([[0, 2, 3, 4], [5, 6, 2, 0], [2, 1, 3, 2]])
+    log_prob, expected = ours.log_prob(value), reference.log_prob(value)
+    assert log_prob.isneginf().sum() == 2
+    torch.testing.assert_close(log_prob, expected)
+    torch.testing.assert_close(ours.entropy(), reference.entropy())
+    other = TokenCategorical(logits, temperature=temperature, excluded={1: None, 2: first})
+    torch.testing.assert_close(other.entropy(), reference.entropy())
+    assert ours.mode.equal(reference.mode)
+    torch.manual_seed(4)
+    drawn = ours.sample((5,))
+    torch.manual_seed(4)
+    assert drawn.equal(reference.sample((5,)))
+    log_prob.masked_fill(log_prob.isinf(), 0).sum().backward()
+    expected.masked_fill(expected.isinf(), 0).sum().backward()
+    torch.testing.assert_close(logits.grad, with_gradient.grad)
+    assert logits.equal(before)
+
+
+def test_gradients_with_excluded_tokens_are_right_to_second_order():
+    logits = random_logits(2, 3, 5).requires_grad_()
+    value = torch.tensor([[0, 2, 3], [3, 3, 0]])
+    first = torch.tensor([True, False, False]).expand(2, 3)
+
+    def log_prob(z):
+        return TokenCategorical(z, temperature=0.7, excluded={1: None, 2: first}).log_prob(value)
+
+    assert torch.autograd.gradcheck(log_prob, logits)
+    assert torch.autograd.gradgradcheck(log_prob, logits)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"mask of excluded token 2 must be \[3, 4\]"):
+        TokenCategorical(random_logits(3, 4, 7), excluded={2: torch.ones(4, dtype=torch.bool)})

@@ -36,6 +36,20 @@ def prefix_of(tokens: Tensor) -> ForcedTokens:
     return ForcedTokens(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
+def policy_logits(
+    logits: Tensor, *, eos: int, pad: int, min_length: int = 1, temperature: float = 1.0
+) -> Tensor:
+    """Logits of what ``decode`` draws from, of a pass that was fed the sentences from their start.
+
+    ``-inf`` for padding, and for ``</s>`` in the first ``min_length`` columns.
+    """
+    law = logits.float() / temperature
+    excluded = torch.zeros_like(law, dtype=torch.bool)
+    excluded[:, :, pad] = True
+    excluded[:, :min_length, eos] = True
+    return law.masked_fill(excluded, -torch.inf)
+
+
 def outputs_of(result: DecodedTokens) -> list[Output]:
     """The emitted tokens of each row, without padding."""
     pairs = zip(result.tokens.tolist(), result.emitted.tolist(), strict=True)

@@ -5,7 +5,7 @@ import torch
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq_setup import ARCHITECTURES, FixedRows, sample_of, setup
 
-from fairseq_plugins.model_pass import model_pass
+from fairseq_plugins.model_pass import decodes_in_pieces, model_pass
 
 TIED = {
     "transformer": ("--share-decoder-input-output-embed",),
@@ -147,3 +147,31 @@ def test_pytorchs_data_parallel_wrapper_gets_the_same_gradient(corpus, arch, lon
     expected = gradients(model, loss(model))
     torch.testing.assert_close(gradients(other, loss(wrapped)), expected)
     assert reductions, "the wrapper has to have reduced the gradients"
+
+
+class FullyShardedDataParallel(torch.nn.Module):
+    """Stands for fairscale's: only the name counts."""
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_only_models_that_return_the_decoders_output_are_run_in_pieces(corpus, arch):
+    model, _ = built_model(corpus, arch)
+    assert decodes_in_pieces(model)
+    wrapper = torch.nn.Module()
+    wrapper.module = model
+    assert decodes_in_pieces(wrapper)
+
+    class Scaled(type(model)):
+        def forward(self, *arguments, **keywords):
+            logits, extra = super().forward(*arguments, **keywords)
+            return 2 * logits, extra
+
+    own_class = type(model)
+    model.__class__ = Scaled
+    assert not decodes_in_pieces(wrapper)
+    model.__class__ = own_class
+    handle = model.decoder.register_forward_hook(lambda *_: None)
+    assert not decodes_in_pieces(wrapper)
+    handle.remove()
+    model.decoder.sharded = FullyShardedDataParallel()
+    assert not decodes_in_pieces(wrapper)

@@ -11,12 +11,13 @@ from decoded_outputs import (
     fed_by,
     outputs_of,
     p_value,
+    policy_logits,
     prefix_of,
 )
 from fairseq_setup import ARCHITECTURES, evaluating, sample_of, setup
 
 from fairseq_plugins import decoding
-from fairseq_plugins.decoding import ForcedTokens, Sampling, draw, policy_logits
+from fairseq_plugins.decoding import ForcedTokens, Sampling, draw
 
 LEAST_P = 1e-4
 
@@ -165,25 +166,6 @@ def test_a_pass_over_the_samples_gives_the_law_they_were_drawn_from(
     assert not ours.ended.all()
     assert recomputed[emitted].isfinite().all()
     torch.testing.assert_close(collected[emitted], recomputed[emitted].detach())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_policy_logits_exclude_padding_everywhere_and_the_end_at_the_beginning(dtype):
-    logits = torch.randn(2, 4, 9, dtype=dtype, generator=torch.manual_seed(1)).requires_grad_()
-    before = logits.detach().clone()
-    law = policy_logits(logits, eos=2, pad=1, min_length=3, temperature=0.5)
-    assert law.dtype == torch.float32
-    assert torch.equal(logits, before)
-    excluded = torch.zeros(2, 4, 9, dtype=torch.bool)
-    excluded[:, :, 1] = True
-    excluded[:, :3, 2] = True
-    assert torch.equal(law.isinf(), excluded)
-    torch.testing.assert_close(law[~excluded], before.float()[~excluded] / 0.5)
-    law.log_softmax(-1)[:, :, 5].sum().backward()
-    wanted = -2.0 * law.softmax(-1)
-    wanted[:, :, 5] += 2.0
-    torch.testing.assert_close(logits.grad.float(), wanted.detach(), atol=2e-3, rtol=2e-3)
-    assert logits.grad[excluded].eq(0).all()
 
 
 @pytest.mark.parametrize("per_sample", [False, True], ids=["per source", "per sample"])

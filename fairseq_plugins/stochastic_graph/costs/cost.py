@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from criterions.registry import Registry
 from criterions.stochastic_graph import Estimator, SampleRequest
 from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.batch import Batch
-from fairseq_plugins.decoding import policy_logits
+from fairseq_plugins.existing_positions import ExistingTokens
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
@@ -49,6 +51,9 @@ class Cost(ABC):
     bears_enumeration: ClassVar[bool] = False
     """Whether the logits may have axes of enumerated layers in front."""
 
+    reads_logits: ClassVar[bool] = True
+    """Whether ``record`` asks for other logits than :meth:`token_distribution`."""
+
     def __init__(self, options: CostOptions) -> None:
         self.options, self.settings = options, options.settings
         self.dictionary = options.task.target_dictionary
@@ -78,17 +83,28 @@ class Cost(ABC):
             greedy: decodes the greedy output.
         """
 
-    def token_distribution(self, logits: Tensor) -> TokenCategorical:
-        """What decoding draws from, for all positions ``[rows, length, vocab]`` of a pass."""
+    def token_distribution(self, done: ScoredPass) -> Distribution:
+        """What decoding draws from, for all positions ``[rows, length]`` of a pass."""
         eos, pad = self.dictionary.eos(), self.dictionary.pad()
         temperature = self.settings.sample_temperature
-        return TokenCategorical(policy_logits(logits, eos=eos, pad=pad, temperature=temperature))
+
+        def distribution(logits: Tensor, columns: Tensor) -> TokenCategorical:
+            # Decoding never emits padding, nor </s> at once.
+            excluded = {pad: None, eos: columns.eq(0).expand(logits.shape[:-1])}
+            return TokenCategorical(logits, temperature=temperature, excluded=excluded)
+
+        if (positions := done.positions) is None:
+            columns = torch.arange(done.logits.size(-2), device=done.logits.device)
+            return distribution(done.logits, columns)
+        pairs = zip(done.logits, positions.indices, strict=True)
+        width = positions.shape[1]
+        return ExistingTokens(positions, [distribution(z, index % width) for z, index in pairs])
 
     def record_tokens(
         self,
         done: ScoredPass,
         name: str,
-        distribution: TokenCategorical,
+        distribution: Distribution,
         tokens: Tensor,
         mask: Tensor,
     ) -> None:

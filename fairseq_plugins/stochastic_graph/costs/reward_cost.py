@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
 @COSTS.register("reward")
 class NegativeReward(Cost):
     """``1 - reward`` of whole outputs, or the negative of the normalised reward."""
+
+    reads_logits: ClassVar[bool] = False
 
     def __init__(self, options: CostOptions) -> None:
         super().__init__(options)
@@ -50,7 +53,7 @@ class NegativeReward(Cost):
     def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         settings, graph = self.settings, done.graph
         if not settings.emits_greedily or settings.feed == "teacher":
-            distribution = self.token_distribution(done.logits)
+            distribution = self.token_distribution(done)
         if settings.feed == "teacher" or settings.relaxed:
             eos, pad = self.dictionary.eos(), self.dictionary.pad()
             rollout = rollout.emitting(distribution, eos, pad, greedy=settings.emits_greedily)

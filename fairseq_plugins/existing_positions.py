@@ -1,0 +1,108 @@
+"""Passes over the positions of decoded outputs that exist, in place of all that the longest has.
+
+Rows of similar length go through the decoder together, and equal outputs of a source once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from criterions.token_categorical import TokenCategorical
+
+# So many positions keep matrix products of one thread fast; an accelerator needs more of them.
+_POSITIONS_PER_PIECE = {"cpu": 512}
+_POSITIONS_PER_PIECE_ELSEWHERE = 1 << 14
+
+
+@dataclass(frozen=True)
+class ExistingPositions:
+    """Which of the positions ``[rows, length]`` of decoded outputs a pass computes.
+
+    ``shape``: rows and length.
+    ``pieces``: ``[rows]`` int64 of the rows that go through the decoder together, and the length
+    of the longest of them.  Shorter ones have positions there that do not exist.
+    ``same_as``: ``[rows]`` int64, the row that stands for each; None where each stands for itself.
+    """
+
+    shape: tuple[int, int]
+    pieces: Sequence[tuple[Tensor, int]]
+    same_as: Tensor | None
+
+    @classmethod
+    def of(cls, tokens: Tensor, lengths: Tensor, group: int) -> ExistingPositions:
+        """Of decoded outputs; the host waits for them.
+
+        Args:
+            tokens: ``[rows, length]``.
+            lengths: ``[rows]``, positions that exist.
+            group: so many rows, side by side, have one source; equal ones of these are computed
+                once.
+        """
+        sizes, same_as, firsts = lengths.tolist(), [], {}
+        for row, (output, size) in enumerate(zip(tokens.tolist(), sizes, strict=True)):
+            same_as.append(firsts.setdefault((row // group, *output[:size]), row))
+        order = sorted(firsts.values(), key=lambda row: -sizes[row])
+        device = tokens.device
+        most = _POSITIONS_PER_PIECE.get(device.type, _POSITIONS_PER_PIECE_ELSEWHERE)
+        pieces, start = [], 0
+        while start < len(order):
+            longest = max(sizes[order[start]], 1)
+            rows = order[start : start + max(most // longest, 1)]
+            pieces.append((torch.tensor(rows, device=device), longest))
+            start += len(rows)
+        distinct = len(order) == len(sizes)
+        same = None if distinct else torch.tensor(same_as, device=device)
+        return cls((tokens.size(0), tokens.size(1)), pieces, same)
+
+    @cached_property
+    def indices(self) -> list[Tensor]:
+        """Of each piece ``[positions]`` int64: its positions among all, row after row."""
+        width = self.shape[1]
+        return [
+            (rows.unsqueeze(1) * width + torch.arange(length, device=rows.device)).flatten()
+            for rows, length in self.pieces
+        ]
+
+    def spread(self, values: Sequence[Tensor]) -> Tensor:
+        """``[rows, length, ...]`` of each piece's ``[positions, ...]``; 0 where there is none."""
+        packed, index = torch.cat(list(values)), torch.cat(self.indices)
+        rows, width = self.shape
+        full = packed.new_zeros(rows * width, *packed.shape[1:]).index_copy(0, index, packed)
+        full = full.unflatten(0, (rows, width))
+        return full if self.same_as is None else full.index_select(0, self.same_as)
+
+
+class ExistingTokens(Distribution):
+    """Distribution of one token at every position ``[rows, length]``, of which some exist.
+
+    Elsewhere log-probability and entropy are 0.
+
+    Args:
+        positions: those that exist.
+        pieces: the distributions ``[positions]`` of each of its pieces.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, positions: ExistingPositions, pieces: Sequence[TokenCategorical]) -> None:
+        self.positions, self.pieces = positions, pieces
+        super().__init__(torch.Size(positions.shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``[rows, length]``: ``log p(value)``, with gradient to the logits."""
+        tokens = value.flatten()
+        return self._of_each(lambda piece, index: piece.log_prob(tokens[index]))
+
+    def entropy(self) -> Tensor:
+        """``[rows, length]``: entropy in nats, no gradient."""
+        return self._of_each(lambda piece, index: piece.entropy())
+
+    def _of_each(self, function: Callable[[TokenCategorical, Tensor], Tensor]) -> Tensor:
+        pairs = zip(self.pieces, self.positions.indices, strict=True)
+        return self.positions.spread([function(piece, index) for piece, index in pairs])
