@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
-from torch.nn import functional
 
 from criterions import BleuStatistics, expected_statistics, token_log_probabilities
 from criterions.token_categorical import label_smoothed
-from fairseq_plugins.batch import Batch, Reference, is_special, prefix_columns
-from fairseq_plugins.decoding import (
-    DecodedTokens,
-    ForcedTokens,
-    Sampling,
-    decode,
-    decode_limits,
-)
-from fairseq_plugins.existing_positions import ExistingPositions
+from fairseq_plugins.batch import Batch, Reference, is_special
+from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
-from fairseq_plugins.model_pass import decodes_in_pieces, model_pass
 
 
 class PositionLogProbs(NamedTuple):
@@ -39,41 +29,9 @@ class PositionLogProbs(NamedTuple):
     @classmethod
     def of(cls, logits: Tensor, reference: Reference, eos: int) -> PositionLogProbs:
         """From ``[batch, positions, vocab]``."""
-        selected, mean = token_log_probabilities(logits, _with_end(reference, eos))
-        return cls(selected[..., 1:], selected[..., 0], mean)
-
-    @classmethod
-    def of_pieces(
-        cls,
-        logits: Sequence[Tensor],
-        positions: ExistingPositions,
-        reference: Reference,
-        eos: int,
-    ) -> PositionLogProbs:
-        """From the pieces of a pass over ``batch * n`` rows, the ``n`` of a sentence side by side.
-
-        ``batch`` is that of the result, times ``n``; 0 at positions that do not exist.
-        """
-        tokens = _with_end(reference, eos)
-        inputs = positions.shape[0] // len(tokens)
-        picked = [
-            token_log_probabilities(some.unflatten(0, (-1, length)), tokens[rows // inputs])
-            for some, (rows, length) in zip(logits, positions.pieces, strict=True)
-        ]
-        selected, mean = (
-            positions.spread([values.flatten(0, 1) for values in of_each])
-            for of_each in zip(*picked, strict=True)
-        )
-        return cls(selected[..., 1:], selected[..., 0], mean)
-
-    def part(self, sentences: slice, columns: slice) -> PositionLogProbs:
-        """These sentences, and of each these positions."""
-        return PositionLogProbs(*(values[sentences, columns] for values in self))
-
-
-def _with_end(reference: Reference, eos: int) -> Tensor:
-    """``[batch, 1 + tgt_len]``: ``</s>``, and the tokens of the reference."""
-    return torch.cat([torch.full_like(reference.tokens[:, :1], eos), reference.tokens], dim=1)
+        ends = torch.full_like(reference.tokens[:, :1], eos)
+        picked = token_log_probabilities(logits, torch.cat([ends, reference.tokens], dim=1))
+        return cls(picked.selected[..., 1:], picked.selected[..., 0], picked.mean)
 
 
 def autoregressive_statistics(
@@ -144,27 +102,19 @@ class AutoregressiveScores:
         reference = batch.scored
         num_tokens, lengths = reference.num_tokens, reference.lengths
         added, logged = [], {}
-        inputs = []
-        adds_cross_entropy = settings.cross_entropy_weight > 0 or not training
-        if settings.feed == "teacher" or adds_cross_entropy:
-            inputs.append((batch.prev_output_tokens, batch.reference.num_tokens))
-        if settings.feed != "teacher":
-            decoded = self._own_output(model, batch, training)
-            num_tokens = batch.size_after_prefix(decoded.emitted)
-            lengths = batch.size_after_prefix(decoded.lengths)
-            start = batch.prev_output_tokens[:, :1]
-            inputs.append((torch.cat([start, decoded.tokens[:, :-1]], dim=1), decoded.emitted))
-        passes, vocabulary_size = self._log_probs(model, batch, inputs)
-        log_probs = passes[-1]
-        if settings.feed == "teacher" or adds_cross_entropy:
+        if settings.feed == "teacher" or settings.cross_entropy_weight > 0 or not training:
+            log_probs, vocabulary_size = self._log_probs(model, batch, batch.prev_output_tokens)
             outside = ~batch.after_prefix(batch.counts)
-            log_target = passes[0].reference.diagonal(dim1=1, dim2=2)
+            log_target = log_probs.reference.diagonal(dim1=1, dim2=2)
             logged["nll_loss"] = -log_target.masked_fill(outside, 0).sum()
-            uniform = -passes[0].mean.masked_fill(outside, 0).sum()
+            uniform = -log_probs.mean.masked_fill(outside, 0).sum()
             smoothed = label_smoothed(
                 logged["nll_loss"], uniform, settings.label_smoothing, vocabulary_size
             )
             added.append(AddedLoss(smoothed, sample["ntokens"], settings.cross_entropy_weight))
+        if settings.feed != "teacher":
+            fed, num_tokens, lengths = self._own_output(model, batch, training)
+            log_probs, _ = self._log_probs(model, batch, fed)
         statistics = autoregressive_statistics(
             log_probs,
             reference,
@@ -177,45 +127,24 @@ class AutoregressiveScores:
         )
         return ScoredBatch(statistics, added, logged)
 
-    def _log_probs(
-        self, model: Any, batch: Batch, inputs: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[list[PositionLogProbs], int]:
-        """Of the decoder that is fed each of the inputs, and the vocabulary's size.
+    def _log_probs(self, model: Any, batch: Batch, fed: Tensor) -> tuple[PositionLogProbs, int]:
+        """Of the decoder that is fed ``[batch, length]``, and the vocabulary's size.
 
-        Through the wrapped model, so that workers stay in step; where the model allows it, several
-        inputs are one pass with one encoding.
-
-        Args:
-            model: a fairseq encoder-decoder model.
-            batch: with the references.
-            inputs: ``[batch, length]``, with the number of each row's positions ``[batch]``.
+        Through the wrapped model, so that workers stay in step.
         """
-        eos, scored = self.dictionary.eos(), batch.scored
-        if len(inputs) == 1 or not decodes_in_pieces(model):
-            passes = [model_pass(model, batch.net_input, fed).logits for fed, _ in inputs]
-            log_probs = [PositionLogProbs.of(batch.after_prefix(x), scored, eos) for x in passes]
-            return log_probs, passes[0].size(-1)
-        width, pad = max(fed.size(1) for fed, _ in inputs), self.dictionary.pad()
-        padded = [functional.pad(x, (0, width - x.size(1)), value=pad) for x, _ in inputs]
-        fed = torch.stack(padded, dim=1).flatten(0, 1)
-        numbers = torch.stack([number for _, number in inputs], dim=1).flatten()
-        positions = ExistingPositions.of(fed, numbers, 1)
-        logits = model_pass(
-            model, batch.net_input, fed, samples=len(inputs), positions=positions
-        ).logits
-        joint = PositionLogProbs.of_pieces(logits, positions, scored, eos)
-        log_probs = []
-        for first, (tokens, _) in enumerate(inputs):
-            columns = slice(prefix_columns(batch.prefix_size, tokens.size(1)), tokens.size(1))
-            log_probs.append(joint.part(slice(first, None, len(inputs)), columns))
-        return log_probs, logits[0].size(-1)
+        logits = model(**{**batch.net_input, "prev_output_tokens": fed})[0]
+        picked = batch.after_prefix(logits), batch.scored, self.dictionary.eos()
+        return PositionLogProbs.of(*picked), logits.size(-1)
 
-    def _own_output(self, model: Any, batch: Batch, training: bool) -> DecodedTokens:
-        """What the decoder emits, the ignored prefix forced."""
+    def _own_output(
+        self, model: Any, batch: Batch, training: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the decoder emits, as its input ``[batch, length]``, and of it, ``[batch]`` each,
+        the tokens after the ignored prefix with and without ``</s>``."""
         settings, net_input = self.settings, batch.net_input
         prefix = batch.reference.tokens[:, : batch.prefix_size]
         longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
-        return decode(
+        decoded = decode(
             model,
             net_input,
             decode_limits(net_input["src_lengths"], settings.max_decode_ratio, longest),
@@ -226,3 +155,6 @@ class AutoregressiveScores:
             if batch.prefix_size
             else None,
         )
+        fed = torch.cat([batch.prev_output_tokens[:, :1], decoded.tokens[:, :-1]], dim=1)
+        sizes = (batch.size_after_prefix(size) for size in (decoded.emitted, decoded.lengths))
+        return fed, *sizes
