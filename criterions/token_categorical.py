@@ -155,8 +155,10 @@ class TokenCategorical(Distribution):
         if not self.excluded:
             return self.logits.detach().argmax(-1)
         logits, policy = self._positions().detach(), self._policy()
-        likeliest = [policy.values(logits, piece).argmax(-1) for piece in _pieces(logits)]
-        return torch.cat(likeliest).reshape(self._batch_shape)
+        likeliest = logits.new_empty(logits.shape[:2], dtype=torch.int64)
+        for piece in _pieces(logits):
+            likeliest[piece] = policy.values(logits, piece).argmax(-1)
+        return likeliest.reshape(self._batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TokenCategorical:
         """The same distribution for a larger batch shape, without a copy of the logits."""

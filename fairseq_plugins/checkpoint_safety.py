@@ -76,8 +76,10 @@ def _marking_stored_rewards(load: typing.Any) -> typing.Any:
     @functools.wraps(load)
     def loading(path: str, arg_overrides: typing.Any = None, **options: typing.Any) -> typing.Any:
         state = load(path, arg_overrides, **options)
-        criterion = (state.get("cfg") or {}).get("criterion")
-        stored = str(criterion.get("reward", "")) if hasattr(criterion, "get") else ""
+        cfg = state.get("cfg")
+        criterion = cfg["criterion"] if cfg and "criterion" in cfg else None
+        ours = hasattr(criterion, "get") and criterion.get("_name", "") == "stochastic_graph"
+        stored = str(criterion.get("reward", "")) if ours else ""
         if ":" in stored and (arg_overrides or {}).get("reward") != stored:
             criterion["reward"] = FROM_CHECKPOINT + stored
         return state

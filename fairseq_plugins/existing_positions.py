@@ -70,7 +70,7 @@ class ExistingPositions:
         ]
 
     def spread(self, values: Sequence[Tensor]) -> Tensor:
-        """``[rows, length, ...]`` of each piece's ``[positions, ...]``; 0 where there is none."""
+        """``[rows, length, ...]`` of each piece's ``[positions, ...]``; 0 outside of the pieces."""
         packed, index = torch.cat(list(values)), torch.cat(self.indices)
         rows, width = self.shape
         full = packed.new_zeros(rows * width, *packed.shape[1:]).index_copy(0, index, packed)
@@ -81,7 +81,7 @@ class ExistingPositions:
 class ExistingTokens(Distribution):
     """Distribution of one token at every position ``[rows, length]``, of which some exist.
 
-    Elsewhere log-probability and entropy are 0.
+    Elsewhere log-probability and entropy mean nothing, and may be infinite: mask them.
 
     Args:
         positions: those that exist.

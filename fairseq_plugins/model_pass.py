@@ -23,8 +23,8 @@ from fairseq_plugins.existing_positions import ExistingPositions
 
 # Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
 _OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
-# Modules whose forward every worker has to call as often as the others.
-_WAITING_LAYERS = ("FullyShardedDataParallel", "BaseLayer", "MOELayer")
+# Modules whose forward every worker has to call as often as the others, or that mix rows.
+_WAITING_LAYERS = {"FullyShardedDataParallel", "BaseLayer", "MOELayer", "_BatchNorm"}
 _REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
 
 
@@ -113,7 +113,8 @@ def decodes_in_pieces(model: Any) -> bool:
     that return what the decoder returns, unless modules in it wait for other workers: these have
     other numbers of pieces.
     """
-    if any(type(module).__name__ in _WAITING_LAYERS for module in model.modules()):
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    if kinds & _WAITING_LAYERS:
         return False
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
@@ -133,17 +134,20 @@ def _in_pieces(model: Any, positions: ExistingPositions, samples: int) -> Callab
     ) -> tuple[tuple[Tensor, ...], Any]:
         logits, extra = [], None
         for rows, length in positions.pieces:
-            # fairseq's transformer replaces the elements of its lists in place.
-            own = encoder_out
-            if isinstance(own, dict):
-                own = {k: list(v) if isinstance(v, list) else v for k, v in own.items()}
-            sources = encoder.reorder_encoder_out(own, rows // samples)
+            sources = encoder.reorder_encoder_out(_copied(encoder_out), rows // samples)
             fed = prev_output_tokens[rows, :length]
             some, extra = decode(fed, sources, *arguments, **keywords)[:2]
             logits.append(some.flatten(0, 1))
         return tuple(logits), extra
 
     return forward
+
+
+def _copied(encoder_out: Any) -> Any:
+    """Other dicts and lists of the same tensors: fairseq's encoders reorder theirs in place."""
+    if isinstance(encoder_out, dict):
+        return {name: _copied(value) for name, value in encoder_out.items()}
+    return list(map(_copied, encoder_out)) if isinstance(encoder_out, list) else encoder_out
 
 
 @contextmanager

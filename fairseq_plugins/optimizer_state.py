@@ -63,9 +63,13 @@ def fitted(
 
 
 def _fit(values: dict[str, Any], parameter: Tensor) -> bool:
-    """Whether all that an optimiser keeps of a parameter has its shape, but for numbers."""
-    tensors = (value for value in values.values() if isinstance(value, Tensor))
-    return all(value.shape in ((), parameter.shape) for value in tensors)
+    """Whether all that an optimiser keeps of a parameter, but for numbers, is of its shape.
+
+    Adafactor keeps the means of a matrix's rows and columns.
+    """
+    shape = parameter.shape
+    known = ((), shape, shape[:-1], shape[:-2] + shape[-1:])
+    return all(value.shape in known for value in values.values() if isinstance(value, Tensor))
 
 
 def _resized(entries: dict[int, Any], size: int, of_model: int) -> dict[int, Any]:

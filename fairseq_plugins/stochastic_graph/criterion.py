@@ -6,6 +6,7 @@ import logging
 import weakref
 from typing import Any
 
+import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
@@ -149,7 +150,10 @@ class StochasticGraphCriterion(FairseqCriterion):
         token_logs: dict[str, Tensor] = {}
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
-            weight = scale.tokens * self.settings.cross_entropy_weight / scale.sentences
+            # Where no worker has a batch that counts, both factors are 0.
+            sentences = scale.sentences.clamp(min=torch.finfo(torch.float32).tiny)
+            weight = self.settings.cross_entropy_weight * scale.tokens * (scale.sentences > 0)
+            weight = weight / sentences
             # No emitted token is fed, so that none of them has part in it.
             layers = {node.name for node in done.layers}
             done.graph.cost(

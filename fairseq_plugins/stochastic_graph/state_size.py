@@ -12,7 +12,7 @@ from fairseq.tasks import FairseqTask
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
 
-_MODEL = "_fairseq_plugins_model"
+_MODELS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 
 
 def _remember_model(build_model: Any) -> Any:
@@ -21,7 +21,7 @@ def _remember_model(build_model: Any) -> Any:
     @functools.wraps(build_model)
     def building(task: Any, *args: Any, **kwargs: Any) -> Any:
         model = build_model(task, *args, **kwargs)
-        setattr(task, _MODEL, weakref.ref(model))
+        _MODELS[task] = weakref.ref(model)
         return model
 
     return building
@@ -40,7 +40,7 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     Raises:
         ValueError: the model has no such state, or does not run on a source of one token.
     """
-    model = getattr(task, _MODEL, lambda: None)()
+    model = _MODELS.get(task, lambda: None)()
     if model is None:
         raise ValueError(
             "--baseline learned: the task has not built the model; give --baseline-state-dim, the "
@@ -51,7 +51,8 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     eos = torch.full((1, 1), task.target_dictionary.eos(), device=next(model.parameters()).device)
     net_input = {"src_tokens": eos, "src_lengths": torch.ones_like(eos[0])}
     # What is drawn in training stays the same whether the size is given or not.
-    with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(model):
+    devices = [eos.device] if eos.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(model):
         try:
             features = model_pass(model, net_input, eos, features=True).features
         except (TypeError, RuntimeError, KeyError, IndexError, AttributeError) as error:

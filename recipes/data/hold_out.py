@@ -52,6 +52,8 @@ def with_several_references(pairs: Iterable[Pair]) -> list[Pair]:
 
 def _clusters(pairs: list[Pair]) -> list[list[int]]:
     """Indices of the pairs of each cluster: those that share sentences, of either side."""
+    if not pairs:
+        return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -220,6 +220,9 @@ def _check_source(source: TextSource, where: str, data: Data, languages: tuple[s
         require(len({source.text[lang] for lang in languages}) == 1, one)
         inside = f"{where}.references: format {source.format} has them in the same file"
         require(not source.references, inside)
+    else:
+        own = f"{where}.text: the same file for both languages; write {{lang}} in its name"
+        require(len({source.text[lang] for lang in languages}) == len(set(languages)), own)
     columns = source.columns
     needed = f"{where}.columns: needed for format tsv, and for no other"
     require((source.format == "tsv") == bool(columns), needed)

@@ -39,7 +39,7 @@ class Evaluation:
     @property
     def selected_by(self) -> str:
         """The metric of all choices."""
-        return self.selection or self.metrics[0]
+        return self.selection or ("bleu" if "bleu" in self.metrics else self.metrics[0])
 
 
 def check_evaluation(evaluation: Evaluation) -> None:

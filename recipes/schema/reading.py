@@ -149,7 +149,8 @@ def _name_texts(raw: dict[str, Any]) -> None:
     splits = data.get("sources") if isinstance(data, dict) else None
     for sources in splits.values() if isinstance(splits, dict) else ():
         for source in sources if isinstance(sources, list) else ():
-            if isinstance(source, dict) and isinstance(text := source.get("text"), str):
+            named = isinstance(source, dict) and all(isinstance(x, str) for x in languages)
+            if named and isinstance(text := source.get("text"), str):
                 source["text"] = {x: text.replace("{lang}", str(x)) for x in languages}
 
 

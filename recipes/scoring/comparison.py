@@ -194,13 +194,19 @@ def _test(
         result.systems[system].scores[name] = score
     if not trials or len(systems) == 1:
         return
+
+    def counted(system: str) -> list[list[float]]:
+        """What the metric adds up, of each sentence."""
+        statistics = metric._extract_corpus_statistics(list(systems[system]), None)
+        return [list(map(float, row)) for row in statistics]
+
     outcomes, signature = _paired_test(systems, baseline, metric, "ar", trials)
     result.randomization_signatures[name] = signature
     for system, found in outcomes.items():
         if system != baseline:
-            # Equal outputs leave nothing to test; sacrebleu's formula gives 1 / (trials + 1).
-            equal = list(systems[system]) == list(systems[baseline])
-            p_value = 1.0 if equal else float(found.p_value)
+            # Sentences that count the same leave nothing to test; sacrebleu's formula gives
+            # 1 / (trials + 1).
+            p_value = 1.0 if counted(system) == counted(baseline) else float(found.p_value)
             result.systems[system].scores[name].p_value = p_value
 
 

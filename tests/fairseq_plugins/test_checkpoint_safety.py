@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 from console_scripts import console
+from fairseq import checkpoint_utils
 
 from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints, checkpoint_types
 
@@ -115,3 +116,10 @@ def test_a_reward_that_a_checkpoint_names_is_run_only_if_it_is_given_again(
     assert not called.exists()
     assert "reward_greedy 1" in console(*command, *reward)
     assert called.exists()
+
+
+def test_settings_of_other_criterions_stay_as_they_are(tmp_path):
+    for cfg in ({"model": {}}, {"criterion": {"_name": "other", "reward": "http://host"}}):
+        torch.save({"cfg": cfg}, tmp_path / "checkpoint.pt")
+        loaded = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint.pt"))
+        assert loaded["cfg"] == cfg

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fairseq.optim.adafactor import Adafactor
 
 from fairseq_plugins.optimizer_state import fitted
 
@@ -29,8 +30,9 @@ def stepped(own, kind):
         lambda own: torch.optim.Adam(own, lr=0.1),
         lambda own: torch.optim.SGD(own, lr=0.1, momentum=0.9),
         lambda own: torch.optim.SGD(own, lr=0.1),
+        lambda own: Adafactor(own, lr=0.1, relative_step=False),
     ],
-    ids=["adam", "momentum", "no state"],
+    ids=["adam", "momentum", "no state", "adafactor"],
 )
 @pytest.mark.parametrize("before", CRITERIONS)
 @pytest.mark.parametrize("after", CRITERIONS)

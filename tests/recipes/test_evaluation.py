@@ -184,3 +184,19 @@ def test_unknown_options_are_refused(options):
     (name,) = options
     with pytest.raises(RecipeError, match=name):
         MetricOptions(**options)
+
+
+def test_outputs_that_a_metric_takes_for_the_same_differ_by_nothing(texts):
+    lines = read_lines(texts["first"])
+    systems = {"first": lines, "capitals": [line.upper() for line in lines]}
+    result = compare(
+        systems,
+        [read_lines(texts["reference"])],
+        baseline="first",
+        metrics=("bleu", "ter"),  # sacrebleu's TER takes no notice of case
+        samples=10,
+        trials=100,
+    )
+    p_values = {name: score.p_value for name, score in result.systems["capitals"].scores.items()}
+    assert p_values["ter"] == 1
+    assert p_values["bleu"] < 0.05

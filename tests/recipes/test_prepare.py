@@ -160,11 +160,11 @@ def test_dry_run_names_the_downloads_and_makes_none(prepare, server, tmp_path):
 
 
 def test_full_disk_while_writing_text_leaves_no_file(prepare, server, tmp_path, file_size_limit):
-    server.files["d.tgz"] = pack(MEMBERS | {"d/train.de": tags(["ein Satz"] * 9000)})
+    text = tags(["ein Satz"] * 9000)
+    server.files["d.tgz"] = pack(MEMBERS | {"d/train.de": text, "d/train.en": text})
     with file_size_limit(20_000), pytest.raises(RecipeError, match=r"text: .*--work-dir"):
-        # Sides that differ would be an error of their own; the disk is full before.
         prepare(iwslt(server, hold_out=None, lowercase=False, sources={
-            **{s: [{"archive": "d.tgz", "text": {"de": "d/train.de", "en": "d/train.de"}}]
+            **{s: [{"archive": "d.tgz", "text": {"de": "d/train.de", "en": "d/train.en"}}]
                for s in ("train", "valid", "test")}
         }))  # fmt: skip
     assert list((tmp_path / "work/text").iterdir()) == []
@@ -344,6 +344,7 @@ def test_unknown_test_set_is_told_before_anything_is_loaded(prepare, source, mes
         ({"files": {"a": {"address": "ftp://x"}}}, "data.files.a.address: 'ftp://x'"),
         ({"files": {"a": {"address": "http://x", "sha256": "12"}}}, "64 hexadecimal digits"),
         ({"sources": {"test": [{}]}}, r"data.sources.test\[0\].text: no file for language 'de'"),
+        ({"sources": {"test": [{"text": "talks"}]}}, r"test\[0\].text: .* write {lang} in"),
         ({"sources": {"test": [{"text": {"de": "a", "en": "b"}, "archive": "c"}]}},
          "'c' is not in data.files"),
         ({"sources": {"test": [{"text": {"de": "a", "en": "b"}, "format": "xml"}]}},

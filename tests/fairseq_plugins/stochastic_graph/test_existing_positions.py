@@ -7,6 +7,7 @@ from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import sample as sample_layer
 from fairseq_plugins import existing_positions
+from fairseq_plugins import model_pass as model_passes
 from fairseq_plugins.existing_positions import ExistingPositions
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph import scored_pass
@@ -141,3 +142,18 @@ def test_a_pass_of_some_positions_leaves_the_encoders_output_alone(corpus, arch)
     whole = model_pass(built.model, net_input, fed).logits
     exists = torch.arange(fed.size(1)) < lengths.unsqueeze(1)
     torch.testing.assert_close(logits[exists], whole[exists])
+
+
+def test_pieces_leave_the_encoding_to_each_other():
+    """fairseq's encoders reorder dicts and lists in place, also those that are in another."""
+    encoding = {"encoder": {"encoder_out": (torch.arange(3),)}, "states": [[torch.arange(3)]]}
+
+    def reorder(encoder_out, order):
+        inner = encoder_out["encoder"]
+        inner["encoder_out"] = tuple(x[order] for x in inner["encoder_out"])
+        encoder_out["states"][0][0] = encoder_out["states"][0][0][order]
+        return encoder_out
+
+    for row in range(3):
+        own = reorder(model_passes._copied(encoding), torch.tensor([row]))
+        assert own["encoder"]["encoder_out"][0].tolist() == own["states"][0][0].tolist() == [row]
