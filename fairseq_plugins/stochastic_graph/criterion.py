@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -188,16 +189,15 @@ class StochasticGraphCriterion(FairseqCriterion):
         replay = self._layers_ask is not False
         rollout = self.rollouts.of(model, sources, update, replay=replay)
         tokens_alone = self.settings.scores_tokens and not self.cost.reads_logits
-        done = self.passes.of(
-            model,
-            rollout,
-            update,
-            layers_draw=replay,
-            only_existing=tokens_alone and self.settings.feed in ("greedy", "sample"),
-        )
+        existing = tokens_alone and self.settings.feed in ("greedy", "sample")
+        done = self.passes.of(model, rollout, update, layers_draw=replay, only_existing=existing)
         drawn = rollout.draws is not None and rollout.draws.asked
         self._layers_ask = self._layers_ask or drawn or done.graph.asked
-        if self._layers_ask and not replay:
+        if existing and replay and not self._layers_ask:
+            # As all later batches, so that a run that was resumed is the same to the last bit.
+            rollout = replace(rollout, draws=None)
+            done = self.passes.of(model, rollout, update, layers_draw=False, only_existing=True)
+        elif self._layers_ask and not replay:
             rollout = self.rollouts.of(model, sources, update)
             done = self.passes.of(model, rollout, update)
         if done.positions is None and done.logits.dim() != 3 and not self.cost.bears_enumeration:

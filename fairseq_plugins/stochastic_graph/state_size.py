@@ -12,7 +12,20 @@ from fairseq.tasks import FairseqTask
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
 
-_MODELS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+_MODEL = "_fairseq_plugins_model"
+
+
+class _Reference:
+    """A weak reference to a model, which a pickled task goes without."""
+
+    def __init__(self, model: Any = None) -> None:
+        self._known = () if model is None else (weakref.ref(model),)
+
+    def __call__(self) -> Any:
+        return self._known[0]() if self._known else None
+
+    def __reduce__(self) -> Any:
+        return _Reference, ()
 
 
 def _remember_model(build_model: Any) -> Any:
@@ -21,7 +34,7 @@ def _remember_model(build_model: Any) -> Any:
     @functools.wraps(build_model)
     def building(task: Any, *args: Any, **kwargs: Any) -> Any:
         model = build_model(task, *args, **kwargs)
-        _MODELS[task] = weakref.ref(model)
+        setattr(task, _MODEL, _Reference(model))
         return model
 
     return building
@@ -40,7 +53,7 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     Raises:
         ValueError: the model has no such state, or does not run on a source of one token.
     """
-    model = _MODELS.get(task, lambda: None)()
+    model = getattr(task, _MODEL, lambda: None)()
     if model is None:
         raise ValueError(
             "--baseline learned: the task has not built the model; give --baseline-state-dim, the "

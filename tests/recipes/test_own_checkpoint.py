@@ -58,4 +58,4 @@ def test_the_whole_chain_runs(tmp_path, data_dir):
     tuned = scores["systems"]["tuned/expected_bleu/checkpoint_best.pt"]
     assert 0 < tuned["scores"]["bleu"]["p_value"] <= 1
     assert tuned["text"].endswith("test.beam2.en")
-    assert len(list(tmp_path.glob("runs/evaluate/*.valid.*.en"))) == 2
+    assert len(list(tmp_path.glob("runs/evaluate/*.valid.*.en"))) == 3

@@ -111,8 +111,9 @@ def test_values(seed, batch, time, sharpness, dtype, name):
     leaf = logits_of(generator, (batch, *steps), sharpness, dtype).requires_grad_()
     options = {"independent_steps": True} if name == "enumeration" and steps else {}
     estimator = ESTIMATORS.create(name, **options)
-    # torch's own cannot check the values of an empty batch.
-    law = (OneHotLaw if seed % 2 or not leaf.numel() else OneHotCategorical)(logits=leaf)
+    # torch's own cannot check the values of an empty batch, nor sums of 16 bits.
+    ours = seed % 2 or not leaf.numel() or torch.finfo(dtype).bits < 32
+    law = (OneHotLaw if ours else OneHotCategorical)(logits=leaf)
     if name == "reparameterized":
         with pytest.raises(ValueError, match="no rsample"):
             estimator.draw(law)
