@@ -26,11 +26,13 @@ distributed_fairseq_model.DistributedDataParallel = wrap
 """
 RUNS = {
     "expected_bleu": (expected_bleu, ("--feed", "greedy"), 50),
+    # In 16 bits another token may be the most probable one.
+    "teacher": (expected_bleu, (), 50),
     # A learned baseline has parameters of its own, which are wrapped, too.
     "mixer": (
         stochastic_graph,
         ("--objective", "mixer", "--teacher-prefix", 2),
-        0.5,
+        1.0,
     ),
 }
 
@@ -76,7 +78,7 @@ def parameters(checkpoint):
         ("mixer", ("--amp",), 1e-5),  # which computes in 16 bits on GPUs only
         ("mixer", ("--memory-efficient-fp16", "--fp16-init-scale", 4), 0.005),
         ("expected_bleu", ("--ddp-backend", "pytorch_ddp"), 1e-5),
-        ("expected_bleu", ("--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", 4), 0.005),
+        ("teacher", ("--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", 4), 0.005),
     ],
 )
 def test_two_workers_end_where_those_of_legacy_ddp_end(
@@ -89,14 +91,8 @@ def test_two_workers_end_where_those_of_legacy_ddp_end(
     moved = max(
         float((expected[f"model.{name}"] - value).abs().max()) for name, value in start.items()
     )
-    assert moved > 3 * tolerance
-    if "fp16" not in " ".join(map(str, flags)):
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-        return
-    # Where a gradient rounds to nothing in 16 bits, Adam may step the other way.
-    assert found.keys() == expected.keys()
-    differences = [(found[name] - expected[name]).abs().flatten() for name in expected]
-    assert float(torch.cat(differences).quantile(0.99)) < tolerance
+    assert moved > 5 * tolerance
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(

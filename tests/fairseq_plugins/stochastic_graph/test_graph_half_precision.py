@@ -29,8 +29,7 @@ def losses_of(printed):
 def assert_trained(printed, before, checkpoint):
     losses = losses_of(printed)
     assert len(losses) == 2
-    # A norm that is printed as 0 need not be: the weights tell.
-    assert all(0 < loss < 10 and 0 <= norm < 100 for loss, norm in losses)
+    assert all(0 < loss < 10 and 0 < norm < 100 for loss, norm in losses)
     after = torch.load(checkpoint, weights_only=True)["model"]
     moved = {name for name in before if (after[name] != before[name].to(after[name].dtype)).any()}
     assert len(moved) > len(before) / 2
@@ -44,6 +43,8 @@ def test_float16_trains(corpus, cross_entropy_checkpoint, tmp_path, objective):
         "fairseq-train",
         *stochastic_graph(corpus, tmp_path / "run", "--objective", objective, *adam(0.01)),
         *("--finetune-from-model", cross_entropy_checkpoint),
+        # The norm is printed with three digits: the risk's gradient grows with its sharpness.
+        *(("--candidate-sharpness", 1) if objective == "minimum_risk" else ()),
         *("--fp16", "--fp16-no-flatten-grads"),  # flat gradients need a CUDA device
         # The scale that training settles on; from fairseq's 128 the first updates may be skipped.
         *("--fp16-init-scale", 4, "--batch-size", 16, "--max-update", 2),
