@@ -7,6 +7,7 @@ O(B T V), memory besides logits and gradient that of the result.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -152,8 +153,6 @@ class TokenCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The likeliest token of each position, int64 ``batch_shape``."""
-        if not self.excluded:
-            return self.logits.detach().argmax(-1)
         logits, policy = self._positions().detach(), self._policy()
         likeliest = logits.new_empty(logits.shape[:2], dtype=torch.int64)
         for piece in _pieces(logits):
@@ -329,10 +328,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         logits, tokens, peak, total = ctx.saved_tensors
         policy: _Policy = ctx.policy
         if torch.is_grad_enabled():  # under create_graph
-
-            def plain(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-                return _plain(logits, tokens, policy)
-
+            plain = functools.partial(_plain, policy=policy)
             gradients = differentiable_gradients(plain, (logits, tokens), grad_selected, grad_mean)
             return (*gradients, None, None)
         if (excluded := policy.excludes(tokens)) is not None:

@@ -87,6 +87,10 @@ class Batch:
         reference = Reference(*target)
         return replace(self, reference=reference, prev_output_tokens=fed, samples=samples)
 
+    def fed_for(self, tokens: Tensor) -> Tensor:
+        """The decoder's input ``[rows, length]`` where it emits ``tokens``, of that shape."""
+        return torch.cat([self.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
+
     @property
     def exists(self) -> Tensor:
         """``[rows, tgt_len]`` bool: which columns hold a token of the reference."""

@@ -13,6 +13,7 @@ from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from criterions.stochastic_graph import StepwiseDraws
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.flags import above, at_least
 
 # On an accelerator, asking whether all sentences have ended makes the host wait; asked once in
@@ -322,10 +323,8 @@ def _multinomial(weights: Tensor) -> Tensor:
     blocks' sums, the other a weight of the block.
     """
     if weights.device.type != "cpu":
-        # The first of exponential arrivals; torch.multinomial would wait for the device.
-        arrivals = torch.empty_like(weights).exponential_()
-        arrivals.clamp_(min=torch.finfo(weights.dtype).tiny)
-        return (weights / arrivals).argmax(dim=1, keepdim=True)
+        # torch.multinomial would wait for the device.
+        return TokenCategorical(weights.log()).sample().unsqueeze(1)
     size = weights.size(1)
     width = math.isqrt(size)
     whole = size - size % width

@@ -144,7 +144,7 @@ def _in_pieces(model: Any, positions: ExistingPositions, samples: int) -> Callab
 
 
 def _copied(encoder_out: Any) -> Any:
-    """Other dicts and lists of the same tensors: fairseq's encoders reorder theirs in place."""
+    """New dicts and lists of the same tensors: fairseq's encoders reorder them in place."""
     if isinstance(encoder_out, dict):
         return {name: _copied(value) for name, value in encoder_out.items()}
     return list(map(_copied, encoder_out)) if isinstance(encoder_out, list) else encoder_out

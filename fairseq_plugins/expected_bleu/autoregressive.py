@@ -155,6 +155,5 @@ class AutoregressiveScores:
             if batch.prefix_size
             else None,
         )
-        fed = torch.cat([batch.prev_output_tokens[:, :1], decoded.tokens[:, :-1]], dim=1)
         sizes = (batch.size_after_prefix(size) for size in (decoded.emitted, decoded.lengths))
-        return fed, *sizes
+        return batch.fed_for(decoded.tokens), *sizes

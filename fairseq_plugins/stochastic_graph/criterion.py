@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from dataclasses import replace
 from typing import Any
 
-import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from criterions.stochastic_graph import BASELINES, LearnedBaseline, StochasticGraph
+from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
@@ -49,14 +47,16 @@ class StochasticGraphCriterion(FairseqCriterion):
         check_parallel_training(cfg, "stochastic_graph", decodes=True)
         self.settings, given = resolve(cfg)
         check_consistent(self.settings, given)
-        learned = issubclass(BASELINES.get(self.settings.baseline), LearnedBaseline)
-        if learned and self.settings.baseline_state_dim is None:
-            self.settings.baseline_state_dim = decoder_state_size(task, "stochastic_graph")
         self.dictionary = task.target_dictionary
         self.train_step = TrainStepWatch(task)
         text = self.settings.relaxation_temperature
         temperature = schedule_of("--relaxation-temperature", text, above, 0)
-        self.estimators = CriterionEstimators(self.settings, temperature, self.train_step)
+        self.estimators = CriterionEstimators(
+            self.settings,
+            temperature,
+            self.train_step,
+            state_size=lambda: decoder_state_size(task, "stochastic_graph"),
+        )
         self.rollouts = Rollouts(
             self.settings,
             schedule_of("--teacher-forcing", self.settings.teacher_forcing, probability, 1),
@@ -151,10 +151,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         token_logs: dict[str, Tensor] = {}
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
-            # Where no worker has a batch that counts, both factors are 0.
-            sentences = scale.sentences.clamp(min=torch.finfo(torch.float32).tiny)
-            weight = self.settings.cross_entropy_weight * scale.tokens * (scale.sentences > 0)
-            weight = weight / sentences
+            # Finite also where no worker has a batch that counts, and the factor of all is 0.
+            weight = self.settings.cross_entropy_weight * scale.tokens
+            weight = weight / scale.sentences.clamp(min=1e-6)
             # No emitted token is fed, so that none of them has part in it.
             layers = {node.name for node in done.layers}
             done.graph.cost(
@@ -184,21 +183,23 @@ class StochasticGraphCriterion(FairseqCriterion):
         """What the decoder is fed and emits, and the pass with gradient over it.
 
         A model's first batch shows whether it has stochastic layers, which may draw while outputs
-        are decoded.  Where a layer asks for the first time later on, the batch is done again.
+        are decoded.  Where a layer asks for the first time later on, the pass is done again.
         """
         replay = self._layers_ask is not False
         rollout = self.rollouts.of(model, sources, update, replay=replay)
+        layers_draw = replay
+        if self._layers_ask is None and rollout.draws is not None:
+            layers_draw = rollout.draws.asked
         tokens_alone = self.settings.scores_tokens and not self.cost.reads_logits
         existing = tokens_alone and self.settings.feed in ("greedy", "sample")
-        done = self.passes.of(model, rollout, update, layers_draw=replay, only_existing=existing)
+        done = self.passes.of(
+            model, rollout, update, layers_draw=layers_draw, only_existing=existing
+        )
         drawn = rollout.draws is not None and rollout.draws.asked
         self._layers_ask = self._layers_ask or drawn or done.graph.asked
-        if existing and replay and not self._layers_ask:
-            # As all later batches, so that a run that was resumed is the same to the last bit.
-            rollout = replace(rollout, draws=None)
-            done = self.passes.of(model, rollout, update, layers_draw=False, only_existing=True)
-        elif self._layers_ask and not replay:
-            rollout = self.rollouts.of(model, sources, update)
+        if self._layers_ask and not layers_draw:
+            if not replay:
+                rollout = self.rollouts.of(model, sources, update)
             done = self.passes.of(model, rollout, update)
         if done.positions is None and done.logits.dim() != 3 and not self.cost.bears_enumeration:
             raise ValueError(

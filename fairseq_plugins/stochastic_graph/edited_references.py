@@ -40,6 +40,5 @@ def edited(batch: Batch, dictionary: Dictionary, *, kind: str, temperature: floa
     columns = columns_of(tokens)
     tokens = tokens.masked_fill(columns >= lengths.unsqueeze(1), dictionary.pad())
     tokens = tokens.masked_fill(columns == lengths.unsqueeze(1), dictionary.eos())
-    fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
     reference = Reference(tokens, lengths, lengths + ended)
-    return replace(batch, reference=reference, prev_output_tokens=fed)
+    return replace(batch, reference=reference, prev_output_tokens=batch.fed_for(tokens))

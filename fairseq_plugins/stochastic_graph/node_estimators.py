@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,10 +76,15 @@ class CriterionEstimators(nn.Module):
         settings: the objective.
         temperature: of relaxed feeding, by update.
         train_step: sums over workers.
+        state_size: finds the size of the decoder's state, where it is not given.
     """
 
     def __init__(
-        self, settings: Settings, temperature: Schedule, train_step: TrainStepWatch
+        self,
+        settings: Settings,
+        temperature: Schedule,
+        train_step: TrainStepWatch,
+        state_size: Callable[[], int],
     ) -> None:
         super().__init__()
         self._train_step = train_step
@@ -87,7 +93,7 @@ class CriterionEstimators(nn.Module):
             if name == "moving_average":
                 return WorkersMovingAverage(settings.baseline_decay)
             if issubclass(kind := BASELINES.get(name), LearnedBaseline):
-                return kind(settings.baseline_state_dim)
+                return kind(settings.baseline_state_dim or state_size())
             return kind()
 
         def for_layers(own_baseline: str) -> Estimator:

@@ -249,7 +249,7 @@ class Rollouts:
         if forced is not None:
             both = min(tokens.size(1), forced.size(1))
             action_mask[:, :both] &= ~forced[:, :both]
-        fed = torch.cat([batch.prev_output_tokens[:, :1], tokens[:, :-1]], dim=1)
+        fed = batch.fed_for(tokens)
         return Rollout(batch, fed, tokens, action_mask, num_tokens, decoded.lengths, forced, draws)
 
 

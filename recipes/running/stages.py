@@ -31,14 +31,14 @@ class Stage:
         name: shown to the user, accepted by ``--redo``.
         record: the ``.stage.json`` file.
         outputs: files that exist when the stage is done.
-        settings: JSON-able values the outputs depend on, besides ``command``.
+        settings: JSON-able values the outputs depend on, other than ``command``.
         action: makes the outputs.
         inputs: files the outputs depend on, by role; compared by content.
         command: of fairseq, if the stage is one.
         resumable: folder that a killed run continues from (a training's save-dir). It is moved
             aside, never deleted, when the settings changed.
         shell: lines that make the outputs in a shell.
-        details: lines shown before it runs, besides the command.
+        details: lines shown before it runs, with the command.
     """
 
     name: str

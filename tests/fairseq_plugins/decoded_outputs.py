@@ -43,11 +43,11 @@ def policy_logits(
 
     ``-inf`` for padding, and for ``</s>`` in the first ``min_length`` columns.
     """
-    law = logits.float() / temperature
-    excluded = torch.zeros_like(law, dtype=torch.bool)
+    divided = logits.float() / temperature
+    excluded = torch.zeros_like(divided, dtype=torch.bool)
     excluded[:, :, pad] = True
     excluded[:, :min_length, eos] = True
-    return law.masked_fill(excluded, -torch.inf)
+    return divided.masked_fill(excluded, -torch.inf)
 
 
 def outputs_of(result: DecodedTokens) -> list[Output]:

@@ -74,7 +74,8 @@ def largest_difference(model, criterion, sample, monkeypatch):
 
     def of(self, model, rollout, update, **options):
         found = pass_of(self, model, rollout, update, **options)
-        passes.append((rollout, found.logits.detach()))
+        spread = found.positions.spread if found.positions is not None else lambda whole: whole
+        passes.append((rollout, spread(found.logits).detach()))
         return found
 
     with monkeypatch.context() as patch:
