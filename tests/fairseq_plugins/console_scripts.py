@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 import subprocess
@@ -63,7 +64,7 @@ class Started:
         argv = [script, *map(str, arguments)]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.interactive"]
+            [f"fairseq_cli.{name}" for name in ("train", "generate", "interactive", "hydra_train")]
         )
         self._process = context.Process(
             target=_call_entry_point, args=(module, argv, str(log), stdin)
@@ -106,11 +107,7 @@ def _call_entry_point(module: str, argv: list[str], log: str, stdin: str) -> Non
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if stdin:
-        reader, writer = os.pipe()
-        os.write(writer, stdin.encode())
-        os.close(writer)
-        os.dup2(reader, 0)
+    sys.stdin = io.StringIO(stdin)
     os.chdir(REPOSITORY)
     sys.argv = argv
     importlib.import_module(module).cli_main()

@@ -1,14 +1,13 @@
 """What of a checkpoint ``torch.load(weights_only=True)`` may build."""
 
 import argparse
-import os
 import pickle
 from contextlib import contextmanager
 
 import numpy
 import pytest
 import torch
-from console_scripts import console
+from console_scripts import Started
 from fairseq import checkpoint_utils
 
 from fairseq_plugins.checkpoint_safety import allow_fairseq_checkpoints, checkpoint_types
@@ -96,7 +95,7 @@ def test_a_reward_that_a_checkpoint_names_is_run_only_if_it_is_given_again(
         f"open({str(called)!r}, 'w').close()\n\n\ndef one(hypotheses, references, sources):\n"
         "    return [1.0] * len(hypotheses)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path)  # which processes inherit
     reward = ("--criterion", "stochastic_graph", "--reward", "stored_reward:one")
     checkpoint = torch.load(cross_entropy_checkpoint, weights_only=True)
     checkpoint["cfg"]["criterion"] = {
@@ -112,9 +111,9 @@ def test_a_reward_that_a_checkpoint_names_is_run_only_if_it_is_given_again(
         *("--path", tmp_path / "strangers.pt", "--batch-size", 8, "--num-workers", 0, "--cpu"),
     )
     with pytest.raises(AssertionError, match=r"give it again: .*--reward stored_reward:one"):
-        console(*command)
+        Started(*command, log=tmp_path / "refused.log").output()
     assert not called.exists()
-    assert "reward_greedy 1" in console(*command, *reward)
+    assert "reward_greedy 1" in Started(*command, *reward, log=tmp_path / "given.log").output()
     assert called.exists()
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from console_scripts import Started, console
+from console_scripts import Started
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq_setup import ARCHITECTURES, setup
 from training_flags import QUIET, adam
@@ -86,6 +86,7 @@ def test_every_kind_translates_in_one_ensemble(corpus, checkpoints, tmp_path, ar
         "fairseq-generate",
         corpus,
         *("--user-dir", "fairseq_plugins", "--cpu", "--gen-subset", "valid", "--beam", 3),
+        *("--max-len-a", 1, "--max-len-b", 5),
         *("--path", ":".join(paths), "--print-alignment", "soft"),
         log=tmp_path / "log",
     ).output()
@@ -117,9 +118,9 @@ def test_every_kind_translates_in_one_ensemble(corpus, checkpoints, tmp_path, ar
     assert compared >= 2
 
 
-def test_evaluation_is_changed_by_model_overrides(corpus, checkpoints):
+def test_evaluation_is_changed_by_model_overrides(corpus, checkpoints, tmp_path):
     """Interactive translation of one sentence twice, which drawn positions make different."""
-    printed = console(
+    printed = Started(
         "fairseq-interactive",
         corpus,
         *("--user-dir", "fairseq_plugins", "--cpu", "--beam", 1),
@@ -127,7 +128,8 @@ def test_evaluation_is_changed_by_model_overrides(corpus, checkpoints):
         *("--path", checkpoints["transformer", "hard"]),
         *("--model-overrides", {"attention_in_evaluation": "sample"}),
         stdin="der hund sieht ein haus\n" * 2,
-    )
+        log=tmp_path / "log",
+    ).output()
     scores = re.findall(r"^H-\d+\t(\S+)", printed, flags=re.MULTILINE)
     assert len(scores) == 2
     assert scores[0] != scores[1]
