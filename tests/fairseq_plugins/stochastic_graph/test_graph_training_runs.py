@@ -232,7 +232,7 @@ def test_rewarded_samples_improve_the_greedy_output(corpus, half_learnt, tmp_pat
     flags = ("--objective", objective, "--reward", "gleu", "--max-decode-ratio", 0.5)
     # Of few samples, or of samples far from the greedy output, the gradient is mostly noise.
     flags += ("--samples", 30, "--sample-temperature", 0.6)
-    flags += ("--finetune-from-model", start, "--max-update", 60)
+    flags += ("--finetune-from-model", start, "--max-update", 40)
     printed = train(corpus, tmp_path / "run", *flags, *EIGHT_SENTENCES, *adam(0.004))
     rewards = [float(line["reward"]) for line in lines_of(printed)[0]]
     assert sum(rewards[-10:]) > 1.4 * sum(rewards[:10])
