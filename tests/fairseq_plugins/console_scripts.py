@@ -19,6 +19,7 @@ ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE
 TIMEOUT = 1800
 """Seconds, against a command that hangs; a busy machine needs minutes."""
 _SHOWN_LINES = 30
+_IMPORTED = ("train", "generate", "interactive", "hydra_train")
 
 
 def tail(text: str) -> str:
@@ -63,9 +64,9 @@ class Started:
         module = f"fairseq_cli.{script.removeprefix('fairseq-').replace('-', '_')}"
         argv = [script, *map(str, arguments)]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            [f"fairseq_cli.{name}" for name in ("train", "generate", "interactive", "hydra_train")]
-        )
+        programs = (f"fairseq_cli.{name}" for name in _IMPORTED)
+        # torch imports the latter, in seconds, with the first optimiser that is made.
+        context.set_forkserver_preload([*programs, "torch._dynamo"])
         self._process = context.Process(
             target=_call_entry_point, args=(module, argv, str(log), stdin)
         )

@@ -58,7 +58,8 @@ def generate(corpus, checkpoint, log, *flags):
         "fairseq-generate",
         corpus,
         *("--task", "translation_lev", "--path", checkpoint, "--user-dir", "fairseq_plugins"),
-        *("--cpu", "--gen-subset", "test", "--required-batch-size-multiple", 1, *flags),
+        *("--cpu", "--num-workers", 0, "--gen-subset", "test"),
+        *("--required-batch-size-multiple", 1, *flags),
         log=log,
     ).output()
 

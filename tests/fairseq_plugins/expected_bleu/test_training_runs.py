@@ -113,6 +113,7 @@ def test_generate_reads_the_checkpoint(corpus, expected_bleu_run, tmp_path):
         *("--path", save_dir / "checkpoint_best.pt", "--user-dir", "fairseq_plugins", "--cpu"),
         # With its default of 8 fairseq leaves the last sentences out.
         *("--gen-subset", "test", "--beam", 2, "--required-batch-size-multiple", 1),
+        *("--num-workers", 0),
         log=tmp_path / "generate.log",
     ).output()
     assert len(re.findall(r"^H-\d+", printed, re.MULTILINE)) == SIZES["test"]

@@ -86,7 +86,7 @@ def test_every_kind_translates_in_one_ensemble(corpus, checkpoints, tmp_path, ar
         "fairseq-generate",
         corpus,
         *("--user-dir", "fairseq_plugins", "--cpu", "--gen-subset", "valid", "--beam", 3),
-        *("--max-len-a", 1, "--max-len-b", 5),
+        *("--num-workers", 0, "--max-len-a", 1, "--max-len-b", 5),
         *("--path", ":".join(paths), "--print-alignment", "soft"),
         log=tmp_path / "log",
     ).output()
