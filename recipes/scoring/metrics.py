@@ -13,13 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric, Score, Signature
 
 from recipes.errors import RecipeError
-from recipes.schema.evaluation import Evaluation
+from recipes.schema.recipe import Evaluation
 
 References = Sequence[Sequence[str]]
 # Of hypotheses, references (one list of lines for each reference set) and sources.
@@ -274,6 +275,15 @@ def find_metric(name: str) -> KnownMetric:
     return KnownMetric(
         attribute, lambda o, r, s: SentenceMean(name, function, r, s), lower, digits=4
     )
+
+
+def metric_file(name: str) -> Path | None:
+    """The file of a user's own metric, on which its scores depend."""
+    if name in METRICS:
+        return None
+    find_metric(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return Path(file) if file else None
 
 
 def metric_facts(names: Sequence[str]) -> dict[str, dict[str, Any]]:
