@@ -356,7 +356,7 @@ def test_missing_sentences_are_an_error(tmp_path):
 def test_figures_are_whole_beside_long_names_on_a_narrow_terminal():
     lines = [f"the cat sat on the mat number {number}" for number in range(20)]
     moved = [*lines[1:], lines[0]]
-    texts = {"some/long/folder/baseline.txt": moved, "another/long/folder/system.en": lines[::-1]}
+    texts = {"a/long/folder/[x]baseline.txt": moved, "another/long/folder/system.en": lines[::-1]}
     baseline, system = texts
     result = compare(texts, [lines], baseline, ["bleu"], samples=10, trials=0)
     describe(result, texts, [lines], baseline)
@@ -370,6 +370,6 @@ def test_figures_are_whole_beside_long_names_on_a_narrow_terminal():
     found = result.systems[system]
     for precision in found.precisions:
         assert f"{precision:.1f}" in statistics
-    assert "test.en, 2 systems: differences to some/long/folder/baseline.txt" in shown
+    assert "test.en, 2 systems: differences to a/long/folder/[x]baseline.txt" in shown
     for part in ("0.125", "(-0.125)", "0.250"):
         assert part in shown
