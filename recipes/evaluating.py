@@ -143,13 +143,12 @@ def main(
         raise RecipeError("--test-set NAME and --language-pair SRC-TGT go together")
     metric_facts(args.metrics)  # a wrong name is told before anything is decoded
     known = {f.name for f in dataclasses.fields(Evaluation)} & vars(args).keys()
-    evaluation = Evaluation(**{name: getattr(args, name) for name in known})
-    check_evaluation(evaluation)
+    target = args.language_pair.split("-")[1] if args.language_pair else None
+    options = MetricOptions(**{name: getattr(args, name) for name in known}, target_lang=target)
+    check_evaluation(options)
     args.search_flags = [*shlex.split(args.generate_flags), *search_flags]
     _check_search_flags(args.search_flags, args.sentencepiece)
     references, sources = _references(args)
-    target = args.language_pair.split("-")[1] if args.language_pair else None
-    options = MetricOptions.of(evaluation, target)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -158,7 +157,7 @@ def main(
     baseline, systems = _systems(args, lines, say)
     texts = {name: read_lines(system.text) for name, system in systems.items()}
     logs = {name: system.log for name, system in systems.items()}
-    result = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
+    result = evaluate(texts, lines, baseline, options, sources, logs)
     print_comparison(result, baseline, next(iter(references)), console)
     for line in _notes(texts, references, baseline):
         say(line)

@@ -45,7 +45,7 @@ def check_metrics(run: Run) -> None:
     for name in evaluation.metrics:
         metric = find_metric(name)
         if not run.dry_run and not metric.by_sacrebleu:
-            metric.build(MetricOptions.of(evaluation), [["a"]], ["a"])
+            metric.build(MetricOptions(**vars(evaluation)), [["a"]], ["a"])
 
 
 def stage_names(run: Run) -> list[str]:

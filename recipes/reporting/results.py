@@ -55,7 +55,7 @@ def chosen_scores(layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
     """
     evaluation = layout.recipe.evaluation
     lines, sources = _references(layout, layout.recipe.data.valid)
-    name, options = evaluation.selected_by, MetricOptions.of(evaluation)
+    name, options = evaluation.selected_by, MetricOptions(**vars(evaluation))
     texts = {str(key): read_lines(path) for key, path in outputs.items()}
     scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
     return {key: scored[str(key)].scores[name].value for key in outputs}
@@ -130,7 +130,7 @@ def _scores(
     layout: Layout, decoded: Decoded, systems: dict[str, dict[str, Any]], best: str
 ) -> dict[str, Any]:
     """Add the scores to ``systems``; returns what they have in common."""
-    recipe, evaluation = layout.recipe, layout.recipe.evaluation
+    recipe = layout.recipe
     common: dict[str, dict[str, Any]] = {key: {} for key in _COMMON}
     for split in recipe.data.splits[1:]:
         files = reference_files(recipe, layout.text_dir, split)
@@ -142,8 +142,8 @@ def _scores(
                 paths = {system: decoded[split, beam, system] for system in group}
                 texts = {system: read_lines(path) for system, path in paths.items()}
                 logs = {system: generate_log(path) for system, path in paths.items()}
-                options = MetricOptions.of(evaluation)
-                found = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
+                options = MetricOptions(**vars(recipe.evaluation))
+                found = evaluate(texts, lines, baseline, options, sources, logs)
                 common["signatures"].update(found.signatures)
                 common["randomization_signatures"].update(found.randomization_signatures)
                 common[_COMMON[-1]][split] = getattr(found, _COMMON[-1])

@@ -89,7 +89,6 @@ def evaluate(
     texts: Systems,
     references: References,
     baseline: str | None,
-    evaluation: Evaluation,
     options: MetricOptions,
     sources: Sequence[str] | None,
     logs: Mapping[str, Path | None],
@@ -99,9 +98,9 @@ def evaluate(
     Args:
         logs: what fairseq-generate printed, by system, as far as it is known.
     """
-    tests = evaluation.metrics, evaluation.bootstrap_samples, evaluation.randomization_trials
+    tests = options.metrics, options.bootstrap_samples, options.randomization_trials
     result = compare(texts, references, baseline, *tests, options, sources)
-    buckets = evaluation.length_buckets, evaluation.smallest_bucket
+    buckets = options.length_buckets, options.smallest_bucket
     describe(result, texts, references, baseline, options, *buckets)
     for system, log in logs.items():
         row = result.systems[system]

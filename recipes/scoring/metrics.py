@@ -44,24 +44,12 @@ def present_references(references: References | None) -> list[list[str | None]] 
     return [list(lines) for lines in zip(*rows, strict=True)]
 
 
-@dataclass(frozen=True)
-class MetricOptions:
-    """Options of the ``sacrebleu`` command, under its names; the defaults are its own.
+@dataclass
+class MetricOptions(Evaluation):
+    """What is said of an evaluation, with ``target_lang``: the language by which sacrebleu chooses
+    BLEU's tokeniser where none is named, as with ``--language-pair``; None is unknown."""
 
-    Args:
-        tokenize: BLEU's tokeniser (13a, intl, zh, char, ...); None is that of ``target_lang``,
-            13a for most languages.
-        lowercase: BLEU that does not see case.
-        chrf_word_order: 2 makes chrF++ out of chrF2.
-        target_lang: what sacrebleu knows from ``--language-pair``; None is unknown.
-        comet_model: name of a COMET model, or the file of its checkpoint.
-    """
-
-    tokenize: str | None = None
-    lowercase: bool = False
-    chrf_word_order: int = 0
     target_lang: str | None = None
-    comet_model: str = Evaluation.comet_model
 
     def __post_init__(self) -> None:
         if self.tokenize is not None and self.tokenize not in BLEU.TOKENIZERS:
@@ -71,12 +59,6 @@ class MetricOptions:
             )
         if self.chrf_word_order < 0:
             raise RecipeError(f"chrf_word_order: {self.chrf_word_order} is below 0")
-
-    @classmethod
-    def of(cls, given: Evaluation, target_lang: str | None = None) -> MetricOptions:
-        """The options among what is said of an evaluation."""
-        order, model = given.chrf_word_order, given.comet_model
-        return cls(given.tokenize, given.lowercase, order, target_lang, model)
 
     def bleu(self, references: References | None = None) -> BLEU:
         """BLEU with these options.

@@ -101,7 +101,7 @@ def test_single_system_has_the_plain_signature_and_score(texts):
 
 
 def test_options_and_several_references_are_those_of_the_command(texts):
-    options = MetricOptions("intl", True, 2)
+    options = MetricOptions(tokenize="intl", lowercase=True, chrf_word_order=2)
     result = scored(texts, ("first",), ("reference", "paraphrase"), options=options)
     theirs = json.loads(
         sacrebleu_command(
