@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from recipes import evaluating
 from recipes.errors import RecipeError
-from recipes.evaluating import command as evaluate_command
-from recipes.evaluating.arguments import add_arguments, split_search_flags
 from recipes.reporting.report import load_results, print_results, write_report
 from recipes.schema.reading import load_recipe, recipe_names, recipe_text
 
@@ -30,14 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name", help=a_name)
     show.add_argument("--set", **settings)
 
-    run = commands.add_parser("run", help="run a recipe; what is up to date is skipped")
-    add = run.add_argument
+    about = "run a recipe; what is up to date is skipped"
+    add = commands.add_parser("run", help=about, parents=[_this_time()]).add_argument
     add("name", help=a_name)
     add("--data-dir", type=Path, help="folder of the text files PREFIX.LANG, not downloads")
     cache = "where downloads are kept ($XDG_CACHE_HOME/fairseq-sequence-training)"
     add("--cache-dir", type=Path, help=cache)
     add("--work-dir", type=Path, help="where everything goes (runs/NAME)")
-    add("--dry-run", action="store_true", help="print the commands, run nothing")
     add("--set", **settings)
     seeds = (
         "train everything, from cross-entropy to the arms, with each of these seeds; one that is "
@@ -50,15 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--arms", type=_names, default=(), metavar="NAME,NAME", help=arms)
     control = "beside every arm with a reward, train NAME.constant_reward, whose reward is always 1"
     add("--control", choices=["constant-reward"], help=control)
-    jobs = "train and decode N arms side by side; CPU threads and GPUs are divided (%(default)s)"
-    add("--jobs", type=int, default=1, metavar="N", help=jobs)
     launcher = "start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'"
     add("--launcher", type=shlex.split, default=(), metavar="COMMAND", help=launcher)
-    redo = "redo a stage, as 'evaluate'"
-    add("--redo", action="append", default=[], metavar="STAGE", help=redo)
-    add("--until", metavar="STAGE", help="end after a stage, as 'preprocess'")
-    taken = "take what is there, as commands of --dry-run wrote it, for made by this recipe"
-    add("--take-over", action="store_true", help=taken)
     add("--results-dir", **copies)
 
     report = commands.add_parser("report", help="write the report of a finished run again")
@@ -67,9 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     texts = "folder of the original text, for the examples, unless it lies in the run's folder"
     report.add_argument("--data-dir", type=Path, help=texts)
     report.add_argument("--results-dir", **copies)
-    evaluate = commands.add_parser("evaluate", help="score checkpoints or text, and compare them")
-    add_arguments(evaluate)
+    scores = "score checkpoints or text, and compare them"
+    evaluating.add_arguments(commands.add_parser("evaluate", help=scores))
     return parser
+
+
+def _this_time() -> argparse.ArgumentParser:
+    """The options of ``run`` that say how it is done this time, not what is run."""
+    options = argparse.ArgumentParser(add_help=False)
+    add = options.add_argument
+    add("--dry-run", action="store_true", help="print the commands, run nothing")
+    jobs = "train and decode N arms side by side; CPU threads and GPUs are divided (%(default)s)"
+    add("--jobs", type=int, default=1, metavar="N", help=jobs)
+    redo = "redo a stage, as 'evaluate'"
+    add("--redo", action="append", default=[], metavar="STAGE", help=redo)
+    add("--until", metavar="STAGE", help="end after a stage, as 'preprocess'")
+    taken = "take what is there, as commands of --dry-run wrote it, for made by this recipe"
+    add("--take-over", action="store_true", help=taken)
+    return options
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -86,23 +92,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def run_arguments(args: argparse.Namespace) -> list[str]:
-    """The arguments that say what is run, and through which launcher."""
-    said = ["run", args.name]
-    for option in ("data_dir", "cache_dir", "work_dir", "control", "results_dir"):
-        if getattr(args, option, None) is not None:
-            said += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    for option in ("seeds", "arms"):
-        if getattr(args, option):
-            said += [f"--{option}", ",".join(map(str, getattr(args, option)))]
-    said += ["--shared-start"] * args.shared_start
-    if args.launcher:
-        said += ["--launcher", shlex.join(args.launcher)]
-    for setting in args.set:
-        said += ["--set", setting]
-    return said
-
-
 def _list(console: Console) -> None:
     names = recipe_names()
     width = max(map(len, names))
@@ -112,17 +101,13 @@ def _list(console: Console) -> None:
         first = recipe.description.strip().split(". ")[0].rstrip(".")
         facts = [data.size, f"licence: {data.licence}" * bool(data.licence)]
         facts += [] if data.tried else ["download not tried"]
-        console.print(f"{name:<{width}}  {first}", highlight=False, soft_wrap=True)
-        known = "; ".join(filter(None, facts))
-        console.print(f"{'':<{width}}  {known}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<{width}}  {first}")
+        console.print(f"{'':<{width}}  {'; '.join(filter(None, facts))}")
 
 
-def _run(args: argparse.Namespace, console: Console) -> None:
+def _run(args: argparse.Namespace, given: list[str], console: Console) -> None:
     from recipes.pipeline import run_recipe
     from recipes.running.run import Run
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
@@ -130,7 +115,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         recipe,
         work_dir,
         args.data_dir,
-        say,
+        console.print,
         dry_run=args.dry_run,
         redo=tuple(args.redo),
         cache_dir=args.cache_dir,
@@ -140,22 +125,20 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         jobs=args.jobs,
         until=args.until,
         take_over=args.take_over,
-        arguments=run_arguments(args),
+        arguments=_this_time().parse_known_args(given)[1],
         shared_start=args.shared_start,
         launcher=args.launcher,
     )
     if run_recipe(run) and not args.dry_run:
-        _report(work_dir, args.results_dir, args.data_dir, console)
+        _report(work_dir, args, console)
 
 
-def _report(
-    work_dir: Path, results_dir: Path | None, data_dir: Path | None, console: Console
-) -> None:
-    written = write_report(work_dir, results_dir, data_dir)
+def _report(work_dir: Path, args: argparse.Namespace, console: Console) -> None:
+    written = write_report(work_dir, args.results_dir, args.data_dir)
     print_results(load_results(work_dir / "results.json"), console)
     for path in written:
-        console.print(str(path), highlight=False, soft_wrap=True)
-    console.print(f"everything lies in {work_dir}", highlight=False, soft_wrap=True)
+        console.print(str(path))
+    console.print(f"everything lies in {work_dir}")
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -165,30 +148,30 @@ def _terminated(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = sys.argv[1:] if argv is None else argv
-    argv, search_flags = split_search_flags(given)
+    given = list(sys.argv[1:] if argv is None else argv)
+    command_line = shlex.join(["python", "-m", "recipes", *given])
+    search_flags: list[str] = []  # of fairseq-generate, for evaluate
+    if "--" in given:
+        cut = given.index("--")
+        given, search_flags = given[:cut], given[cut + 1 :]
     parser = _parser()
-    args = parser.parse_args(argv)
-    if args.command == "evaluate":
-        args.search_flags = search_flags
-        args.command_line = shlex.join(["python", "-m", "recipes", *given])
-    elif search_flags:
+    args = parser.parse_args(given)
+    if search_flags and args.command != "evaluate":
         parser.error(f"only evaluate takes flags after --, not {args.command}")
-    console = Console()
+    # Names and paths of the user's are no markup.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if args.command == "list":
             _list(console)
         elif args.command == "show":
-            console.print(recipe_text(args.name, args.set), end="", markup=False, soft_wrap=True)
+            console.print(recipe_text(args.name, args.set), end="")
         elif args.command == "run":
-            _run(args, console)
+            _run(args, given, console)
         elif args.command == "report":
-            name = load_recipe(args.name).name
-            work_dir = args.work_dir or Path("runs") / name
-            _report(work_dir, args.results_dir, args.data_dir, console)
+            _report(args.work_dir or Path("runs") / load_recipe(args.name).name, args, console)
         else:
-            evaluate_command.main(args, console)
+            evaluating.main(args, search_flags, command_line, console)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

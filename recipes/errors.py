@@ -11,9 +11,3 @@ class ConfigError(RecipeError):
 
 class CommandError(RecipeError):
     """A fairseq command ended with an error."""
-
-
-def require(condition: object, message: str) -> None:
-    """Raise a :class:`ConfigError` with this message unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
+from recipes.errors import RecipeError
 from recipes.running.run import Run
 from recipes.running.stages import Ended
 from recipes.scoring.metrics import MetricOptions, find_metric
 from recipes.steps.data import prepare_text, preprocess, segment
-from recipes.steps.decoding import decode_all, evaluate
-from recipes.steps.training import (
-    check_loggers,
-    check_updates,
-    drop_unfinished,
-    train_arms,
-    train_starts,
-)
+from recipes.steps.decoding import decode_all, decode_stage_name, evaluate
+from recipes.steps.training import check_updates, drop_unfinished, train_arms, train_starts
 
 
 def run_recipe(run: Run) -> bool:
@@ -27,13 +20,20 @@ def run_recipe(run: Run) -> bool:
     Raises:
         RecipeError: a stage failed, or there is no stage of a name that was given.
     """
-    check_loggers(run)
     check_metrics(run)
-    if run.stages.redo or run.stages.until:
-        check_stage_names(run)
+    for option, name in (*(("--redo", name) for name in run.redo), ("--until", run.until)):
+        if name is not None and name not in (known := stage_names(run)):
+            raise RecipeError(f"{option}: there is no stage {name!r} (stages: {', '.join(known)})")
     with run.locked():
         try:
-            _run_stages(run)
+            prepare_text(run)
+            segment(run)
+            preprocess(run)
+            train_starts(run)
+            drop_unfinished(run)
+            train_arms(run)
+            check_updates(run)
+            evaluate(run, decode_all(run))
         except Ended:
             return False
     return True
@@ -45,25 +45,22 @@ def check_metrics(run: Run) -> None:
     for name in evaluation.metrics:
         metric = find_metric(name)
         if not run.dry_run and not metric.by_sacrebleu:
-            metric.build(MetricOptions.of(evaluation), [["a"]], ["a"])
+            metric.build(MetricOptions(**vars(evaluation)), [["a"]], ["a"])
 
 
-def _run_stages(run: Run) -> None:
-    prepare_text(run)
-    segment(run)
-    preprocess(run)
-    train_starts(run)
-    drop_unfinished(run)
-    train_arms(run)
-    check_updates(run)
-    evaluate(run, decode_all(run))
-
-
-def check_stage_names(run: Run) -> None:
-    """Raise if a stage that was named does not exist, before anything is done."""
-    silent = copy.copy(run)
-    silent.dry_run, silent.say, silent.commands = True, lambda line: None, []
-    silent.stages = run.stages.branch(silent.say)
-    silent.stages.only_names = True
-    _run_stages(silent)
-    silent.stages.check_names()
+def stage_names(run: Run) -> list[str]:
+    """Names of all stages, in order; of the decodings, with every length penalty."""
+    recipe, layout = run.recipe, run.layout
+    prepared = "corpus" if recipe.data.corpus else "text"
+    names = [prepared] * (layout.text_dir != run.data_dir)
+    names += dict.fromkeys(layout.sentencepiece(lang).stem for lang in recipe.languages)
+    names += ["segment", "preprocess"]
+    for start in layout.starts:
+        names += (f"{name} stage" for name in layout.start_stages(start))
+    names += (arm.stage for arm in recipe.arms.values())
+    for system in layout.systems:
+        for split in recipe.data.splits[1:]:
+            for beam in recipe.decoding.beams:
+                for lenpen in recipe.decoding.lenpen if beam > 1 else [1.0]:
+                    names.append(decode_stage_name(run, system, split, beam, lenpen))
+    return [*names, "evaluate"]

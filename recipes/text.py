@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import tempfile
@@ -14,8 +13,6 @@ from typing import TextIO
 
 from recipes.errors import RecipeError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _LONGEST_LINE = 10_000_000  # characters; a whole TMX file may be one line
 
 
@@ -48,25 +45,6 @@ def lines_of_stream(file: TextIO, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def usable(folder: Path, option: str) -> Iterator[None]:
-    """Turn "no space left", "permission denied" and the like into a RecipeError.
-
-    It names the file or ``folder`` and, for what is written there, the option to move it.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*_FULL, *_UNUSABLE):
-            raise
-        name = Path(os.fsdecode(error.filename)) if error.filename else folder
-        message = f"{name}: {error.strerror or 'no space left'}"
-        if name.absolute().is_relative_to(folder.absolute()) or name in folder.parents:
-            space = "free some space or " if error.errno in _FULL else ""
-            message += f"; {space}choose another folder with {option}, then run the same again"
-        raise RecipeError(message) from error
-
-
-@contextmanager
 def replaced(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Temporary files beside ``paths``; all are renamed to these at the end, or none is left.
 
@@ -86,9 +64,11 @@ def replaced(paths: Sequence[Path]) -> Iterator[list[Path]]:
         for temporary, path in zip(temporaries, paths, strict=True):
             os.chmod(temporary, 0o666 & ~mask)
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(paths[0])  # of a full disk the system names no file
         raise
 
 

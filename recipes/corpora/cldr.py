@@ -22,7 +22,7 @@ from babel import Locale, dates, numbers, units
 from recipes.errors import ConfigError
 from recipes.schema.recipe import Recipe
 
-Pair = tuple[str, str]  # German, English
+Pair = tuple[str, ...]  # German, English
 Unit = Literal["day", "week", "month", "year"]
 
 _OPTIONS = {"train": 12000, "valid": 500, "test": 2500, "seed": 1}
@@ -165,31 +165,26 @@ class _Phrases(dict[str, Pair]):
     def late(self) -> Pair:
         """20 Minuten / 20 minutes."""
         count, unit = self.rng.randint(2, 20), self.rng.choice(("duration-minute", "duration-hour"))
-        german, english = (units.format_unit(count, unit, "long", locale=x) for x in (_DE, _US))
-        return german, english
+        return tuple(units.format_unit(count, unit, "long", locale=x) for x in (_DE, _US))
 
     def _from_now(self, sign: int, *names: Unit) -> Pair:
         unit, count = self.rng.choice(names), self.rng.randint(1, 20)
         days = {"day": 1, "week": 7, "month": 31, "year": 366}[unit]
         delta = datetime.timedelta(days=sign * days * count)
-        german, english = (
+        return tuple(
             dates.format_timedelta(delta, unit, 1e9, add_direction=True, locale=x)
             for x in (_DE, _US)
         )
-        return german, english
 
     def long(self) -> Pair:
         """3 Tagen / 3 days: what follows seit and for."""
         german, english = self._from_now(-1, "week", "month", "year")
         return german.removeprefix("vor "), english.removesuffix(" ago")
 
-    def _date(self, *styles: str) -> tuple[str, str, str]:
+    def _date(self, *styles: str) -> tuple[str, ...]:
         style = self.rng.choice(styles)
         day = datetime.date(2000, 1, 1) + datetime.timedelta(days=self.rng.randrange(9000))
-        german, american, british = (
-            dates.format_date(day, style, locale=x) for x in (_DE, _US, _GB)
-        )
-        return german, american, british
+        return tuple(dates.format_date(day, style, locale=x) for x in (_DE, _US, _GB))
 
     def day(self) -> Pair:
         """am Montag / on Monday, am 4. März 2019 / on March 4, 2019 or on 4 March 2019."""

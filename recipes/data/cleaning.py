@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 from recipes.data.formats import Pair
-from recipes.schema.data import Cleaning
+from recipes.schema.recipe import Cleaning
 
 
 class Cleaner:
@@ -20,7 +21,13 @@ class Cleaner:
         removed: number of pairs taken out, by reason.
     """
 
-    REASONS = ("empty", "identical", "max_length", "max_length_ratio", "duplicates")
+    REASONS: ClassVar = {
+        "empty": "with an empty side",
+        "identical": "with equal sides",
+        "max_length": "longer than {max_length} words",
+        "max_length_ratio": "with a length ratio above {max_length_ratio}",
+        "duplicates": "that occur again",
+    }
 
     def __init__(self, settings: Cleaning) -> None:
         self.settings = settings
@@ -68,12 +75,6 @@ class Cleaner:
     def summary(self) -> str:
         """The counts in one line."""
         counts = self.counts()
-        reasons = {
-            "empty": "with an empty side",
-            "identical": "with equal sides",
-            "max_length": f"longer than {self.settings.max_length} words",
-            "max_length_ratio": f"with a length ratio above {self.settings.max_length_ratio}",
-            "duplicates": "that occur again",
-        }
-        removed = ", ".join(f"{counts[r]:,} {text}" for r, text in reasons.items() if r in counts)
+        found = (f"{counts[r]:,} {text}" for r, text in self.REASONS.items() if r in counts)
+        removed = ", ".join(found).format_map(vars(self.settings))
         return f"{counts['read']:,} pairs, taken out: {removed or 'none'}; {counts['kept']:,} kept"

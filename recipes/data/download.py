@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ import urllib3
 from rich.progress import wrap_file
 
 from recipes.errors import RecipeError
-from recipes.schema.data import DownloadedFile
-from recipes.text import usable, write_text
+from recipes.schema.recipe import DownloadedFile
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _BLOCK = 1 << 18
@@ -27,11 +25,6 @@ def default_cache_dir() -> Path:
     """``$XDG_CACHE_HOME/fairseq-sequence-training``, below ``~/.cache`` if that is not set."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fairseq-sequence-training"
-
-
-def file_size(count: int) -> str:
-    """``count`` bytes in words."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def fetch(
@@ -45,9 +38,9 @@ def fetch(
     """
     target = cache_dir / name
     if not target.is_file():
-        with usable(cache_dir, "--cache-dir"), _one_at_a_time(cache_dir, say):
+        with _one_at_a_time(cache_dir, say):
             if not target.is_file():
-                _download(name, file, cache_dir, say)
+                _download(target, file, say)
     found = str(pooch.file_hash(str(target), alg="sha256"))
     if file.sha256 is None:
         say(
@@ -79,41 +72,37 @@ def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None
         os.close(folder)
 
 
-def _download(name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[str], None]) -> None:
-    size = f" ({file_size(file.bytes)})" if file.bytes else ""
-    say(f"  {file.address}{size} -> {cache_dir / name}")
+def _download(target: Path, file: DownloadedFile, say: Callable[[str], None]) -> None:
+    say(f"  {file.address} -> {target}")
     pooch.get_logger().setLevel("ERROR")
-    checksum = f" with SHA-256 {file.sha256}" if file.sha256 else ""
-    by_hand = (
-        f"Expected file: {name}{checksum}. Get it on another machine and put it into {cache_dir} "
-        "(--cache-dir), or give a folder that holds it, or the text itself as PREFIX.LANG, with "
-        "--data-dir"
-    )
+    checksum = file.sha256 and f"sha256:{file.sha256}"
     # Nothing is retried: without a network the error comes at once.
     try:
-        pooch.retrieve(
-            file.address,
-            known_hash=file.sha256 and f"sha256:{file.sha256}",
-            fname=name,
-            path=cache_dir,
-            downloader=_receive,
-        )
-    except requests.HTTPError as error:
-        answer = f"{error.response.status_code} {error.response.reason}"
-        raise RecipeError(f"{file.address}: the server answers {answer}. {by_hand}") from error
-    except requests.RequestException as error:
-        reason = f"{file.address} cannot be reached ({_reason(error)})"
-        raise RecipeError(f"{reason}. {by_hand}") from error
-    except urllib3.exceptions.HTTPError as error:
+        pooch.retrieve(file.address, checksum, target.name, target.parent, downloader=_receive)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+        expected = f" with SHA-256 {file.sha256}" if file.sha256 else ""
         raise RecipeError(
-            f"{file.address}: the download was cut off ({_reason(error)}), nothing was kept; run "
-            f"the same command again. {by_hand}"
+            f"{file.address}: {_reason(error)}. Nothing was kept; run the same command again. "
+            f"Expected file: {target.name}{expected}. Get it on another machine and put it into "
+            f"{target.parent} (--cache-dir), or give a folder that holds it, or the text itself as "
+            "PREFIX.LANG, with --data-dir"
         ) from error
-    except ValueError as error:  # pooch's name for a wrong checksum; requests has its own above
-        raise RecipeError(
-            f"{file.address}: the file that arrived is not the recipe's, whose SHA-256 is "
-            f"{file.sha256} ({_reason(error)}); it was not kept. {by_hand}"
-        ) from error
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, out of the chain of messages that requests, urllib3 and pooch make."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    system = text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
+    if isinstance(error, requests.HTTPError):
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.RequestException):
+        return f"cannot be reached ({system})"
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return f"the download was cut off ({system})"
+    return f"the file that arrived is not the recipe's ({system})"  # pooch: a wrong checksum
 
 
 def _receive(address: str, output_file: str, _: Any) -> None:
@@ -132,31 +121,3 @@ def _receive(address: str, output_file: str, _: Any) -> None:
                     arrived += len(block)
         if arrived < total:  # older versions of urllib3 do not look
             raise urllib3.exceptions.IncompleteRead(arrived, total - arrived)
-
-
-def _reason(error: BaseException) -> str:
-    """What the system says, out of the chain of messages that requests and urllib3 make."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
-
-
-def check_recorded(record: Path, name: str, address: str, sha256: str, file: Path) -> None:
-    """Note the checksum of ``name`` in ``record``, or compare it with the one that is there.
-
-    Args:
-        record: ``checksums.json`` of a work-dir: file name to address and SHA-256.
-
-    Raises:
-        RecipeError: it is another file than the one this work-dir was made from.
-    """
-    known = json.loads(record.read_text()) if record.is_file() else {}
-    entry = known.get(name)
-    if entry is None or entry["address"] != address:
-        known[name] = {"address": address, "sha256": sha256}
-        write_text(record, json.dumps(known, indent=1) + "\n")
-    elif entry["sha256"] != sha256:
-        raise RecipeError(
-            f"{file}: SHA-256 is {sha256}, but {record} was made with {entry['sha256']} from the "
-            f"same address ({address}); take another --work-dir, or remove the entry to go on with "
-            "the new file"
-        )

@@ -12,7 +12,6 @@ sgml                    the text between <seg ...> and </seg>, of NIST's SGML an
 tmx                     translation memory: the segments of each unit in the two languages
 tsv                     columns of one file
 tsv-references          source, then any number of references
-labelled-references     "S-12 <tab> source", "T-12 <tab> reference", "R1-12 <tab> another one" ...
 ======================  =========================================================================
 """
 
@@ -27,14 +26,13 @@ from xml.etree import ElementTree
 from sacremoses import MosesDetokenizer
 
 from recipes.errors import RecipeError
-from recipes.schema.data import TextSource
+from recipes.schema.recipe import TextSource
 
 Pair = tuple[str, list[str]]
 Lines = Callable[[str], Iterable[str]]
 
 _SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>", re.IGNORECASE | re.DOTALL)
 _METADATA = re.compile(r"\s*<")
-_LABEL = re.compile(r"(S|T|R\d+)-(\d+)\Z")
 # A sign inside a word that the tokenizer marked, as in "twenty @-@ one"; ##AT## is an older mark.
 _INSIDE = re.compile(r" (@|##AT##)(\S{1,3}?)\1 ")
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -58,8 +56,6 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
         return _tsv(first, lines(first), columns)
     if source.format == "tsv-references":
         return _tsv_references(first, lines(first))
-    if source.format == "labelled-references":
-        return _labelled(first, lines(first))
     side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
     names = [first, second, *source.references]
     return zipped(names, [side(lines(name)) for name in names])
@@ -137,22 +133,6 @@ def _tsv_references(name: str, lines: Iterable[str]) -> Iterator[Pair]:
         if not references:
             raise RecipeError(f"{name}: line {number} has no reference")
         yield source, references
-
-
-def _labelled(name: str, lines: Iterable[str]) -> Iterator[Pair]:
-    """Sentences come in the order of the file; the official reference (T) first."""
-    sentences: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(lines, start=1):
-        label, _, text = line.partition("\t")
-        match = _LABEL.match(label)
-        if match is None:
-            raise RecipeError(f"{name}: line {number} does not begin with S-N, T-N or R1-N")
-        sentences.setdefault(match[2], {})[match[1]] = text
-    for number_, found in sentences.items():
-        if "S" not in found or "T" not in found:
-            raise RecipeError(f"{name}: sentence {number_} has no source (S) or reference (T)")
-        source, reference = found.pop("S"), found.pop("T")
-        yield source, [reference, *(found[key] for key in sorted(found, key=lambda k: int(k[1:])))]
 
 
 def detokeniser(language: str) -> Callable[[str], str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.schema.data import Data
-from recipes.schema.recipe import Recipe
+from recipes.schema.recipe import Data, Recipe
 
 FOLDER, SOURCES, CUT = "folder", "sources", "training text"
 

@@ -11,15 +11,14 @@ from typing import Any
 
 from recipes.data.archives import lines_of
 from recipes.data.cleaning import Cleaner
-from recipes.data.download import check_recorded, default_cache_dir, fetch, file_size
+from recipes.data.download import default_cache_dir, fetch
 from recipes.data.formats import Pair, detokeniser, read_pairs, zipped
 from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, source_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.errors import RecipeError
-from recipes.schema.data import Data, TextSource
-from recipes.schema.recipe import Recipe
-from recipes.text import usable, write_text, written_together
+from recipes.schema.recipe import Data, Recipe, TextSource
+from recipes.text import write_text, written_together
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Preparation:
         for key in ("licence", "size", "tried"):
             data.pop(key)
         for file in data["files"].values():
-            for key in ("address", "licence", "bytes"):
+            for key in ("address", "licence"):
                 file.pop(key)
         origins = {split: self._origin(split) for split in self.data.splits}
         return {**data, "languages": list(self.recipe.languages), "origins": origins}
@@ -94,31 +93,27 @@ class Preparation:
                     if file is None or self.data_dir is not None:
                         lines.append(f"{split}: {name}")
                         continue
-                    size = f", {file_size(file.bytes)}" if file.bytes else ""
                     licence = f", {file.licence}" if file.licence else ""
                     unknown = "" if file.sha256 else ", checksum unknown: the run prints it"
-                    lines.append(f"{split}: {file.address}{size}{licence}{unknown}")
+                    lines.append(f"{split}: {file.address}{licence}{unknown}")
         return list(dict.fromkeys(lines))
 
     def make(self) -> None:
         """Write all splits."""
-        with usable(self.text_dir, "--work-dir"):
-            # The small ones first: what fails should fail before the large downloads.
-            for split in [*self.data.tests, self.data.valid]:
-                if self._origin(split) != CUT:
-                    self._write(split, list(self._pairs(split)))
-            cleaner = Cleaner(self.data.cleaning) if self.data.cleaning else None
-            pairs = self._pairs(self.data.train)
-            self._write_training(cleaner(pairs) if cleaner is not None else pairs)
-            if cleaner is not None:
-                self._report(cleaner)
-
-    def _report(self, cleaner: Cleaner) -> None:
+        # The small ones first: what fails should fail before the large downloads.
+        for split in [*self.data.tests, self.data.valid]:
+            if self._origin(split) != CUT:
+                self._write(split, list(self._pairs(split)))
+        pairs = self._pairs(self.data.train)
+        if self.data.cleaning is None:
+            self._write_training(pairs)
+            return
+        cleaner = Cleaner(self.data.cleaning)
+        self._write_training(cleaner(pairs))
         self.say(f"  {self.data.train}: {cleaner.summary()}")
         if not cleaner.counts()["kept"]:
-            raise RecipeError(
-                f"data.cleaning leaves no pair of {self.data.train} ({cleaner.summary()})"
-            )
+            summary = cleaner.summary()
+            raise RecipeError(f"data.cleaning leaves no pair of {self.data.train} ({summary})")
         counts = json.dumps(cleaner.counts(), indent=1)
         write_text(self.text_dir / "cleaning.json", f"{counts}\n")
 
@@ -207,10 +202,8 @@ class Preparation:
             elif file is None:
                 raise RecipeError(f"{name} is not in data.files; give its folder with --data-dir")
             else:
-                path, found = fetch(name, file, self.cache_dir or default_cache_dir(), self.say)
-                record = self.text_dir.parent / "checksums.json"
-                check_recorded(record, name, file.address, found, path)
-                self._paths[name] = path
+                cache_dir = self.cache_dir or default_cache_dir()
+                self._paths[name], _ = fetch(name, file, cache_dir, self.say)
         return self._paths[name]
 
 

@@ -10,9 +10,8 @@ from sacrebleu.dataset import DATASETS
 
 from recipes.data.formats import Pair
 from recipes.errors import ConfigError, RecipeError
-from recipes.schema.building import did_you_mean
-from recipes.schema.data import TextSource
-from recipes.text import usable
+from recipes.schema.reading import did_you_mean
+from recipes.schema.recipe import TextSource
 
 
 def language_pair(source: TextSource, languages: tuple[str, str]) -> str:
@@ -46,27 +45,20 @@ def read_test_set(source: TextSource, languages: tuple[str, str]) -> list[Pair]:
     pair = language_pair(source, languages)
     dataset = DATASETS[source.sacrebleu]
     where = f"sacrebleu's test set {source.sacrebleu} {pair} ({', '.join(dataset.data)})"
-    by_hand = (
-        f"sacrebleu -t {source.sacrebleu} -l {pair} --echo src (and ref) writes it on a machine "
-        "with a network: give a folder with PREFIX.LANG files as --data-dir"
-    )
     try:
-        with usable(Path(dataset._outdir), "the variable SACREBLEU"):
-            sources = [line.strip() for line in dataset.source(pair)]
-            references = [[r.strip() for r in row] for row in dataset.references(pair)]
-    except RecipeError:
-        _remove_broken(dataset, pair)
-        raise
+        sources = [line.strip() for line in dataset.source(pair)]
+        references = [[r.strip() for r in row] for row in dataset.references(pair)]
+        if not sources or len(sources) != len(references):
+            raise ValueError(f"{len(sources)} sources, {len(references)} references")
     # sacrebleu ends the process after a wrong checksum, and raises Exception itself elsewhere.
     except (Exception, SystemExit) as error:
         _remove_broken(dataset, pair)
         why = "wrong checksum" if isinstance(error, SystemExit) else error
-        raise RecipeError(f"{where} cannot be read ({why}). {by_hand}") from error
-    if not sources or len(sources) != len(references):
-        _remove_broken(dataset, pair)
         raise RecipeError(
-            f"{where}: {len(sources)} sources, {len(references)} references; {by_hand}"
-        )
+            f"{where} cannot be read ({why}). sacrebleu -t {source.sacrebleu} -l {pair} --echo src "
+            "(and ref) writes it on a machine with a network: give a folder with PREFIX.LANG files "
+            "as --data-dir"
+        ) from error
     if pair.split("-")[0] == languages[0]:
         return list(zip(sources, references, strict=True))
     if any(len(row) > 1 for row in references):

@@ -6,7 +6,8 @@ import logging
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +56,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 f"{path} was not loaded: it holds what no checkpoint of fairseq does "
                 f"({refused[0]}), which could run any code"
             ) from error
-        raise BrokenCheckpointError(
-            f"{path} is cut off, or no checkpoint{_advice(path)}"
-        ) from error
+        raise BrokenCheckpointError(f"{path} is cut off, or no checkpoint") from error
 
 
-def whole_checkpoints(save_dir: Path) -> Iterator[Path]:
-    """The checkpoints of a run that can be loaded, without the last one; the newest first."""
+def _newest_whole(save_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that can be loaded, other than the last one."""
     others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
+        with suppress(RecipeError):
             checkpoint_updates(path)
-        except RecipeError:
-            continue
-        yield path
-
-
-def _advice(path: Path) -> str:
-    if path.name != LAST:
-        return ""
-    newest = next(whole_checkpoints(path.parent), None)
-    return f"; copy {newest} over it to continue from there" if newest else ""
+            return path
+    return None
 
 
 def checkpoint_updates(path: Path) -> int:
@@ -102,7 +93,7 @@ def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
             checkpoint_updates(last)
         return
     except BrokenCheckpointError:
-        other = next(whole_checkpoints(save_dir), None)
+        other = _newest_whole(save_dir)
     if other is None:
         say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
         last.rename(last.with_name(f"{LAST}.cut-off"))

@@ -23,20 +23,11 @@ CURVES = (
 
 _SHOWN = ("loss", "nll_loss", "expected_bleu", "bleu", "reward", "length_ratio", "ups")
 
-_LINE = re.compile(r"[\d-]+ [\d:]+ \| INFO \| (?P<tag>\w+) \| epoch +(?P<epoch>\d+)(?P<rest>.*)")
+_LINE = re.compile(r"[\d-]+ [\d:]+ \| INFO \| (?P<tag>\w+) \| epoch +0*(?P<epoch>\d+)(?P<rest>.*)")
 # "loss=1.5," while training, "| loss 1.5 |" at the end of an epoch and in validation.
 _FIGURE = re.compile(r"(?P<key>[\w-]+)(?:= *| )(?P<value>-?\d[\d.e+-]*|nan|-?inf)(?=[,\s]|$)")
 _SHORTEST = 5  # seconds
 _LOADED = re.compile(r"Loaded checkpoint .* @ (?P<updates>\d+) updates\)")
-
-
-@dataclass
-class LogLine:
-    """One line of figures: ``kind`` is ``train_inner``, ``train`` or the valid subset's name."""
-
-    kind: str
-    epoch: int
-    values: dict[str, float]
 
 
 @dataclass
@@ -84,13 +75,14 @@ class TrainingLog:
         return seconds / updates if updates and seconds >= _SHORTEST else None
 
 
-def parse_line(line: str) -> LogLine | None:
-    """Parse a log line with figures; None for any other line."""
+def _figures(line: str) -> tuple[str, str, dict[str, float]] | None:
+    """What a line of figures is of (``train_inner``, ``train`` or a valid subset's name), its
+    epoch, and the figures; None for any other line."""
     match = _LINE.match(line)
     if match is None:
         return None
     values = {m["key"]: float(m["value"]) for m in _FIGURE.finditer(match["rest"])}
-    return LogLine(match["tag"], int(match["epoch"]), values) if "num_updates" in values else None
+    return (match["tag"], match["epoch"], values) if "num_updates" in values else None
 
 
 def read_training_log(path: Path) -> TrainingLog:
@@ -98,14 +90,14 @@ def read_training_log(path: Path) -> TrainingLog:
     log = TrainingLog()
     if not path.is_file():
         return log
+    kinds = {"train_inner": log.inner, "train": log.epochs}
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if loaded := _LOADED.search(line):
                 log.resumed_at(int(loaded["updates"]))
-            parsed = parse_line(line.rstrip("\n"))
-            if parsed is not None:
-                kinds = {"train_inner": log.inner, "train": log.epochs}
-                kinds.get(parsed.kind, log.valid)[int(parsed.values["num_updates"])] = parsed.values
+            if found := _figures(line.rstrip("\n")):
+                kind, _, values = found
+                kinds.get(kind, log.valid)[int(values["num_updates"])] = values
     return log
 
 
@@ -121,16 +113,16 @@ def training_progress(
     first: list[tuple[float, float]] = []  # update and time of the first line
 
     def on_line(line: str) -> None:
-        parsed = parse_line(line)
-        if parsed is None or parsed.kind == "train":
+        found = _figures(line)
+        if found is None or found[0] == "train":
             return
-        values = parsed.values
+        kind, epoch, values = found
         update, time = values["num_updates"], now()
         if not first:
             first.append((update, time))
         figures = "  ".join(f"{key} {values[key]:g}" for key in _SHOWN if key in values)
-        kind = "train" if parsed.kind == "train_inner" else parsed.kind
-        line = f"  {kind:<5}  epoch {parsed.epoch}  updates {update:g}  {figures}"
+        kind = "train" if kind == "train_inner" else kind
+        line = f"  {kind:<5}  epoch {epoch}  updates {update:g}  {figures}"
         done = update - first[0][0]
         if last is not None and done > 0 and update < last:
             minutes = (time - first[0][1]) * (last - update) / done / 60

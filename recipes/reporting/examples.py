@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from recipes.reporting.tables import arms_of, column_name, figures, main_column
 from recipes.running.trained_arms import START
 from recipes.text import read_lines
 
-MAX_ORDER = 4
 PER_SIDE = 3  # sentences that are better, and as many that are worse
-SHORTEST = MAX_ORDER  # words of the reference, so that there are n-grams of every order
+SHORTEST = 4  # words of the reference, so that there are n-grams of every order
 
-Output = tuple[list[tuple[str, int]], float]  # words with their order, see matched_orders; BLEU
+Output = tuple[str, float]  # with its sentence BLEU
 
 
 @dataclass
@@ -37,47 +35,6 @@ class Example:
         return self.output[1] - self.baseline[1]
 
 
-@dataclass
-class ArmExamples:
-    """Examples of one system against its baseline, largest difference first."""
-
-    system: str
-    baseline: str
-    better: list[Example]
-    worse: list[Example]
-
-
-@dataclass
-class Examples:
-    """Examples of all arms, where they are from, and the words for how they were chosen."""
-
-    column: str
-    rule: str
-    arms: list[ArmExamples]
-
-
-def matched_orders(tokens: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
-    """For each token the order of the longest matched n-gram that it is part of, 0 for none.
-
-    Matches are clipped as in BLEU: an n-gram matches as often as it is in the reference that has
-    most of it, from the left.
-    """
-    orders = [0] * len(tokens)
-    for order in range(1, MAX_ORDER + 1):
-        allowed: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            allowed |= Counter(_ngrams(reference, order))
-        for start, ngram in enumerate(_ngrams(tokens, order)):
-            if allowed[ngram] > 0:
-                allowed[ngram] -= 1
-                orders[start : start + order] = [order] * order
-    return orders
-
-
-def _ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
-    return [tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)]
-
-
 def compare_outputs(
     baseline: Sequence[str],
     outputs: Sequence[str],
@@ -91,45 +48,37 @@ def compare_outputs(
         baseline: translations to compare with, detokenised.
         outputs: translations of the same sentences.
         references: one list of lines for each reference set.
-        bleu: the metric; its words are what is compared.
+        bleu: the metric.
         sources: what was translated.
 
     Returns:
         Up to :data:`PER_SIDE` of each, as far as scores differ; of equal differences the earlier
         sentence comes first.
     """
-
-    def words(line: str) -> list[str]:
-        line = line.lower() if bleu.lowercase else line
-        return bleu.tokenizer(line.rstrip()).split()
-
     found = []
     for index, (ours, theirs) in enumerate(zip(outputs, baseline, strict=True)):
         lines = [reference[index] for reference in references]
-        split = [words(line) for line in lines]
-        if ours == theirs or max(map(len, split)) < SHORTEST:
+        if ours == theirs or max(len(bleu.tokenizer(x).split()) for x in lines) < SHORTEST:
             continue
-        pair: list[Output] = []
-        for line in (theirs, ours):
-            tokens = words(line)
-            marked = list(zip(tokens, matched_orders(tokens, split), strict=True))
-            pair.append((marked, bleu.sentence_score(line, lines).score))
+        pair = [(line, bleu.sentence_score(line, lines).score) for line in (theirs, ours)]
         source = None if sources is None else sources[index]
         found.append(Example(index + 1, source, lines, *pair))
-    found.sort(key=lambda example: -example.difference)  # stable: the earlier first
-    better = [example for example in found if example.difference > 0]
-    worse = [example for example in found if example.difference < 0]
-    worse.sort(key=lambda example: example.difference)
-    return better[:PER_SIDE], worse[:PER_SIDE]
+    better = sorted(found, key=lambda example: -example.difference)[:PER_SIDE]
+    worse = sorted(found, key=lambda example: example.difference)[:PER_SIDE]
+    return [e for e in better if e.difference > 0], [e for e in worse if e.difference < 0]
 
 
 def find_examples(
     results: dict[str, Any], work_dir: Path, text_dir: Path | None = None
-) -> Examples | None:
+) -> dict[str, Any] | None:
     """Examples of every arm on the first test set, with the largest beam.
 
-    Source and references are the original text in ``text_dir`` or ``work_dir/text``. None where
-    these or the outputs are gone.
+    Source and references are the original text in ``text_dir`` or ``work_dir/text``.
+
+    Returns:
+        ``column`` and ``rule``, where they are from and how they were chosen, in words; and
+        ``arms``, for each its ``system`` and ``baseline``, and the examples that are ``better`` and
+        ``worse``. None where texts or outputs are gone.
     """
     column = main_column(results)
     split, beam = column
@@ -159,12 +108,13 @@ def find_examples(
             continue
         if len(outputs[system]) == len(references[0]):
             pair = outputs[baseline], outputs[system]
-            found = compare_outputs(*pair, references, bleu, sources)
-            arms.append(ArmExamples(system, baseline, *found))
+            better, worse = compare_outputs(*pair, references, bleu, sources)
+            sides = {"better": better, "worse": worse}
+            arms.append({"system": system, "baseline": baseline, **sides})
     rule = (
         f"Of each arm the {PER_SIDE} sentences with the largest gain and the {PER_SIDE} with the "
         "largest loss of sentence BLEU (sacrebleu, effective order) against the baseline, among "
         f"those whose reference has at least {SHORTEST} words; of equal ones the earlier. Extremes "
         f"by design: they show what changes, not how often. Reference: {', '.join(names)}."
     )
-    return Examples(column_name(results, column), rule, arms) if arms else None
+    return {"column": column_name(results, column), "rule": rule, "arms": arms} if arms else None

@@ -93,6 +93,7 @@ def plot_gains(results: dict[str, Any]) -> Plot:
         axis.legend(fontsize=8)
 
     title = f"{main_title(results)} minus that of {results['baseline']}"
+    title += ", lower is better" * results["metrics"][results["selection"]]["lower_is_better"]
     svg = _svg(7.2, 1 + len(columns) * (0.2 + 0.12 * len(arms)), draw)
     return Plot(svg, f"{title}: {', '.join(means)}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from importlib import resources
@@ -15,13 +16,13 @@ from rich.console import Console
 
 from recipes.errors import RecipeError
 from recipes.reporting import tables
-from recipes.reporting.examples import Examples, find_examples
-from recipes.reporting.layouts import REMARK, escaped, markdown_parts, print_table
+from recipes.reporting.examples import find_examples
 from recipes.reporting.plots import Plot, plot_curves, plot_gains
 from recipes.reporting.results import SCHEMA
+from recipes.reporting.tables import REMARK, Table, print_table
 from recipes.text import write_text
 
-_CODE = re.compile(r"`([^`]*)`")
+_CODE = re.compile(r"(`[^`]*`)")
 _FLAG = re.compile(r"--?[\w-]{1,38}$")
 
 
@@ -106,6 +107,24 @@ def markdown(results: dict[str, Any], plot: str, data: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def markdown_parts(table: Table) -> list[str]:
+    """Heading, table, caption and notes."""
+    lines = [f"| {' | '.join(table.header)} |", f"|{'|'.join(['---'] * len(table.header))}|"]
+    lines += [f"| {' | '.join(map(escaped, row))} |" for row in table.rows]
+    return [f"## {table.title}", "\n".join(lines), table.caption, *map(escaped, table.notes)]
+
+
+def escaped(text: str) -> str:
+    """Text of a recipe as one line of Markdown: no HTML, link or cell of its own."""
+    text = " ".join(text.split()).replace("|", r"\|")
+    # Entities are no entities in code, so that is left as it is where it is sure to be code.
+    if "``" in text or text.count("`") % 2:
+        text = text.replace("`", "'")
+    parts = _CODE.split(text)
+    parts[::2] = [html.escape(part, quote=False).replace("[", r"\[") for part in parts[::2]]
+    return "".join(parts)
+
+
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Score, difference to the baseline and time of all arms, a table for every split."""
     for split in results["scored_text"]:
@@ -114,7 +133,7 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     console.print(f"signature: {signature}", highlight=False, soft_wrap=True)
 
 
-def html_page(results: dict[str, Any], examples: Examples | None, gains: Plot) -> str:
+def html_page(results: dict[str, Any], examples: dict[str, Any] | None, gains: Plot) -> str:
     """The report as one page that needs nothing else: no script, no font, no address."""
     columns, main = tables.splits_and_beams(results), tables.main_column(results)
     environment = Environment(
@@ -164,7 +183,7 @@ def _code(text: str) -> Markup:
         if number % 2:
             words = (
                 Markup('<span class="flag">{}</span>').format(word) if _FLAG.match(word) else word
-                for word in part.split(" ")
+                for word in part[1:-1].split(" ")
             )
             parts.append(Markup("<code>{}</code>").format(Markup(" ").join(words)))
         else:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,26 +29,16 @@ from recipes.text import file_hash, read_lines
 SCHEMA = 5  # of results.json
 _COMMON = (
     *("scored_text", "signatures", "randomization_signatures"),
-    *("reference_repeated_ngram_rate", "reference_consecutive_repeats_per_100_tokens"),
+    "reference_consecutive_repeats_per_100_tokens",
 )
 _FAIRSEQ_REFINEMENTS = 10  # where no --iter-decode-max-iter is given
 _DISTRIBUTIONS = ("torch", "ve-fairseq", "fairseq", "sacrebleu", "sentencepiece", "babel")
-Decoded = tuple[str, int, str]  # split, beam, system
+Decoded = Mapping[tuple[str, int, str], Path]  # detokenised text by split, beam, system
+Lenpen = Mapping[tuple[str, int], float]  # by system, beam
 K = TypeVar("K")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries the figures depend on."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device() -> str:
+def _device() -> str:
     """What the training runs on, in words."""
     if has_gpu():
         import torch
@@ -56,44 +47,42 @@ def device() -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
-def chosen_scores(recipe: Recipe, layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
+def chosen_scores(layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
     """Scores on valid, by the metric that the recipe chooses by, as the evaluation has them.
 
     Args:
         outputs: detokenised translations of valid.
     """
-    lines, sources = _references(recipe, layout, recipe.data.valid)
-    name, options = recipe.evaluation.selected_by, MetricOptions.of(recipe.evaluation)
+    evaluation = layout.recipe.evaluation
+    lines, sources = _references(layout, layout.recipe.data.valid)
+    name, options = evaluation.selected_by, MetricOptions(**vars(evaluation))
     texts = {str(key): read_lines(path) for key, path in outputs.items()}
     scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
     return {key: scored[str(key)].scores[name].value for key in outputs}
 
 
-def _references(recipe: Recipe, layout: Layout, split: str) -> tuple[list[list[str]], list[str]]:
+def _references(layout: Layout, split: str) -> tuple[list[list[str]], list[str]]:
     """Lines of each reference set, and the sources."""
-    files = reference_files(recipe, layout.text_dir, split)
-    return [read_lines(f) for f in files], read_lines(layout.text(split, recipe.source_lang))
+    files = reference_files(layout.recipe, layout.text_dir, split)
+    return [read_lines(f) for f in files], read_lines(layout.text(split, layout.recipe.source_lang))
 
 
 def collect_results(
-    recipe: Recipe,
     layout: Layout,
-    decoded: Mapping[Decoded, Path],
+    decoded: Decoded,
     commands: list[tuple[str, str]],
-    lenpen: Mapping[tuple[str, int], float],
+    lenpen: Lenpen,
     command: str,
 ) -> dict[str, Any]:
     """Score all decodings and gather settings, times and curves.
 
     Args:
-        decoded: detokenised file by (split, beam, system).
         commands: (stage, shell line) of everything that makes the results.
-        lenpen: length penalty by (system, beam).
         command: the shell line of the whole run.
     """
-    evaluation = recipe.evaluation
-    systems = _systems(recipe, layout, lenpen)
-    means = _valid_means(recipe, layout, decoded, systems)
+    recipe, evaluation = layout.recipe, layout.recipe.evaluation
+    systems = _systems(layout, lenpen)
+    means = _valid_means(layout, decoded, systems)
     metric = find_metric(evaluation.selected_by)
     baselines = [START, recipe.control, *(arm.arm for arm in recipe.arms.values() if arm.baseline)]
     candidates = {arm: mean for arm, mean in means.items() if arm in baselines}
@@ -104,6 +93,7 @@ def collect_results(
     }
     best = metric.best(candidates)
     logs = {arm: training_log(layout.save_dir(arm)) for arm in systems if arm in recipe.arms}
+    found = ((name, metadata.distributions(name=name)) for name in _DISTRIBUTIONS)
     return {
         "schema": SCHEMA,
         "recipe": recipe.name,
@@ -111,8 +101,11 @@ def collect_results(
         "command": command,
         "languages": list(recipe.languages),
         "date": datetime.date.today().isoformat(),
-        "versions": versions(),
-        "device": device(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package.version for name, packages in found for package in packages},
+        },
+        "device": _device(),
         "control": recipe.control,
         "baseline": best,
         "baselines": candidates,
@@ -121,53 +114,49 @@ def collect_results(
         "metrics": metric_facts(evaluation.metrics),
         "bootstrap_samples": evaluation.bootstrap_samples,
         "randomization_trials": evaluation.randomization_trials,
-        **_scores(recipe, layout, decoded, systems, best),
-        "text_sha256": _text_checksums(recipe, layout),
+        **_scores(layout, decoded, systems, best),
+        "text_sha256": _text_checksums(layout),
         "searches": {str(beam): _search(recipe, beam) for beam in recipe.decoding.beams},
         "shared_flags": shlex.join(recipe.finetune.flags),
         "systems": systems,
         "set_aside": sorted(path.name for path in layout.work_dir.glob("arms/*.old*")),
         "curves": {arm: read_training_log(log).curves() for arm, log in logs.items()},
-        "start_valid_bleu": {s: _start_bleu(recipe, layout, decoded, s) for s in layout.starts},
+        "start_valid_bleu": {start: _start_bleu(layout, decoded, start) for start in layout.starts},
         "commands": [list(pair) for pair in commands],
     }
 
 
 def _scores(
-    recipe: Recipe,
-    layout: Layout,
-    decoded: Mapping[Decoded, Path],
-    systems: dict[str, dict[str, Any]],
-    best: str,
+    layout: Layout, decoded: Decoded, systems: dict[str, dict[str, Any]], best: str
 ) -> dict[str, Any]:
     """Add the scores to ``systems``; returns what they have in common."""
-    evaluation = recipe.evaluation
+    recipe = layout.recipe
     common: dict[str, dict[str, Any]] = {key: {} for key in _COMMON}
     for split in recipe.data.splits[1:]:
         files = reference_files(recipe, layout.text_dir, split)
-        names = ", ".join(str(file.relative_to(layout.text_dir)) for file in files)
-        common["scored_text"][split] = names
-        lines, sources = _references(recipe, layout, split)
+        names = (str(file.relative_to(layout.text_dir)) for file in files)
+        common["scored_text"][split] = ", ".join(names)
+        lines, sources = _references(layout, split)
         for beam in recipe.decoding.beams:
             for baseline, group in paired_systems(systems, best).items():
                 paths = {system: decoded[split, beam, system] for system in group}
                 texts = {system: read_lines(path) for system, path in paths.items()}
                 logs = {system: generate_log(path) for system, path in paths.items()}
-                options = MetricOptions.of(evaluation)
-                found = evaluate(texts, lines, baseline, evaluation, options, sources, logs)
+                options = MetricOptions(**vars(recipe.evaluation))
+                found = evaluate(texts, lines, baseline, options, sources, logs)
                 common["signatures"].update(found.signatures)
                 common["randomization_signatures"].update(found.randomization_signatures)
-                for key in _COMMON[3:]:
-                    common[key][split] = getattr(found, key)
+                common[_COMMON[-1]][split] = getattr(found, _COMMON[-1])
                 for system, scores in found.systems.items():
                     by_split = systems[system]["scores"].setdefault(split, {})
-                    by_split[str(beam)] = {**scores.as_dict(), "baseline": baseline}
+                    by_split[str(beam)] = {**asdict(scores), "baseline": baseline}
     return common
 
 
-def _text_checksums(recipe: Recipe, layout: Layout) -> dict[str, str]:
+def _text_checksums(layout: Layout) -> dict[str, str]:
     """SHA-256 of every file of the text, with all references."""
-    files = [layout.text(s, lang) for s in recipe.data.splits for lang in recipe.languages]
+    recipe = layout.recipe
+    files = [layout.text(*side) for side in layout.sides]
     for split in recipe.data.splits[1:]:
         files += reference_files(recipe, layout.text_dir, split)
     return {str(f.relative_to(layout.text_dir)): file_hash(f) for f in files if f.is_file()}
@@ -182,35 +171,28 @@ def _search(recipe: Recipe, beam: int) -> str:
     return "greedy" if beam == 1 else f"beam {beam}"
 
 
-def _systems(
-    recipe: Recipe, layout: Layout, lenpen: Mapping[tuple[str, int], float]
-) -> dict[str, dict[str, Any]]:
+def _systems(layout: Layout, lenpen: Lenpen) -> dict[str, dict[str, Any]]:
     """What is known of every system before its output is scored."""
     found: dict[str, dict[str, Any]] = {}
     for system in layout.systems:
+        known: dict[str, Any]
         if system in layout.starts:
             trainings = layout.start_stages(system)
-            stages = [
-                {"stage": name, **_training(layout.work_dir / name, t.checkpoint_name, t.flags)}
-                for name, t in trainings.items()
-            ]
             known = {
                 "description": "the checkpoint all arms start from",
                 "arm": START,
                 "seed": seed_of(next(iter(trainings.values())).flags),
                 "start": system,
-                "stages": stages,
+                "stages": [
+                    {"stage": name, **_training(layout.work_dir / name, t.checkpoint_name, t.flags)}
+                    for name, t in trainings.items()
+                ],
             }
         else:
-            arm, checkpoint = recipe.arms[system], layout.checkpoint(system)
-            known = {
-                "description": arm.description,
-                "arm": arm.arm,
-                "seed": arm.seed,
-                "start": arm.start,
-                **_training(checkpoint.parent, checkpoint.name, arm.flags),
-            }
-        penalties = {str(beam): lenpen[system, beam] for beam in recipe.decoding.beams}
+            arm, checkpoint = layout.recipe.arms[system], layout.checkpoint(system)
+            known = {key: getattr(arm, key) for key in ("description", "arm", "seed", "start")}
+            known |= _training(checkpoint.parent, checkpoint.name, arm.flags)
+        penalties = {str(beam): lenpen[system, beam] for beam in layout.recipe.decoding.beams}
         found[system] = {**known, "lenpen": penalties, "scores": {}}
     return found
 
@@ -231,16 +213,13 @@ def _training(save_dir: Path, checkpoint: str, flags: list[str]) -> dict[str, An
 
 
 def _valid_means(
-    recipe: Recipe,
-    layout: Layout,
-    decoded: Mapping[Decoded, Path],
-    systems: Mapping[str, dict[str, Any]],
+    layout: Layout, decoded: Decoded, systems: Mapping[str, dict[str, Any]]
 ) -> dict[str, float]:
     """The score on valid of every arm, its mean over searches and seeds."""
     scores: dict[str, list[float]] = {}
-    for beam in recipe.decoding.beams:
-        outputs = {name: decoded[recipe.data.valid, beam, name] for name in systems}
-        for name, value in chosen_scores(recipe, layout, outputs).items():
+    for beam in layout.recipe.decoding.beams:
+        outputs = {name: decoded[layout.recipe.data.valid, beam, name] for name in systems}
+        for name, value in chosen_scores(layout, outputs).items():
             scores.setdefault(systems[name]["arm"], []).append(value)
     return {arm: statistics.fmean(values) for arm, values in scores.items()}
 
@@ -248,27 +227,27 @@ def _valid_means(
 def paired_systems(systems: Mapping[str, dict[str, Any]], baseline: str) -> dict[str, list[str]]:
     """Systems by the baseline that they are compared with, which begins its group.
 
-    It is the baseline arm's system with the same seed or, where the baseline is the start, the
-    one that an arm started from.
+    It is the baseline arm's system with the same seed or, where one of both is a start, that with
+    the same start.
     """
-    of_seed = {s["seed"]: name for name, s in systems.items() if s["arm"] == baseline}
-    groups: dict[str, list[str]] = {name: [name] for name in of_seed.values()}
+    mine = {name: system for name, system in systems.items() if system["arm"] == baseline}
+    groups = {name: [name] for name in mine}
     for name, system in systems.items():
-        same = system["start"] if baseline == START else of_seed.get(system["seed"])
-        group = groups[same or next(iter(groups))]
+        key = "start" if START in (baseline, system["arm"]) else "seed"
+        same = (other for other, its in mine.items() if its[key] == system[key])
+        group = groups[next(same, next(iter(mine)))]
         if name not in group:
             group.append(name)
     return groups
 
 
-def _start_bleu(
-    recipe: Recipe, layout: Layout, decoded: Mapping[Decoded, Path], start: str
-) -> float | None:
+def _start_bleu(layout: Layout, decoded: Decoded, start: str) -> float | None:
     """Where the curves of valid BLEU begin: the start's greedy output scored as fairseq does
     during training, that is against the references put together from their pieces."""
-    valid = decoded.get((recipe.data.valid, 1, start))
+    valid = decoded.get((layout.recipe.data.valid, 1, start))
     if valid is None:
         return None
-    reference = detokenised(generate_log(valid), layout.sentencepiece(recipe.target_lang), "T")
+    model = layout.sentencepiece(layout.recipe.target_lang)
+    reference = detokenised(generate_log(valid), model, "T")
     scores = compare({start: read_lines(valid)}, [reference], metrics=["bleu"])
     return scores.systems[start].scores["bleu"].value

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from recipes.reporting.layouts import Table
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
 from recipes.running.trained_arms import START
 
 THEN = ", then "
 REPEATS = "consecutive_repeats_per_100_tokens"
-_ORDERS = ("1", "2", "4")
-
+# The difference, and its p-value, that a cell has in brackets after the score.
+REMARK = re.compile(r"([\d.]+(?: ± [\d.]+)?) (\([^()]*\))$")
+_NARROWEST = 9  # characters of the first column in a line
 _CONFIDENCE = 0.95
 Results = dict[str, Any]
 Column = tuple[str, str]  # split, beam
+
+
+@dataclass
+class Table:
+    """Cells by row; the first of each row names it. Text between backticks is code."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Show it on the terminal, remarks on a line of their own; on its side if that is narrower."""
+    header, *rows = [table.header, *table.rows]
+    if len(header) > len(rows) + 1:
+        header, *rows = map(list, zip(header, *rows, strict=True))
+    title = Text(table.title, "bold")
+    layout = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+    shown = TerminalTable(title=title, title_justify="left", padding=(0, 1, 0, 0), **layout)
+    for number, name in enumerate(header):
+        side = {"justify": "right"} if number else {"min_width": _NARROWEST}
+        shown.add_column(Text(name.replace("`", "")), overflow="fold", **side)
+    for first, *cells in rows:
+        remarked = (REMARK.sub("\\1\n\\2", cell) for cell in cells)
+        shown.add_row(*map(Text, (first.replace("`", ""), *remarked)))
+    console.print(shown, soft_wrap=False)
+    for line in (table.caption, *table.notes):
+        if line:
+            console.print(Text(line.replace("`", "")), soft_wrap=False)
+    console.print()
 
 
 @dataclass(frozen=True)
@@ -322,25 +360,15 @@ def statistics_table(results: Results, column: Column) -> Table:
             for n in range(4)
         },
         "brevity penalty": partial(mean, form=".3f", key="brevity_penalty"),
-        **{
-            f"repeated {n}-grams": partial(mean, form=".2%", key="repeated_ngram_rate", part=n)
-            for n in _ORDERS
-        },
         "repeats in a row / 100 tokens": partial(mean, form=".2f", key=REPEATS),
     }
-    rates = results["reference_repeated_ngram_rate"][column[0]].items()
-    repeated = ", ".join(f"{n}-grams {rate:.2%}" for n, rate in rates)
     repeats = results[f"reference_{REPEATS}"][column[0]]
     return _by_arm(
         results,
         f"Output statistics: {column_name(results, column)}",
         columns,
-        "Clipped n-gram precisions in percent; n-grams that repeat an earlier one of their "
-        "sentence; tokens that are the same as the one right before them.",
-        [
-            f"Repeated in the references: {repeated}; {repeats:.2f} of 100 tokens right after the "
-            "same token."
-        ],
+        "Clipped n-gram precisions in percent; tokens that are the same as the one right before "
+        f"them (in the references {repeats:.2f} of 100).",
     )
 
 

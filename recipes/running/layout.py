@@ -41,6 +41,12 @@ class Layout:
         """Record of the stage whose output is ``name``."""
         return self.work_dir / f"{name}.stage.json"
 
+    @property
+    def sides(self) -> list[tuple[str, str]]:
+        """Split and language of every file of the text."""
+        recipe = self.recipe
+        return [(split, lang) for split in recipe.data.splits for lang in recipe.languages]
+
     def text(self, split: str, lang: str) -> Path:
         """Original text of a split: what references are read from."""
         return self.text_dir / f"{split}.{lang}"

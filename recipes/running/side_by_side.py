@@ -36,7 +36,7 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
         branch.environment = shares.get()
         try:
             result = tasks[name](branch)
-            branch.say(f"[{branch.stages.elapsed()}] {name}: done")
+            branch.say(f"[{branch.elapsed()}] {name}: done")
             return result
         finally:
             shares.put(branch.environment)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from recipes.schema.data import Data
-from recipes.schema.evaluation import Evaluation
 from recipes.schema.flags import flag_value
 
 # Tasks that decode by refining all positions at once, not with a beam.
@@ -103,6 +102,173 @@ class Decoding:
     beams: list[int] = field(default_factory=lambda: [1, 5])
     lenpen: list[float] = field(default_factory=lambda: [1.0])
     flags: list[str] = field(default_factory=lambda: ["--max-tokens", "8000"])
+
+
+@dataclass
+class Corpus:
+    """A corpus made by a module of :mod:`recipes.corpora` instead of files in ``--data-dir``."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DownloadedFile:
+    """A file that is downloaded into the cache, under its name in ``data.files``.
+
+    Where ``sha256`` is null the checksum is not known beforehand: the one found is printed.
+    """
+
+    address: str
+    sha256: str | None = None
+    licence: str = ""
+
+
+@dataclass
+class TextSource:
+    """A part of a split's text: files, members of an archive, or one of sacrebleu's test sets.
+
+    Args:
+        text: the file of each language, by language code, or one name with ``{lang}`` for the
+            code: a name in ``data.files`` or, where ``archive`` is given, a member of that
+            archive. Files of ``--data-dir`` are taken by the same names.
+        archive: a name in ``data.files``; .tgz, .tar and .zip are known.
+        format: how lines are read out of the file, see :mod:`recipes.data.formats`.
+        references: more references, one file each, in the format of the first.
+        columns: for ``tsv``, the column of each language, counted from 1.
+        tokenisation: ``moses`` for text that Moses' tokenizer wrote; its words are put together.
+        sacrebleu: name of a test set of sacrebleu, as ``wmt14/full``.
+        language_pair: that test set's language pair; the recipe's own if not given. One in the
+            other direction swaps source and reference.
+    """
+
+    text: dict[str, str] = field(default_factory=dict)
+    archive: str | None = None
+    format: str = "plain"
+    references: list[str] = field(default_factory=list)
+    columns: dict[str, int] = field(default_factory=dict)
+    tokenisation: str = "none"
+    sacrebleu: str | None = None
+    language_pair: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files it is read from, without repetition."""
+        texts = [*self.text.values(), *self.references]
+        return [self.archive] if self.archive else list(dict.fromkeys(texts))
+
+
+@dataclass
+class Cleaning:
+    """Which pairs are taken out of the training text; lengths in words between white space.
+
+    Args:
+        max_length: longest sentence, on either side.
+        max_length_ratio: largest ratio of the longer side's length to the shorter one's.
+        empty: take pairs with an empty side out.
+        identical: take pairs out whose sides are equal.
+        duplicates: keep the first of equal pairs.
+    """
+
+    max_length: int | None = None
+    max_length_ratio: float | None = None
+    empty: bool = True
+    identical: bool = False
+    duplicates: bool = False
+
+
+@dataclass
+class HoldOut:
+    """Splits that are cut out of the (cleaned) training text where nothing else gives them.
+
+    Args:
+        every: every ``every``-th pair goes to the valid split.
+        clusters: number of pairs by split, drawn so that no sentence is in two splits. All of
+            the training text is held in memory for it.
+        several: with ``clusters``, a further test set: the sources of the pairs so drawn that
+            have several references, with all of them.
+    """
+
+    every: int | None = None
+    clusters: dict[str, int] = field(default_factory=dict)
+    several: str | None = None
+
+    def splits(self, valid: str) -> list[str]:
+        """The splits that can be cut out."""
+        if self.every is not None:
+            return [valid]
+        return [*self.clusters, *([self.several] if self.several else [])]
+
+
+@dataclass
+class Data:
+    """Parallel text: the file ``PREFIX.LANG`` for every split and language.
+
+    Args:
+        sources: where the text of a split comes from, by split, unless ``--data-dir`` holds it.
+        files: what is downloaded for them, by file name.
+        references: files of the references of a test set that has several, by split. They lie
+            in the folder of the text; ``PREFIX.LANG.0``, ``PREFIX.LANG.1`` ... need no mention.
+        hold_out: cuts splits out of the training text.
+        lowercase: lower-case all text.
+        licence: of the text, in words.
+        size: number of training pairs, and how much is downloaded, in words.
+        tried: whether the downloads were tried when the recipe was written.
+    """
+
+    train: str = "train"
+    valid: str = "valid"
+    tests: list[str] = field(default_factory=lambda: ["test"])
+    corpus: Corpus | None = None
+    files: dict[str, DownloadedFile] = field(default_factory=dict)
+    sources: dict[str, list[TextSource]] = field(default_factory=dict)
+    references: dict[str, list[str]] = field(default_factory=dict)
+    cleaning: Cleaning | None = None
+    hold_out: HoldOut | None = None
+    lowercase: bool = False
+    licence: str = ""
+    size: str = ""
+    tried: bool = True
+
+    @property
+    def splits(self) -> list[str]:
+        """All prefixes, in the order train, valid, tests."""
+        return [self.train, self.valid, *self.tests]
+
+
+@dataclass
+class Evaluation:
+    """Metrics, tests, and the buckets of BLEU by length.
+
+    Args:
+        metrics: names of :mod:`recipes.scoring.metrics`, or ``module:function`` of the user's own.
+        selection: the metric, one of these, by which length penalties and the better baseline are
+            chosen on valid, and which plots and short tables show; the first of them if not given.
+        bootstrap_samples: resamples of the bootstrap that gives the intervals.
+        randomization_trials: shuffles of approximate randomisation; 0 leaves the test out.
+        tokenize: BLEU's tokeniser, as ``sacrebleu --tokenize``; null is sacrebleu's default, 13a.
+        lowercase: BLEU that does not see case, as ``sacrebleu --lowercase``.
+        chrf_word_order: as ``sacrebleu --chrf-word-order``; 2 is chrF++.
+        comet_model: of the metric ``comet``: a name, or the file of a checkpoint.
+        length_buckets: longest reference (words) of each bucket but the last.
+        smallest_bucket: sentences; smaller buckets are merged with a neighbour.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: ["bleu", "chrf", "ter"])
+    selection: str | None = None
+    bootstrap_samples: int = 1000
+    randomization_trials: int = 10000
+    tokenize: str | None = None
+    lowercase: bool = False
+    chrf_word_order: int = 0
+    comet_model: str = "Unbabel/wmt22-comet-da"
+    length_buckets: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50])
+    smallest_bucket: int = 50
+
+    @property
+    def selected_by(self) -> str:
+        """The metric of all choices."""
+        return self.selection or ("bleu" if "bleu" in self.metrics else self.metrics[0])
 
 
 @dataclass

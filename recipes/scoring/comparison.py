@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest, Result
 
 from recipes.errors import RecipeError
-from recipes.schema.evaluation import Evaluation
+from recipes.schema.recipe import Evaluation
 from recipes.scoring.metrics import MetricOptions, References, SentenceMean, find_metric
 from recipes.scoring.output_statistics import (
     average_probability,
     bucket_scores,
     consecutive_repeats,
     reference_buckets,
-    repeated_ngram_rates,
 )
 
 Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's name
@@ -57,8 +56,6 @@ class SystemScores:
         brevity_penalty: BLEU's.
         length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
             where there is a baseline, its ``baseline_bleu`` on the same sentences.
-        repeated_ngram_rate: by n (1, 2, 4), see
-            :func:`~recipes.scoring.output_statistics.repeated_ngram_rate`.
         consecutive_repeats_per_100_tokens: see
             :func:`~recipes.scoring.output_statistics.consecutive_repeats`.
         average_probability: see :mod:`recipes.scoring.output_statistics`; None when not known.
@@ -70,13 +67,8 @@ class SystemScores:
     geometric_mean: float = 0.0
     brevity_penalty: float = 1.0
     length_buckets: list[dict[str, Any]] = field(default_factory=list)
-    repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
     consecutive_repeats_per_100_tokens: float | None = None
     average_probability: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self)
 
 
 @dataclass
@@ -90,7 +82,6 @@ class Comparison:
     systems: dict[str, SystemScores]
     signatures: dict[str, str] = field(default_factory=dict)
     randomization_signatures: dict[str, str] = field(default_factory=dict)
-    reference_repeated_ngram_rate: dict[str, float] = field(default_factory=dict)
     reference_consecutive_repeats_per_100_tokens: float | None = None
 
 
@@ -98,7 +89,6 @@ def evaluate(
     texts: Systems,
     references: References,
     baseline: str | None,
-    evaluation: Evaluation,
     options: MetricOptions,
     sources: Sequence[str] | None,
     logs: Mapping[str, Path | None],
@@ -108,9 +98,9 @@ def evaluate(
     Args:
         logs: what fairseq-generate printed, by system, as far as it is known.
     """
-    tests = evaluation.metrics, evaluation.bootstrap_samples, evaluation.randomization_trials
+    tests = options.metrics, options.bootstrap_samples, options.randomization_trials
     result = compare(texts, references, baseline, *tests, options, sources)
-    buckets = evaluation.length_buckets, evaluation.smallest_bucket
+    buckets = options.length_buckets, options.smallest_bucket
     describe(result, texts, references, baseline, options, *buckets)
     for system, log in logs.items():
         row = result.systems[system]
@@ -254,7 +244,6 @@ def describe(
     options = options or MetricOptions()
     bleu = options.bleu(references)
     every_reference = [line for lines in references for line in lines]
-    result.reference_repeated_ngram_rate = repeated_ngram_rates(every_reference, options)
     repeats = consecutive_repeats(options.tokens(every_reference))
     result.reference_consecutive_repeats_per_100_tokens = repeats
     buckets = reference_buckets(references, options, bounds, smallest)
@@ -264,7 +253,6 @@ def describe(
         row.length_ratio, row.brevity_penalty = score.ratio, score.bp
         row.precisions = list(score.precisions)
         row.geometric_mean = math.prod(score.precisions) ** (1 / len(score.precisions))
-        row.repeated_ngram_rate = repeated_ngram_rates(lines, options)
         row.consecutive_repeats_per_100_tokens = consecutive_repeats(options.tokens(lines))
         row.length_buckets = [
             {

@@ -13,13 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric, Score, Signature
 
 from recipes.errors import RecipeError
-from recipes.schema.evaluation import Evaluation
+from recipes.schema.recipe import Evaluation
 
 References = Sequence[Sequence[str]]
 # Of hypotheses, references (one list of lines for each reference set) and sources.
@@ -43,24 +44,12 @@ def present_references(references: References | None) -> list[list[str | None]] 
     return [list(lines) for lines in zip(*rows, strict=True)]
 
 
-@dataclass(frozen=True)
-class MetricOptions:
-    """Options of the ``sacrebleu`` command, under its names; the defaults are its own.
+@dataclass
+class MetricOptions(Evaluation):
+    """What is said of an evaluation, with ``target_lang``: the language by which sacrebleu chooses
+    BLEU's tokeniser where none is named, as with ``--language-pair``; None is unknown."""
 
-    Args:
-        tokenize: BLEU's tokeniser (13a, intl, zh, char, ...); None is that of ``target_lang``,
-            13a for most languages.
-        lowercase: BLEU that does not see case.
-        chrf_word_order: 2 makes chrF++ out of chrF2.
-        target_lang: what sacrebleu knows from ``--language-pair``; None is unknown.
-        comet_model: name of a COMET model, or the file of its checkpoint.
-    """
-
-    tokenize: str | None = None
-    lowercase: bool = False
-    chrf_word_order: int = 0
     target_lang: str | None = None
-    comet_model: str = Evaluation.comet_model
 
     def __post_init__(self) -> None:
         if self.tokenize is not None and self.tokenize not in BLEU.TOKENIZERS:
@@ -70,12 +59,6 @@ class MetricOptions:
             )
         if self.chrf_word_order < 0:
             raise RecipeError(f"chrf_word_order: {self.chrf_word_order} is below 0")
-
-    @classmethod
-    def of(cls, given: Evaluation, target_lang: str | None = None) -> MetricOptions:
-        """The options among what is said of an evaluation."""
-        order, model = given.chrf_word_order, given.comet_model
-        return cls(given.tokenize, given.lowercase, order, target_lang, model)
 
     def bleu(self, references: References | None = None) -> BLEU:
         """BLEU with these options.
@@ -274,6 +257,15 @@ def find_metric(name: str) -> KnownMetric:
     return KnownMetric(
         attribute, lambda o, r, s: SentenceMean(name, function, r, s), lower, digits=4
     )
+
+
+def metric_file(name: str) -> Path | None:
+    """The file of a user's own metric, on which its scores depend."""
+    if name in METRICS:
+        return None
+    find_metric(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return Path(file) if file else None
 
 
 def metric_facts(names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -14,28 +14,9 @@ from recipes.schema.recipe import ITERATIVE_TASKS
 from recipes.scoring.metrics import MetricOptions
 from recipes.text import read_lines
 
-REPEATED_ORDERS = (1, 2, 4)
 # In the settings that fairseq-generate prints first.
 _TASK = re.compile(r"'task': (?:\{'_name': )?'(?P<task>\w+)'")
 _POSITIONAL = re.compile(r"^P-(?P<index>\d+)\t(?P<scores>.*)$")
-
-
-def repeated_ngram_rate(sentences: Sequence[Sequence[str]], order: int) -> float:
-    """Share of n-gram tokens that repeat an earlier n-gram of the same sentence.
-
-    Over the corpus: ``sum_s (n-grams of s - distinct n-grams of s) / sum_s n-grams of s``, so
-    that a sentence counts by its length. 0 where no sentence is as long as ``order``.
-
-    Args:
-        sentences: tokens of each sentence.
-        order: n.
-    """
-    total = repeated = 0
-    for tokens in sentences:
-        ngrams = [tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)]
-        total += len(ngrams)
-        repeated += len(ngrams) - len(set(ngrams))
-    return repeated / total if total else 0.0
 
 
 def consecutive_repeats(sentences: Sequence[Sequence[str]]) -> float:
@@ -50,12 +31,6 @@ def consecutive_repeats(sentences: Sequence[Sequence[str]]) -> float:
     tokens = sum(map(len, sentences))
     repeats = sum(token == before for sentence in sentences for before, token in pairwise(sentence))
     return 100 * repeats / tokens if tokens else 0.0
-
-
-def repeated_ngram_rates(lines: Sequence[str], options: MetricOptions) -> dict[str, float]:
-    """:func:`repeated_ngram_rate` of BLEU's tokens for n = 1, 2, 4, by n as a string."""
-    tokens = options.tokens(lines)
-    return {str(order): repeated_ngram_rate(tokens, order) for order in REPEATED_ORDERS}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 from itertools import chain
-from pathlib import Path
 
 from recipes.corpora import cldr
 from recipes.data.prepare import Preparation
@@ -13,7 +12,7 @@ from recipes.data.segmentation import load_sentencepiece, segment_file, train_se
 from recipes.fairseq_commands.commands import preprocess_command
 from recipes.running.run import Run
 from recipes.running.stages import Stage
-from recipes.schema.data import Corpus
+from recipes.schema.recipe import Corpus
 from recipes.text import check_parallel, write_lines
 
 
@@ -26,7 +25,7 @@ def prepare_text(run: Run) -> None:
         _prepare(run)
     if run.dry_run and layout.text_dir != run.data_dir:
         return
-    run.say(f"[{run.stages.elapsed()}] text in {layout.text_dir}")
+    run.say(f"[{run.elapsed()}] text in {layout.text_dir}")
     for split in recipe.data.splits:
         count = check_parallel(layout.text_dir, split, recipe.languages)
         run.say(f"  {split}: {count} pairs")
@@ -58,7 +57,7 @@ def _make_corpus(run: Run, corpus: Corpus) -> None:
         for name, lines in cldr.make(recipe, corpus.options).items():
             write_lines(layout.text_dir / name, lines)
 
-    files = [layout.text(split, lang) for split in recipe.data.splits for lang in recipe.languages]
+    files = [layout.text(*side) for side in layout.sides]
     settings = {
         "corpus": corpus.name,
         "options": corpus.options,
@@ -76,22 +75,14 @@ def segment(run: Run) -> None:
         _train_model(run, languages)
 
     def encode() -> None:
-        for lang in recipe.languages:
-            processor = load_sentencepiece(layout.sentencepiece(lang))
-            for split in recipe.data.splits:
-                segment_file(
-                    processor, layout.text(split, lang), layout.segmented / f"{split}.{lang}"
-                )
+        models = {lang: load_sentencepiece(layout.sentencepiece(lang)) for lang in recipe.languages}
+        for split, lang in layout.sides:
+            output = layout.segmented / f"{split}.{lang}"
+            segment_file(models[lang], layout.text(split, lang), output)
 
-    inputs = {
-        f"{split}.{lang}": layout.text(split, lang)
-        for split in recipe.data.splits
-        for lang in recipe.languages
-    }
+    inputs = {f"{split}.{lang}": layout.text(split, lang) for split, lang in layout.sides}
     outputs = [layout.segmented / name for name in inputs]
-    for lang in recipe.languages:
-        model = layout.sentencepiece(lang)
-        inputs[model.name] = model
+    inputs |= {model.name: model for model in map(layout.sentencepiece, recipe.languages)}
     run.run_stage(Stage("segment", layout.record("segmented"), outputs, {}, encode, inputs))
 
 
@@ -118,12 +109,9 @@ def preprocess(run: Run) -> None:
         shutil.rmtree(layout.binarized, ignore_errors=True)
         run.launch(command.argv(), run.work_dir / "logs" / "preprocess.log", "preprocess")
 
-    outputs = list(layout.dictionaries.values())
-    inputs: dict[str, Path] = {}
-    for split in recipe.data.splits:
-        for lang in recipe.languages:
-            inputs[f"segmented/{split}.{lang}"] = layout.segmented / f"{split}.{lang}"
-            outputs.append(layout.binary(split, lang))
+    names = [f"{split}.{lang}" for split, lang in layout.sides]
+    inputs = {f"segmented/{name}": layout.segmented / name for name in names}
+    outputs = [*layout.dictionaries.values(), *(layout.binary(*side) for side in layout.sides)]
     shell = [shlex.join(["rm", "-rf", str(layout.binarized)])] * layout.binarized.exists()
     files = layout.record("binarized"), outputs
     shell.append(str(command))

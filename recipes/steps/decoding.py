@@ -17,7 +17,7 @@ from recipes.running.layout import training_log
 from recipes.running.run import Run, shell_with_log
 from recipes.running.side_by_side import side_by_side
 from recipes.running.stages import Stage
-from recipes.scoring.metrics import find_metric
+from recipes.scoring.metrics import find_metric, metric_file
 from recipes.text import read_lines, write_lines, write_text
 
 Lenpen = dict[tuple[str, int], float]
@@ -41,18 +41,13 @@ def _decode_system(run: Run, system: str) -> Lenpen:
         tried = candidates if beam > 1 else [1.0]
         for lenpen in tried:
             decode_split(run, system, data.valid, beam, lenpen)
-        if len(tried) > 1 and run.stages.only_names:
-            pass  # any of them may be chosen
-        elif len(tried) > 1 and not _decoded(run, system, beam, tried):
+        if len(tried) > 1 and not _decoded(run, system, beam, tried):
             run.say(f"{system} beam {beam}: lenpen is chosen on valid, then the test sets follow")
             chosen[system, beam] = tried[0]
             continue
-        else:
-            tried = [best_lenpen(run, system, beam, tried)]
-        for lenpen in tried:
-            for split in data.tests:
-                decode_split(run, system, split, beam, lenpen)
-        chosen[system, beam] = tried[0]
+        chosen[system, beam] = best_lenpen(run, system, beam, tried)
+        for split in data.tests:
+            decode_split(run, system, split, beam, chosen[system, beam])
     return chosen
 
 
@@ -60,7 +55,7 @@ def _decoded(run: Run, system: str, beam: int, candidates: list[float]) -> bool:
     """Whether the valid split is decoded with every candidate; in a dry run it may not be."""
     valid = run.recipe.data.valid
     outputs = [run.layout.hypotheses(system, valid, beam, lenpen) for lenpen in candidates]
-    return all(path.exists() and not run.stages.renewed(path) for path in outputs)
+    return all(path.exists() and not run.renewed(path) for path in outputs)
 
 
 def best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:
@@ -69,13 +64,19 @@ def best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> fl
         return candidates[0]
     valid = run.recipe.data.valid
     outputs = {c: run.layout.hypotheses(system, valid, beam, c) for c in candidates}
-    scores = chosen_scores(run.recipe, run.layout, outputs)
+    scores = chosen_scores(run.layout, outputs)
     metric = find_metric(run.recipe.evaluation.selected_by)
     best = metric.best(scores)
     shown = ", ".join(f"{c:g}: {scores[c]:.{metric.digits}f}" for c in candidates)
     say = f"  {system} beam {beam}: valid {metric.title} by lenpen {{{shown}}}, takes {best:g}"
     run.say(say)
     return best
+
+
+def decode_stage_name(run: Run, system: str, split: str, beam: int, lenpen: float) -> str:
+    """Name of the stage of one decoding."""
+    name = f"decode {system} {split}" + f" beam {beam}" * (not run.recipe.task.iterative)
+    return name + f" lenpen {lenpen:g}" * (lenpen != 1)
 
 
 def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) -> None:
@@ -87,8 +88,7 @@ def decode_split(run: Run, system: str, split: str, beam: int, lenpen: float) ->
     command = run.launched(
         generate_command(checkpoint, layout.binarized, recipe.languages, *search)
     )
-    name = f"decode {system} {split}" + f" beam {beam}" * (not recipe.task.iterative)
-    name += f" lenpen {lenpen:g}" * (lenpen != 1)
+    name = decode_stage_name(run, system, split, beam, lenpen)
     model = layout.sentencepiece(recipe.target_lang)
 
     def generate() -> None:
@@ -131,7 +131,7 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
 
     def score() -> None:
         command = shlex.join(["python", "-m", "recipes", *map(display_path, run.arguments)])
-        results = collect_results(recipe, layout, decoded, run.commands, lenpen, command)
+        results = collect_results(layout, decoded, run.commands, lenpen, command)
         write_text(layout.results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
     inputs = {"/".join(map(str, key)): path for key, path in decoded.items()}
@@ -139,6 +139,9 @@ def evaluate(run: Run, lenpen: Lenpen) -> None:
     for split in recipe.data.splits[1:]:
         for number, path in enumerate(reference_files(recipe, layout.text_dir, split)):
             inputs[f"reference {split}" + f" {number}" * (number > 0)] = path
+    for name in recipe.evaluation.metrics:
+        if file := metric_file(name):
+            inputs[f"metric {name}"] = file
     logs = {arm: training_log(layout.save_dir(arm)) for arm in recipe.arms}
     for start in layout.starts:
         for stage in layout.start_stages(start):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from recipes.errors import CommandError, RecipeError
@@ -27,18 +26,24 @@ from recipes.schema.recipe import Training
 _NO_BLEU = (
     "validation has no BLEU while the model writes nothing; begin later: --validate-after-updates"
 )
-# Libraries of which fairseq-train needs one.
-_LOGGERS = {"--tensorboard-logdir": ("tensorboard", "tensorboardX"), "--wandb-project": ("wandb",)}
 
 
 def train_starts(run: Run) -> None:
     """The checkpoints that the arms start from, one for each seed."""
     needed = dict.fromkeys(arm.start for arm in run.recipe.arms.values() if arm.asked)
-    side_by_side(run, {name: partial(_train_start, start=name) for name in needed})
+    side_by_side(run, {start: partial(_run_all, stages=_start, name=start) for start in needed})
 
 
-def _train_start(run: Run, start: str) -> None:
-    for stage in _start(run, start):
+def train_arms(run: Run) -> None:
+    """All arms; those with the seeds of the recipe file come first."""
+    arms = run.recipe.arms
+    order = sorted(arms, key=lambda name: not arms[name].own_seed)
+    tasks = {arms[arm].stage: partial(_run_all, stages=_arm, name=arm) for arm in order}
+    side_by_side(run, tasks)
+
+
+def _run_all(run: Run, stages: Callable[[Run, str], Iterable[Stage]], name: str) -> None:
+    for stage in stages(run, name):
         run.run_stage(stage)
 
 
@@ -50,25 +55,14 @@ def _start(run: Run, start: str) -> Iterator[Stage]:
         before = run.work_dir / name / training.checkpoint_name
 
 
-def train_arms(run: Run) -> None:
-    """All arms; those with the seeds of the recipe file come first."""
-    arms = run.recipe.arms
-    order = sorted(arms, key=lambda name: not arms[name].own_seed)
-    side_by_side(run, {arms[name].stage: partial(_train_arm, arm=name) for name in order})
-
-
-def _train_arm(run: Run, arm: str) -> None:
-    run.run_stage(_arm(run, arm))
-
-
 def drop_unfinished(run: Run) -> None:
     """Of the arms that were not asked for, leave those that were trained before as they are now."""
     kept = []
     for name, arm in run.recipe.arms.items():
-        stages = [*_start(run, arm.start), _arm(run, name)]
+        stages = [*_start(run, arm.start), *_arm(run, name)]
         why = "not finished with these settings"
         try:
-            if arm.asked or run.stages.only_names or all(map(run.stages.up_to_date, stages)):
+            if arm.asked or all(map(run.up_to_date, stages)):
                 kept.append(name)
                 continue
         except RecipeError as error:  # a damaged checkpoint
@@ -77,10 +71,10 @@ def drop_unfinished(run: Run) -> None:
     run.restrict(kept)
 
 
-def _arm(run: Run, arm: str) -> Stage:
+def _arm(run: Run, arm: str) -> Iterator[Stage]:
     recipe, trained = run.recipe, run.recipe.arms[arm]
     start = run.layout.checkpoint(trained.start)
-    return _stage(run, trained.stage, f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start)
+    yield _stage(run, trained.stage, f"arms/{arm}", recipe.finetune, recipe.arm_flags(arm), start)
 
 
 def _stage(
@@ -127,24 +121,6 @@ def _stage(
         shell.append(run.shell_line(until=name))
     files = layout.record(folder), [last, checkpoint]
     return Stage(name, *files, {"average": average}, make, inputs, command, save_dir, shell)
-
-
-def check_loggers(run: Run) -> None:
-    """fairseq-train goes on without a library that writes its figures; here that is an error.
-
-    Raises:
-        RecipeError: names the flag and what to install.
-    """
-    recipe = run.recipe
-    trainings = {f"{name}.flags": t.flags for name, t in run.layout.start_stages().items()}
-    trainings |= {f"flags of arm {name}": recipe.arm_flags(name) for name in recipe.arms}
-    for where, flags in trainings.items():
-        for flag, libraries in _LOGGERS.items():
-            if flag_value(flags, flag) and not any(find_spec(name) for name in libraries):
-                raise RecipeError(
-                    f"{where}: {flag} needs {' or '.join(libraries)}; install it with: "
-                    f"python -m pip install {libraries[-1]}"
-                )
 
 
 def check_updates(run: Run) -> None:

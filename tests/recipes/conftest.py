@@ -14,10 +14,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from finished_run import make_run
 from small_recipes import small_recipe
 
 from recipes.corpora.cldr import pairs
 from recipes.fairseq_commands import checkpoints, commands
+from recipes.pipeline import run_recipe
+from recipes.reporting.report import write_report
+from recipes.running.run import Run
+from recipes.schema.reading import load_recipe
 from recipes.steps import training
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
@@ -99,14 +104,12 @@ class FakeFairseq:
         (self.folder / "orders.json").write_text(json.dumps(orders))
 
 
-@pytest.fixture
-def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
-    """fairseq's console scripts replaced by stand-ins, in this process."""
-    folder = tmp_path / "fake"
+def replace_fairseq(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFairseq:
+    """Let stand-ins in ``folder`` be fairseq's console scripts, in this process."""
     folder.mkdir()
     for program in ("fairseq-preprocess", "fairseq-train", "fairseq-generate"):
         script = folder / program
-        script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
+        script.write_text(f"#!{sys.executable} -ISu\n{FAKE.read_text()}")
         script.chmod(0o755)
     monkeypatch.setattr(commands, "console_script", lambda program: str(folder / program))
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
@@ -114,6 +117,33 @@ def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
     for module in (training, checkpoints, sys.modules["recipes.reporting.results"]):
         monkeypatch.setattr(module, "checkpoint_updates", lambda p: json.loads(p.read_text())[-1])
     return FakeFairseq(folder)
+
+
+@pytest.fixture
+def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
+    """fairseq's console scripts replaced by stand-ins."""
+    return replace_fairseq(tmp_path / "fake", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished_work(tmp_path_factory, data_dir) -> Path:
+    """The work-dir of a finished run of the small recipe with stand-ins, to be copied."""
+    folder = tmp_path_factory.mktemp("finished_work")
+    (folder / "small.yaml").write_text(yaml.safe_dump(small_recipe()), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        replace_fairseq(folder / "fake", patch)
+        recipe = load_recipe(str(folder / "small.yaml"))
+        run_recipe(Run(recipe, folder / "work", data_dir, lambda line: None))
+    return folder / "work"
+
+
+@pytest.fixture(scope="session")
+def finished_report(tmp_path_factory, data_dir) -> Path:
+    """A folder with what :func:`finished_run.make_run` writes, and its report."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_run(folder, data_dir)
+    write_report(folder / "work", folder / "docs", folder / "text")
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,6 @@ def _settings() -> dict[str, Any]:
         "scored_text": {split: f"{split}.en" for split in SPLITS},
         "signatures": {},
         "randomization_signatures": {},
-        "reference_repeated_ngram_rate": {},
         "reference_consecutive_repeats_per_100_tokens": {},
         "searches": {"1": "greedy", "5": "beam 5"},
         "shared_flags": "--lr 0.1 --eval-bleu-args '{\"beam\": 1}'",
@@ -138,13 +138,12 @@ def _score(
         describe(compared, group, [reference], baseline, smallest=10)
         results["signatures"].update(compared.signatures)
         results["randomization_signatures"].update(compared.randomization_signatures)
-        results["reference_repeated_ngram_rate"][split] = compared.reference_repeated_ngram_rate
         repeats = results["reference_consecutive_repeats_per_100_tokens"]
         repeats[split] = compared.reference_consecutive_repeats_per_100_tokens
         for system, scores in compared.systems.items():
             scores.average_probability = 0.75
             by_split = results["systems"][system]["scores"].setdefault(split, {})
-            by_split[beam] = {**scores.as_dict(), "baseline": baseline}
+            by_split[beam] = {**asdict(scores), "baseline": baseline}
 
 
 def of_one_seed(results: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,29 @@
-"""The real ``sacrebleu`` command, in a process of its own."""
+"""The ``sacrebleu`` command, its main function called in this process."""
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 import sys
-from pathlib import Path
+import tempfile
+from unittest.mock import Mock, patch
+
+from sacrebleu.sacrebleu import main
 
 
 def sacrebleu_command(*arguments: object) -> str:
     """What it prints."""
-    script = Path(sys.executable).with_name("sacrebleu")
-    return subprocess.run(
-        [script, *map(str, arguments)], capture_output=True, text=True, check=True
-    ).stdout
+    words = ["sacrebleu", *map(str, arguments)]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        # It opens standard input and output anew.
+        nothing = Mock(fileno=lambda: os.open(os.devnull, os.O_RDONLY))
+        output = Mock(fileno=lambda: os.dup(printed.fileno()))
+        with patch("sys.argv", words), patch("sys.stdin", nothing), patch("sys.stdout", output):
+            main()
+            sys.stdin.close()
+            sys.stdout.close()
+        printed.seek(0)
+        return printed.read()
 
 
 def paired_table(*arguments: object) -> list[dict[str, str]]:

@@ -106,15 +106,9 @@ def test_checkpoints_of_fairseq_hold_what_is_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, -10])
-def test_a_checkpoint_that_was_cut_off_names_the_one_to_restore(tmp_path, size):
+def test_a_checkpoint_that_was_cut_off_is_named(tmp_path, size):
     last = tmp_path / "checkpoint_last.pt"
     save(last, 1.0)
     last.write_bytes(last.read_bytes()[:size])
     with pytest.raises(BrokenCheckpointError, match=r"last.pt is cut off, or no checkpoint$"):
-        checkpoint_updates(last)
-    for age, name in enumerate(("checkpoint_1_5.pt", "checkpoint_best.pt", "checkpoint2.pt")):
-        save(tmp_path / name, 1.0)
-        os.utime(tmp_path / name, (age, age))
-    (tmp_path / "checkpoint2.pt").write_bytes(b"PK")
-    with pytest.raises(BrokenCheckpointError, match=r"; copy .*checkpoint_best.pt over it"):
         checkpoint_updates(last)

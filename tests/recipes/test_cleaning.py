@@ -1,5 +1,5 @@
 from recipes.data.cleaning import Cleaner
-from recipes.schema.data import Cleaning
+from recipes.schema.recipe import Cleaning
 
 TEXT = [
     ("Ein Satz .", "A sentence ."),

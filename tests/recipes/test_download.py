@@ -1,22 +1,19 @@
 """Downloads into the cache, from a server on this machine."""
 
-import errno
 import fcntl
 import gzip
 import hashlib
 import os
 import random
-import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from http_server import FileServer
 
-from recipes.data.download import check_recorded, default_cache_dir, fetch
+from recipes.data.download import default_cache_dir, fetch
 from recipes.errors import RecipeError
-from recipes.schema.data import DownloadedFile
-from recipes.text import usable
+from recipes.schema.recipe import DownloadedFile
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -34,7 +31,7 @@ def get(server, tmp_path):
     """Fetches text.tgz into tmp_path/cache; returns (path, checksum) and keeps what was said."""
 
     def fetch_it(sha256=SHA256, name="text.tgz"):
-        file = DownloadedFile(f"{server.address}/{name}", sha256, len(BODY))
+        file = DownloadedFile(f"{server.address}/{name}", sha256)
         fetch_it.said = []
         return fetch(name, file, tmp_path / "cache", fetch_it.said.append)
 
@@ -48,7 +45,7 @@ def left(tmp_path):
 def test_file_is_downloaded_once_and_then_taken_from_the_cache(get, server, tmp_path):
     path, found = get()
     assert (path.read_bytes(), found) == (BODY, SHA256)
-    assert get.said == [f"  {server.address}/text.tgz (0.3 MB) -> {path}"]
+    assert get.said == [f"  {server.address}/text.tgz -> {path}"]
     assert get() == (path, SHA256)
     assert get.said == []
     assert len(server.requests) == 1
@@ -125,16 +122,10 @@ def test_no_network_fails_at_once_with_address_file_and_way_out(tmp_path):
 
 
 def test_full_disk_is_named_and_gets_its_space_back(get, tmp_path, file_size_limit):
-    with file_size_limit(100_000), pytest.raises(RecipeError) as error:
+    with file_size_limit(100_000), pytest.raises(OSError, match="File too large") as error:
         get()
-    assert re.search(r"cache: File too large; free some space .*--cache-dir", str(error.value))
+    assert error.value.filename == str(tmp_path / "cache/text.tgz")
     assert left(tmp_path) == []
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_and_quota_are_told_alike(tmp_path, number):
-    with pytest.raises(RecipeError, match="--work-dir"), usable(tmp_path, "--work-dir"):
-        raise OSError(number, "No space left on device")
 
 
 def test_second_run_waits_for_the_first_and_takes_its_file(get, server, tmp_path):
@@ -152,21 +143,6 @@ def test_second_run_waits_for_the_first_and_takes_its_file(get, server, tmp_path
     assert server.requests == []
 
 
-def test_cache_that_cannot_be_written_is_named(get, tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(RecipeError, match=r"cache: File exists; .* --cache-dir"):
-        get()
-
-
 def test_cache_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / "fairseq-sequence-training"
-
-
-def test_other_file_from_the_same_address_is_refused(tmp_path):
-    record = tmp_path / "checksums.json"
-    check_recorded(record, "a", "http://x/a", "1" * 64, tmp_path / "a")
-    check_recorded(record, "a", "http://x/a", "1" * 64, tmp_path / "a")
-    with pytest.raises(RecipeError, match=f"{'2' * 64}, but .* was made with {'1' * 64}"):
-        check_recorded(record, "a", "http://x/a", "2" * 64, tmp_path / "a")
-    check_recorded(record, "a", "http://mirror/a", "2" * 64, tmp_path / "a")

@@ -10,7 +10,7 @@ import pytest
 from recipes.data.archives import lines_of
 from recipes.data.formats import detokeniser, read_pairs
 from recipes.errors import RecipeError
-from recipes.schema.data import TextSource
+from recipes.schema.recipe import TextSource
 
 TEXT = "Größe\u2028eins\r\nzwei\n".encode()
 LINES = ["Größe\u2028eins", "zwei"]
@@ -105,17 +105,6 @@ def test_several_references():
     assert pairs("tsv-references", "s\ta\tb\tc\nt\td") == [("s", ["a", "b", "c"]), ("t", ["d"])]
     with pytest.raises(RecipeError, match="line 1 has no reference"):
         pairs("tsv-references", "s")
-
-
-def test_labelled_references_are_in_the_order_of_their_numbers():
-    text = "S-7\tsource\nR10-7\tten\nT-7\tofficial\nR2-7\ttwo\nS-9\tnext\nT-9\treference"
-    assert pairs("labelled-references", text) == [
-        ("source", ["official", "two", "ten"]),
-        ("next", ["reference"]),
-    ]
-    for wrong, message in (("S-7\tx", r"no source \(S\) or reference"), ("X-7\tx", "line 1")):
-        with pytest.raises(RecipeError, match=message):
-            pairs("labelled-references", wrong)
 
 
 def test_moses_tokens_are_put_together():

@@ -71,29 +71,29 @@ def contents(folder):
     return found
 
 
-def test_killed_again_and_again_while_writing_the_run_ends_as_if_never_killed(run, tmp_path):
+def test_killed_again_and_again_while_writing_the_run_ends_as_if_never_killed(
+    run, tmp_path, finished_work
+):
     def kill_and_run(number):
         kill_at_write(number)
         run("killed")
 
-    run("whole")
     times = 0
     # A little later each time: what was being written is written again, from its first file.
-    while killed(partial(kill_and_run, 3 + 3 * times)):
+    while killed(partial(kill_and_run, 3 + 5 * times)):
         times += 1
     assert times > 3
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(finished_work)
 
 
 @pytest.mark.parametrize("order", ["kill_at", "kill_generate"])
-def test_command_and_runner_killed_together(run, fake_fairseq, tmp_path, order):
+def test_command_and_runner_killed_together(run, fake_fairseq, finished_work, tmp_path, order):
     # The stand-in kills the process that started it, then itself.
     fake_fairseq.behave(**{order: 2, "kill_parent": True})
     assert killed(lambda: run("killed"))
     fake_fairseq.behave()
     run("killed")
-    run("whole")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(finished_work)
 
 
 def checkpoint(path, updates):

@@ -106,6 +106,11 @@ def test_a_users_metric_chooses_and_is_in_the_report(
     text = (work / "results.md").read_text()
     assert "| missing (lower is better) |" in text
     assert "mean missing over searches" in text
+    assert "lower is better" in (work / "gains.svg").read_text()
+    # Another function of the same name makes other scores.
+    (tmp_path / "mine.py").write_text(OWN + "\n# changed\n")
+    assert main(["run", path, "--data-dir", str(data_dir), "--work-dir", str(work)]) == 0
+    assert "evaluate: redone: input metric mine:missing changed" in capsys.readouterr().out
 
 
 def test_sources_reach_the_metric(own, texts, tmp_path):

@@ -1,4 +1,4 @@
-"""Repeated n-grams and BLEU by length, against counting by hand and the sacrebleu command."""
+"""Repetition and BLEU by length, against counting by hand and the sacrebleu command."""
 
 import json
 import random
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sacrebleu_command import sacrebleu_command
 
 from recipes.errors import ConfigError
-from recipes.schema.evaluation import Evaluation, check_evaluation
+from recipes.schema.checks import check_evaluation
+from recipes.schema.recipe import Evaluation
 from recipes.scoring.comparison import compare, describe
 from recipes.scoring.metrics import MetricOptions
 from recipes.scoring.output_statistics import (
@@ -18,32 +19,11 @@ from recipes.scoring.output_statistics import (
     consecutive_repeats,
     length_buckets,
     reference_buckets,
-    repeated_ngram_rate,
-    repeated_ngram_rates,
 )
 from recipes.text import read_lines, write_lines
 
 quick = settings(max_examples=60, deadline=None)
 sentences = st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=5)
-
-
-@quick
-@given(sentences, st.integers(1, 4))
-def test_repeated_ngrams_are_those_seen_earlier_in_their_sentence(corpus, order):
-    seen_before = total = 0
-    for tokens in corpus:
-        for end in range(order, len(tokens) + 1):
-            total += 1
-            ngram = tokens[end - order : end]
-            earlier = (tokens[start : start + order] for start in range(end - order))
-            seen_before += ngram in list(earlier)
-    assert repeated_ngram_rate(corpus, order) == (seen_before / total if total else 0)
-
-
-def test_repetition_across_sentences_does_not_count():
-    assert repeated_ngram_rate([["a", "b"], ["a", "b"]], 1) == 0
-    assert repeated_ngram_rate([["a", "b", "a", "b"]], 1) == 0.5
-    assert repeated_ngram_rate([["a", "b", "a", "b"]], 2) == 1 / 3
 
 
 @quick
@@ -63,12 +43,12 @@ def test_consecutive_repeats_are_told_per_100_tokens_of_outputs_and_references()
 
 
 def test_repetition_is_counted_in_the_words_of_bleu():
-    lines = ["Yes, yes, yes."]
-    assert repeated_ngram_rates(lines, MetricOptions()) == {
-        "1": 2 / 6, "2": 1 / 5, "4": 0,
-    }  # fmt: skip
-    assert repeated_ngram_rates(lines, MetricOptions(lowercase=True))["1"] == 3 / 6
-    assert repeated_ngram_rates(["好好"], MetricOptions(tokenize="zh"))["1"] == 0.5
+    def repeats(line, **options):
+        return consecutive_repeats(MetricOptions(**options).tokens([line]))
+
+    assert repeats("Yes yes yes.") == 100 * 1 / 4
+    assert repeats("Yes yes yes.", lowercase=True) == 100 * 2 / 4
+    assert repeats("好好", tokenize="zh") == 50
 
 
 @quick

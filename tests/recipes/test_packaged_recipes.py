@@ -120,12 +120,6 @@ def test_tatoeba_takes_a_folder_or_cuts_a_download(tmp_path):
     assert origins == [FOLDER, FOLDER, FOLDER, SOURCES]
 
 
-def test_references_of_wmt14_can_be_added():
-    recipe = load_recipe("wmt14-en-de", ["data.tests+=newstest2014-500"])
-    (source,) = recipe.data.sources[recipe.data.tests[-1]]
-    assert source.files == ["wmt14-en-de.extra_refs.gz"]
-
-
 def test_downloads_that_were_not_tried_are_said_to_be(capsys):
     assert main(["list"]) == 0
     rows = re.split(r"\n(?=\w)", capsys.readouterr().out)

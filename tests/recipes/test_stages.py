@@ -1,29 +1,30 @@
 """Which stages run, and why."""
 
-import errno
 import fcntl
 import io
 import json
 import re
+import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
+from recipes.__main__ import main
 from recipes.errors import CommandError, RecipeError
 from recipes.pipeline import run_recipe
 from recipes.reporting.report import load_results, print_results, write_report
 from recipes.running.run import Run
-from recipes.running.stages import Stage, StageRunner
+from recipes.running.stages import Stage
 from recipes.schema.reading import load_recipe
 from recipes.steps.decoding import best_lenpen
 from recipes.text import file_hash, write_lines
 
 
 @pytest.fixture
-def run(recipe_file, fake_fairseq, data_dir, tmp_path):
-    """Runs the small recipe with stand-ins; returns the programs called and the lines said."""
+def run(recipe_file, fake_fairseq, data_dir, finished_work, tmp_path):
+    """Runs the small recipe with stand-ins; returns the programs called. ``said`` has the lines,
+    ``finished()`` makes the work-dir that of a finished run."""
 
     def start(changes=None, settings=(), **options):
         recipe = load_recipe(recipe_file(**(changes or {})), list(settings))
@@ -34,6 +35,7 @@ def run(recipe_file, fake_fairseq, data_dir, tmp_path):
             start.said = said
         return fake_fairseq.programs()
 
+    start.finished = lambda: shutil.copytree(finished_work, tmp_path / "work")
     return start
 
 
@@ -47,7 +49,7 @@ def test_second_run_does_nothing(run):
 
 
 def test_changed_arm_is_redone_alone_and_its_old_run_kept(run, tmp_path):
-    run()
+    run.finished()
     called = run(settings=["arms.other.flags+=--dropout 0.5"])
     assert called == ["fairseq-train"] + ["fairseq-generate"] * 0
     assert any("arm other: redone: command changed (+--dropout 0.5)" in s for s in run.said)
@@ -56,14 +58,14 @@ def test_changed_arm_is_redone_alone_and_its_old_run_kept(run, tmp_path):
 
 
 def test_changed_start_reaches_arms_and_decoding(run):
-    run()
+    run.finished()
     called = run(settings=["cross_entropy.flags+=--lr 0.5"])
     # Arms retrain; the stand-in's arms come out equal, so only the start is decoded again.
     assert called == ["fairseq-train"] * 3 + ["fairseq-generate"] * 2
 
 
 def test_new_arm_runs_alone(run):
-    run()
+    run.finished()
     assert (
         run(settings=["arms.third.flags=--criterion c"])
         == ["fairseq-train"] + ["fairseq-generate"] * 2
@@ -71,7 +73,7 @@ def test_new_arm_runs_alone(run):
 
 
 def test_changed_text_is_redone(run, data_dir, tmp_path, recipe_file, fake_fairseq):
-    run()
+    run.finished()
     text = tmp_path / "other"
     text.mkdir()
     for file in data_dir.iterdir():
@@ -102,7 +104,7 @@ def test_killed_training_continues_where_it_was(run, fake_fairseq, tmp_path):
 
 
 def test_training_that_made_all_updates_is_not_started_again(run, fake_fairseq, tmp_path):
-    run()
+    run.finished()
     record = tmp_path / "work/arms/other.stage.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "finished": False}))
@@ -111,7 +113,7 @@ def test_training_that_made_all_updates_is_not_started_again(run, fake_fairseq, 
 
 
 def test_save_dir_without_a_record_is_continued_not_moved(run, tmp_path):
-    run()
+    run.finished()
     (tmp_path / "work/cross_entropy.stage.json").unlink()
     assert run() == []
     assert not (tmp_path / "work/cross_entropy.old1").exists()
@@ -149,7 +151,7 @@ def test_annealing_continues_from_cross_entropy_and_the_arms_from_it(run, tmp_pa
 
 @pytest.mark.parametrize(("made", "trained"), [(2, 0), (1, 1)])
 def test_annealing_started_by_hand_is_taken_over(run, tmp_path, made, trained):
-    run()
+    run.finished()
     folder = tmp_path / "work/annealing"
     folder.mkdir()
     (folder / "checkpoint_last.pt").write_text(json.dumps(["0.0005", made]))
@@ -222,7 +224,7 @@ def test_a_model_that_writes_nothing_yet_is_told_from_other_failures(run, fake_f
 
 
 def test_redo_names_a_stage(run):
-    run()
+    run.finished()
     assert run(redo=("decode other test beam 1",)) == ["fairseq-generate"]
     with pytest.raises(RecipeError, match="no stage 'decode othr'"):
         run(redo=("decode othr",))
@@ -300,7 +302,7 @@ def test_length_penalty_is_chosen_by_the_recipes_own_bleu(recipe_file, data_dir,
 
 
 def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
-    run()
+    run.finished()
     written = write_report(tmp_path / "work", tmp_path / "docs")
     assert {path.name for path in written} == {
         *("results.html", "results.md", "gains.svg"),
@@ -320,7 +322,7 @@ def test_report_has_all_arms_signatures_and_commands(run, tmp_path):
 
 
 def test_arms_with_different_updates_are_refused_unless_they_have_the_same_time(run, tmp_path):
-    run()
+    run.finished()
     checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
     checkpoint.write_text(json.dumps(["0.0001", 2]))
     record = tmp_path / "work/arms/other.stage.json"
@@ -357,14 +359,14 @@ def test_bad_text_is_refused(run, data_dir, tmp_path, recipe_file, fake_fairseq,
         run_recipe(Run(load_recipe(recipe_file()), tmp_path / "work", text, lambda line: None))
 
 
-def test_stage_that_writes_nothing_is_an_error(tmp_path):
+def test_stage_that_writes_nothing_is_an_error(recipe_file, data_dir, tmp_path):
     stage = Stage("s", tmp_path / "s.stage.json", [tmp_path / "output"], {}, lambda: None)
     with pytest.raises(RecipeError, match="ended without writing"):
-        StageRunner(lambda line: None).run(stage)
+        Run(load_recipe(recipe_file()), tmp_path, data_dir).run_stage(stage)
 
 
 def test_outputs_that_were_changed_or_cut_are_made_again(run, tmp_path):
-    run()
+    run.finished()
     for name, called in (
         ("segmented/train.de", []),
         ("sentencepiece.model", []),
@@ -384,7 +386,7 @@ def test_outputs_that_were_changed_or_cut_are_made_again(run, tmp_path):
 
 
 def test_a_finished_training_that_was_changed_is_not_taken_for_whole(run, tmp_path):
-    run()
+    run.finished()
     checkpoint = tmp_path / "work/arms/other/checkpoint_last.pt"
     checkpoint.write_text(checkpoint.read_text()[:-1])
     message = r"checkpoint_last.pt was changed or cut off .* with --redo 'arm other'"
@@ -394,7 +396,7 @@ def test_a_finished_training_that_was_changed_is_not_taken_for_whole(run, tmp_pa
 
 
 def test_records_of_former_versions_are_taken_as_they_are(run, tmp_path):
-    run()
+    run.finished()
     for record in (tmp_path / "work").rglob("*.stage.json"):
         made = json.loads(record.read_text())
         del made["outputs"]
@@ -424,17 +426,8 @@ def test_a_work_dir_that_is_a_link_itself_is_fine(run, tmp_path):
     assert run() == ALL
 
 
-def test_a_work_dir_that_cannot_be_used_is_named(run, tmp_path, file_size_limit, monkeypatch):
+def test_a_work_dir_that_cannot_be_used_is_named(recipe_file, data_dir, tmp_path, capsys):
     (tmp_path / "work").write_text("a file")
-    with pytest.raises(RecipeError, match=r"work: File exists; choose another .* --work-dir"):
-        run()
-    (tmp_path / "work").unlink()
-    with (
-        file_size_limit(3000),
-        pytest.raises(RecipeError, match=r"File too large; free some space or .* --work-dir"),
-    ):
-        run()
-    error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "work/x"))
-    monkeypatch.setattr("recipes.running.stages.write_text", Mock(side_effect=error))
-    with pytest.raises(RecipeError, match="work/x: Read-only file system; choose another"):
-        run()
+    options = ["--data-dir", str(data_dir), "--work-dir", str(tmp_path / "work")]
+    assert main(["run", recipe_file(), *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/work: File exists")
