@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.data import Dictionary
 from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from criterions.stochastic_graph import StepwiseDraws
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.flags import above, at_least
 
 # On an accelerator, asking whether all sentences have ended makes the host wait; asked once in
@@ -252,6 +254,42 @@ def decode(
                     rows, going = rows[kept], going[kept]
                     decoder.select(kept)
     return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)
+
+
+def decode_batch(
+    model: Any,
+    batch: Batch,
+    dictionary: Dictionary,
+    settings: Any,
+    forced: Tensor,
+    limits: Tensor | None = None,
+    **options: Any,
+) -> DecodedTokens:
+    """:func:`decode` the samples of a batch.
+
+    Args:
+        model: fairseq encoder-decoder model.
+        batch: with a row for each sample.
+        dictionary: of the target.
+        settings: flags of the criterion, for ``--max-decode-ratio`` and ``--max-decode-length``.
+        forced: ``[rows, tgt_len]`` bool, where the reference's token is emitted.
+        limits: as of :func:`decode`, in place of those of the flags.
+        options: others of :func:`decode`.
+    """
+    if limits is None:
+        # The start symbol, too, takes one of the decoder's positions.
+        longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
+        limits = decode_limits(batch.net_input["src_lengths"], settings.max_decode_ratio, longest)
+    return decode(
+        model,
+        batch.net_input,
+        limits,
+        eos=dictionary.eos(),
+        pad=dictionary.pad(),
+        samples=batch.samples,
+        forced=ForcedTokens(batch.reference.tokens, forced),
+        **options,
+    )
 
 
 class _StepDecoder:

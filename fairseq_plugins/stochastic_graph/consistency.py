@@ -210,9 +210,3 @@ def _without_effect(s: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield _OF_LENGTHS, "cost", "there are as many steps as the reference has tokens"
     if s.cost == "expected_bleu" and s.feed not in ("greedy", "sample"):
         yield _OF_LENGTHS, "feed", "there are as many steps as the reference has tokens"
-
-
-def probability(name: str, value: float, largest: float) -> None:
-    """Raise ``ValueError`` for a value of a schedule that is below 0 or above ``largest``."""
-    if at_least(name, value, 0) > largest:
-        raise ValueError(f"{name} is a probability, {largest} at most; got {value}")

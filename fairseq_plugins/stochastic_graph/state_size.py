@@ -10,7 +10,12 @@ import torch
 from fairseq.tasks import FairseqTask
 
 from fairseq_plugins.decoding import evaluation_mode
-from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.model_pass import (
+    check_autoregressive,
+    check_model,
+    model_pass,
+    recorded_states,
+)
 
 _MODEL = "_fairseq_plugins_model"
 
@@ -67,11 +72,11 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     devices = [eos.device] if eos.is_cuda else []
     with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(model):
         try:
-            features = model_pass(model, net_input, eos, features=True).features
+            with recorded_states(model.decoder) as states:
+                model_pass(model, net_input, eos)
         except (TypeError, RuntimeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"--baseline learned: {type(model).__name__} does not run on a source of one token "
                 f"({error}); give --baseline-state-dim, the size of the decoder's state"
             ) from error
-    assert features is not None
-    return features.size(-1)
+    return states[-1].size(-1)
