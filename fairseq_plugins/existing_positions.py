@@ -5,7 +5,7 @@ Rows of similar length go through the decoder together, and equal outputs of a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,12 +151,9 @@ class ExistingTokens(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """``[rows, length]``: ``log p(value)``, with gradient to the logits."""
         tokens = value.flatten()
-        return self._of_each(lambda piece, index: piece.log_prob(tokens[index]))
+        pairs = zip(self.pieces, self.positions.indices, strict=True)
+        return self.positions.spread([piece.log_prob(tokens[index]) for piece, index in pairs])
 
     def entropy(self) -> Tensor:
         """``[rows, length]``: entropy in nats, no gradient."""
-        return self._of_each(lambda piece, index: piece.entropy())
-
-    def _of_each(self, function: Callable[[TokenCategorical, Tensor], Tensor]) -> Tensor:
-        pairs = zip(self.pieces, self.positions.indices, strict=True)
-        return self.positions.spread([function(piece, index) for piece, index in pairs])
+        return self.positions.spread([piece.entropy() for piece in self.pieces])

@@ -70,22 +70,28 @@ def build_surrogate(
         samples: per source.
     """
     enumerated = [node for node in nodes if node.weights is not None]
-    by_name: dict[str, Tensor] = {}
-    losses: Tensor | int = 0
-    for cost in costs:
-        value = expectation(cost.value, cost.has_time, enumerated)
-        value = value.sum(-1) if cost.has_time else value
-        losses = losses + value
-        by_name[cost.name] = by_name.get(cost.name, 0) + value.detach()
-    assert isinstance(losses, Tensor)
-    baseline_losses = torch.zeros_like(losses)
+
+    def expected(cost: CostNode, depth: int = 0) -> Tensor:
+        """A cost without enumerated axes but for the first ``depth``."""
+        if not enumerated:
+            return cost.value
+        return expectation(cost.value, cost.has_time, enumerated, depth)
 
     @functools.cache
     def remaining(cost: CostNode, depth: int) -> Tensor:
         """``[..., batch, time + 1]``: a cost from each step on; the last column: nothing."""
-        value = expectation(cost.value, cost.has_time, enumerated, depth)
+        value = expected(cost, depth)
         value = value if cost.has_time else value.unsqueeze(-1)
         return torch.nn.functional.pad(value.flip(-1).cumsum(-1).flip(-1), (0, 1))
+
+    by_name: dict[str, Tensor] = {}
+    losses: Tensor | int = 0
+    for cost in costs:
+        value = expected(cost).sum(-1) if cost.has_time else expected(cost)
+        losses = losses + value
+        by_name[cost.name] = by_name.get(cost.name, 0) + value.detach()
+    assert isinstance(losses, Tensor)
+    baseline_losses = torch.zeros_like(losses)
 
     # Nodes that all steps of earlier nodes lead to, and that lead to all steps of later costs.
     timeless = [n for n in nodes if n.ancestors and not n.has_time and n.step is None]

@@ -147,7 +147,7 @@ class AutoregressiveScores:
             batch,
             self.dictionary,
             self.settings,
-            forced=batch.first_tokens(batch.prefix_size),
+            forced=batch.first_tokens(batch.prefix_size) if batch.prefix_size else None,
             sampling=Sampling() if samples else None,
         )
         sizes = (batch.size_after_prefix(size) for size in (decoded.emitted, decoded.lengths))

@@ -199,6 +199,9 @@ class Settings(StochasticGraphCriterionConfig):
     scores_tokens: bool = field(init=False)
     """Whether the pass with gradient has to give the distributions of what was decoded."""
 
+    forces_tokens: bool = field(init=False)
+    """Whether some of the reference's tokens are fed whatever the model emits."""
+
     def __post_init__(self) -> None:
         self.relaxed = self.feed in RELAXED_FEEDS
         self.emits_greedily = self.cost == "reward" and self.emit == "greedy"
@@ -206,6 +209,8 @@ class Settings(StochasticGraphCriterionConfig):
         self.scores_tokens = (
             self.records_tokens or self.estimator == "candidate_set" or self.emits_greedily
         )
+        schedules = (self.teacher_forcing, self.teacher_prefix)
+        self.forces_tokens = schedules != ("0", "0") or self.ignore_prefix_size > 0
 
 
 def flag(name: str) -> str:

@@ -91,25 +91,22 @@ class StochasticGraphCriterion(FairseqCriterion):
         # Of sizes, of rewards that are normalised, and of what moving averages learn.
         normalized = [3] if self.settings.reward_normalization == "batch" else []
         learned = [size] if (size := self.estimators.learned_size) else []
-        sizes = [3, *normalized, *learned]
-        with self.train_step.sums(sizes, sample["target"].device, self.training):
-            return self._forward(model, sample)
-
-    def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        check_model(model, "stochastic_graph")
-        check_autoregressive(model, "stochastic_graph")
-        sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
-        sentences = sample["target"].size(0)
+        announced = [3, *normalized, *learned]
+        sentences, device = sample["target"].size(0), sample["target"].device
         sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
-        # Filled on the device: a tensor made of a list would be copied from the host.
-        sizes = torch.empty(3, device=sources.prev_output_tokens.device)
-        for position, size in enumerate((sample_size, sentences, sample["ntokens"])):
-            sizes[position].fill_(float(size))
-        whole, *counts = self.train_step.sum_over_workers(sizes)
-        # fairseq adds the workers' gradients and divides by the sum of their sample sizes.
-        per_sentence, per_token = (whole / count.clamp(min=1) for count in counts)
-        step = self._training_step if self.training else self._validation_step
-        loss, value, logs = step(model, sources, per_sentence, per_token)
+        with self.train_step.sums(announced, device, self.training):
+            check_model(model, "stochastic_graph")
+            check_autoregressive(model, "stochastic_graph")
+            sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
+            # Filled on the device: a tensor made of a list would be copied from the host.
+            sizes = torch.empty(3, device=device)
+            for position, size in enumerate((sample_size, sentences, sample["ntokens"])):
+                sizes[position].fill_(float(size))
+            whole, *counts = self.train_step.sum_over_workers(sizes)
+            # fairseq adds the workers' gradients and divides by the sum of their sample sizes.
+            per_sentence, per_token = (whole / count.clamp(min=1) for count in counts)
+            step = self._training_step if self.training else self._validation_step
+            loss, value, logs = step(model, sources, per_sentence, per_token)
         logged = {
             "ntokens": sample["ntokens"],
             "nsentences": sentences,

@@ -43,6 +43,7 @@ def relaxed_logits(
         ValueError: a layer of the decoder is recorded.
     """
     batch, forced = rollout.batch, rollout.forced
+    assert forced is not None
 
     def feed(logits: Tensor, step: int | None) -> Tensor:
         check_layers()

@@ -35,7 +35,8 @@ class Rollout:
     ``action_mask``: ``[rows, length]`` bool, True where a token exists and is the model's choice.
     ``num_tokens``: ``[rows]``, tokens emitted, ``</s>`` included.
     ``lengths``: ``[rows]``, tokens before ``</s>``.
-    ``forced``: ``[rows, tgt_len]`` bool, where the reference's token is taken, not the model's.
+    ``forced``: ``[rows, tgt_len]`` bool, where the reference's token is taken, not the model's;
+    None for nowhere.
     ``draws``: what the model's stochastic layers drew while the tokens were decoded, for the pass
     with gradient to replay; None where that pass scores no decoded tokens, or no layer draws.
     """
@@ -46,7 +47,7 @@ class Rollout:
     action_mask: Tensor
     num_tokens: Tensor
     lengths: Tensor
-    forced: Tensor
+    forced: Tensor | None
     draws: StepwiseDraws | None = None
 
     @classmethod
@@ -150,12 +151,14 @@ class Rollouts:
             batch = edited(batch, self.dictionary, kind=kind, temperature=temperature)
         if settings.feed == "teacher":
             return Rollout.of_reference(batch, batch.exists)
-        forced = self.forced_prefix(batch, update)
-        if (probability := self.teacher_forcing(update)) > 0:
-            drawn = torch.rand(forced.shape, device=forced.device) < probability
-            forced = forced | (drawn & batch.exists)
-        if settings.relaxed:
-            return Rollout.of_reference(batch, forced)
+        forced = None
+        if settings.forces_tokens or settings.relaxed:
+            forced = self.forced_prefix(batch, update)
+            if (probability := self.teacher_forcing(update)) > 0:
+                drawn = torch.rand(forced.shape, device=forced.device) < probability
+                forced = forced | (drawn & batch.exists)
+            if settings.relaxed:
+                return Rollout.of_reference(batch, forced)
         draws = None
         if replay and settings.scores_tokens:
             draws = StepwiseDraws(
@@ -201,7 +204,7 @@ class Rollouts:
         self,
         model: Any,
         batch: Batch,
-        forced: Tensor,
+        forced: Tensor | None,
         limits: Tensor | None = None,
         draws: StepwiseDraws | None = None,
         **options: Any,
@@ -232,8 +235,9 @@ class Rollouts:
             ) from error
         tokens, num_tokens = decoded.tokens, decoded.emitted
         action_mask = columns_of(tokens) < num_tokens.unsqueeze(1)
-        both = min(tokens.size(1), forced.size(1))
-        action_mask[:, :both] &= ~forced[:, :both]
+        if forced is not None:
+            both = min(tokens.size(1), forced.size(1))
+            action_mask[:, :both] &= ~forced[:, :both]
         fed = batch.fed_for(tokens)
         return Rollout(batch, fed, tokens, action_mask, num_tokens, decoded.lengths, forced, draws)
 
