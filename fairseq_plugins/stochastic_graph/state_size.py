@@ -20,17 +20,11 @@ from fairseq_plugins.model_pass import (
 _MODEL = "_fairseq_plugins_model"
 
 
-class _Reference:
-    """A weak reference to a model, which a pickled task goes without."""
-
-    def __init__(self, model: Any = None) -> None:
-        self._known = () if model is None else (weakref.ref(model),)
-
-    def __call__(self) -> Any:
-        return self._known[0]() if self._known else None
+class _Reference(weakref.ref):
+    """A weak reference to a model; a pickled task has one to nothing in its place."""
 
     def __reduce__(self) -> Any:
-        return _Reference, ()
+        return type, (None,)
 
 
 def _remember_model(build_model: Any) -> Any:
@@ -58,7 +52,7 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     Raises:
         ValueError: the model has no such state, or does not run on a source of one token.
     """
-    model = getattr(task, _MODEL, lambda: None)()
+    model = getattr(task, _MODEL, type(None))()
     if model is None:
         raise ValueError(
             "--baseline learned: the task has not built the model; give --baseline-state-dim, the "
