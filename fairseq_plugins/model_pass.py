@@ -157,8 +157,11 @@ def given_reference(prev_output_tokens: Tensor) -> Iterator[None]:
         _REFERENCE.reset(token)
 
 
-def check_model(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model whose rows ``--criterion`` cannot have."""
+def check_model(model: Any, criterion: str, *, autoregressive: bool = False) -> None:
+    """Raise ``ValueError`` for a model that ``--criterion`` cannot train.
+
+    It has logits of the whole vocabulary, and where ``autoregressive``, not of all tokens at once.
+    """
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise ValueError(
             f"--criterion {criterion} needs an encoder-decoder --arch (transformer, lstm, fconv, "
@@ -169,6 +172,11 @@ def check_model(model: Any, criterion: str) -> None:
             f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
             "--adaptive-softmax-cutoff"
         )
+    if autoregressive and is_non_autoregressive(model):
+        raise ValueError(
+            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
+            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
+        )
 
 
 def is_non_autoregressive(model: Any) -> bool:
@@ -177,12 +185,3 @@ def is_non_autoregressive(model: Any) -> bool:
     A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
     """
     return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
-
-
-def check_autoregressive(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model that emits all tokens at once."""
-    if is_non_autoregressive(model):
-        raise ValueError(
-            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
-            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
-        )

@@ -17,11 +17,11 @@ one sample of all nodes of the graph)::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.context import (
@@ -29,7 +29,7 @@ from criterions.stochastic_graph.context import (
     SampleRequest,
     recorder_for_layer,
 )
-from criterions.stochastic_graph.estimators import Expectation, Mode
+from criterions.stochastic_graph.estimators import Estimator, Expectation, Mode
 from criterions.stochastic_graph.graph import StochasticGraph
 from criterions.stochastic_graph.nodes import NodeKey, describe
 
@@ -60,13 +60,26 @@ class StepwiseDraws(Recorder):
     drawn for the step that is decoded.
 
     Args:
-        options: as of :class:`Recorder`.
+        estimators, default_estimator, samples, update: as of :class:`Recorder`.
         may_draw: False for a model whose layers all take their deterministic value.  Nothing is
             kept then, :meth:`at_step` need not be called, and the batch may change its size.
     """
 
-    def __init__(self, *, may_draw: bool = True, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        *,
+        estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
+        default_estimator: Estimator | None = None,
+        samples: int = 1,
+        update: int = 0,
+        may_draw: bool = True,
+    ) -> None:
+        super().__init__(
+            estimators=estimators,
+            default_estimator=default_estimator,
+            samples=samples,
+            update=update,
+        )
         self.may_draw = may_draw
         self._drawn: dict[NodeKey, Tensor] = {}
         self.by_step: dict[str, list[Tensor]] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.metrics import log_loss
-from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.model_pass import check_model, model_pass
 from fairseq_plugins.optimizer_state import load_state_of_other_criterions
 from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
@@ -95,8 +95,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         sentences, device = sample["target"].size(0), sample["target"].device
         sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
         with self.train_step.sums(announced, device, self.training):
-            check_model(model, "stochastic_graph")
-            check_autoregressive(model, "stochastic_graph")
+            check_model(model, "stochastic_graph", autoregressive=True)
             sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
             # Filled on the device: a tensor made of a list would be copied from the host.
             sizes = torch.empty(3, device=device)

@@ -11,7 +11,6 @@ from fairseq.tasks import FairseqTask
 
 from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.model_pass import (
-    check_autoregressive,
     check_model,
     model_pass,
     recorded_states,
@@ -58,8 +57,7 @@ def decoder_state_size(task: Any, criterion: str) -> int:
             "--baseline learned: the task has not built the model; give --baseline-state-dim, the "
             "size of the decoder's state"
         )
-    check_model(model, criterion)
-    check_autoregressive(model, criterion)
+    check_model(model, criterion, autoregressive=True)
     eos = torch.full((1, 1), task.target_dictionary.eos(), device=next(model.parameters()).device)
     net_input = {"src_tokens": eos, "src_lengths": torch.ones_like(eos[0])}
     # What is drawn in training stays the same whether the size is given or not.
