@@ -138,8 +138,8 @@ class StochasticGraphCriterion(FairseqCriterion):
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
             # Finite also where no worker has a batch that counts, and the factor of all is 0.
-            weight = self.settings.cross_entropy_weight * per_token
-            weight = weight / per_sentence.clamp(min=1e-6)
+            ratio = per_token / per_sentence.clamp(min=1e-6)
+            weight = self.settings.cross_entropy_weight * ratio
             # No emitted token is fed, so that none of them has part in it.
             layers = {node.name for node in done.layers}
             done.graph.cost(
@@ -156,9 +156,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         logs.update(token_logs)
         if self._adds_cross_entropy and not self._in_one_pass:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
-            factor = per_token * self.settings.cross_entropy_weight
-            added_loss, added_value, observed = _summed(graph, factor, batch, only="observed")
-            loss, value = loss + added_loss, value + added_value
+            weight = self.settings.cross_entropy_weight
+            added_loss, added_value, observed = _summed(graph, per_token, batch, only="observed")
+            loss, value = loss + weight * added_loss, value + weight * added_value
             logs.update(teacher_logs, **observed)
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
@@ -203,7 +203,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         if not self.cost.per_token:
             losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
             weight = self.settings.cross_entropy_weight
-            value = per_sentence * value + per_token * weight * losses.total(losses.smoothed)
+            value = per_sentence * value + per_token * (weight * losses.total(losses.smoothed))
             logs = {_PER_SENTENCE + name: total for name, total in logs.items()}
             logs.update(losses.logs)
         return value, value, logs
