@@ -10,8 +10,6 @@ from criterions.bleu.counted import (
     gleu,
     gleu_from_statistics,
     increments,
-    prefix_bleu,
-    prefix_gleu,
     prefix_statistics,
 )
 from criterions.bleu.expected import expected_bleu, expected_overlap, expected_statistics
@@ -62,8 +60,6 @@ __all__ = [
     "monte_carlo_overlap",
     "multi_margin",
     "normalize_rewards",
-    "prefix_bleu",
-    "prefix_gleu",
     "prefix_statistics",
     "reference_probabilities",
     "sample_candidates",

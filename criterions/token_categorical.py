@@ -137,6 +137,11 @@ class TokenCategorical(Distribution):
                     f"the mask of excluded token {token} must be {list(logits.shape[:-1])}; "
                     f"got {list(mask.shape)}"
                 )
+        rows = [
+            (token, None if mask is None else mask.reshape(-1, 1))
+            for token, mask in self.excluded.items()
+        ]
+        self._policy = _Policy(temperature, tuple(rows))
         self._entropy: Tensor | None = None
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
@@ -153,10 +158,10 @@ class TokenCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The likeliest token of each position, int64 ``batch_shape``."""
-        logits, policy = self._positions().detach(), self._policy()
+        logits = self._positions().detach()
         likeliest = logits.new_empty(logits.shape[:2], dtype=torch.int64)
         for piece in _pieces(logits):
-            likeliest[piece] = policy.values(logits, piece).argmax(-1)
+            likeliest[piece] = self._policy.values(logits, piece).argmax(-1)
         return likeliest.reshape(self._batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TokenCategorical:
@@ -192,7 +197,7 @@ class TokenCategorical(Distribution):
         logits = self._positions()
         check_logits_and_tokens(logits, samples)
         selected, _, entropy = _TokenLogProbabilities.apply(
-            logits, samples, self._policy(), sample_axes == 0
+            logits, samples, self._policy, sample_axes == 0
         )
         if sample_axes == 0:
             self._entropy = entropy.reshape(self._batch_shape)
@@ -203,10 +208,10 @@ class TokenCategorical(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw tokens: int64 ``[*sample_shape, *batch_shape]``, no wait for the device."""
         sample_shape = torch.Size(sample_shape)
-        logits, policy = self._positions(), self._policy()
+        logits = self._positions()
         drawn = logits.new_empty(sample_shape.numel(), logits.size(0), dtype=torch.int64)
         for piece in _pieces(logits):
-            scores = policy.values(logits, piece)[:, 0]
+            scores = self._policy.values(logits, piece)[:, 0]
             for draw in drawn:
                 # argmax(log p + Gumbel noise); torch.multinomial would wait for the device.
                 noise = torch.empty_like(scores).exponential_()
@@ -220,7 +225,7 @@ class TokenCategorical(Distribution):
         if self._entropy is None:
             logits = self._positions().detach()
             nothing = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
-            entropy = _TokenLogProbabilities.apply(logits, nothing, self._policy(), True)[2]
+            entropy = _TokenLogProbabilities.apply(logits, nothing, self._policy, True)[2]
             self._entropy = entropy.reshape(self._batch_shape)
         return self._entropy
 
@@ -233,13 +238,6 @@ class TokenCategorical(Distribution):
     def _positions(self) -> Tensor:
         """``[positions, 1, vocab]``."""
         return self.logits.reshape(self._batch_shape.numel(), 1, self.logits.size(-1))
-
-    def _policy(self) -> _Policy:
-        excluded = [
-            (token, None if mask is None else mask.reshape(-1, 1))
-            for token, mask in self.excluded.items()
-        ]
-        return _Policy(self.temperature, tuple(excluded))
 
 
 def _wide(logits: Tensor) -> torch.dtype:

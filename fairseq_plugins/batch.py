@@ -96,6 +96,10 @@ class Batch:
         """``[rows, tgt_len]`` bool: which columns hold a token of the reference."""
         return columns_of(self.reference.tokens) < self.reference.num_tokens.unsqueeze(1)
 
+    def first_tokens(self, number: int) -> Tensor:
+        """``[rows, tgt_len]`` bool: the first ``number`` tokens of each reference."""
+        return self.exists & (columns_of(self.reference.tokens) < number)
+
     @property
     def counts(self) -> Tensor:
         """``[rows, tgt_len]`` bool: which tokens of the reference a cost counts."""

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.data import Dictionary
 from fairseq.models.fairseq_incremental_decoder import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from criterions.stochastic_graph import StepwiseDraws
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.batch import Batch
 from fairseq_plugins.flags import above, at_least
 
 # On an accelerator, asking whether all sentences have ended makes the host wait; asked once in
@@ -224,14 +226,11 @@ def decode(
                     decoder.select(sources)
             else:
                 logits = decoder.logits(tokens[rows, : steps + 1])
-            logits = _to_policy(
-                logits,
-                steps,
-                eos=eos,
-                pad=pad,
-                min_length=min_length,
-                temperature=1.0 if sampling is None else sampling.temperature,
-            ).squeeze(1)
+            if sampling is not None and sampling.temperature != 1:
+                logits /= sampling.temperature
+            logits[:, pad] = -torch.inf
+            if steps < min_length:
+                logits[:, eos] = -torch.inf
             token = logits.argmax(dim=1) if sampling is None else draw(logits, sampling)
             if forced is not None and steps < forced.tokens.size(1):
                 token = torch.where(forced.mask[rows, steps], forced.tokens[rows, steps], token)
@@ -254,6 +253,42 @@ def decode(
     return _cut(tokens[:, 1 : steps + 1], limits, eos, pad, stop_at_eos)
 
 
+def decode_batch(
+    model: Any,
+    batch: Batch,
+    dictionary: Dictionary,
+    settings: Any,
+    forced: Tensor | None,
+    limits: Tensor | None = None,
+    **options: Any,
+) -> DecodedTokens:
+    """:func:`decode` the samples of a batch.
+
+    Args:
+        model: fairseq encoder-decoder model.
+        batch: with a row for each sample.
+        dictionary: of the target.
+        settings: flags of the criterion, for ``--max-decode-ratio`` and ``--max-decode-length``.
+        forced: ``[rows, tgt_len]`` bool, where the reference's token is emitted; None: nowhere.
+        limits: as of :func:`decode`, in place of those of the flags.
+        options: others of :func:`decode`.
+    """
+    if limits is None:
+        # The start symbol, too, takes one of the decoder's positions.
+        longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
+        limits = decode_limits(batch.net_input["src_lengths"], settings.max_decode_ratio, longest)
+    return decode(
+        model,
+        batch.net_input,
+        limits,
+        eos=dictionary.eos(),
+        pad=dictionary.pad(),
+        samples=batch.samples,
+        forced=None if forced is None else ForcedTokens(batch.reference.tokens, forced),
+        **options,
+    )
+
+
 class _StepDecoder:
     """A fairseq decoder, one step at a time, with what it carries from step to step."""
 
@@ -264,9 +299,9 @@ class _StepDecoder:
         self.state: dict[str, Any] = {}
 
     def logits(self, fed: Tensor) -> Tensor:
-        """``[rows, 1, vocab]`` float32, after the tokens ``fed`` ``[rows, step + 1]``."""
+        """``[rows, vocab]`` float32, after the tokens ``fed`` ``[rows, step + 1]``."""
         extra = {"incremental_state": self.state} if self.incremental else {}
-        return self.decoder(fed, encoder_out=self.encoder_out, **extra)[0][:, -1:].float()
+        return self.decoder(fed, encoder_out=self.encoder_out, **extra)[0][:, -1].float()
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order; a row may be taken several times."""
@@ -285,18 +320,6 @@ def _cut(tokens: Tensor, limits: Tensor, eos: int, pad: int, stop_at_eos: bool) 
     if stop_at_eos:
         emitted = columns < (lengths + ended).unsqueeze(1)
     return DecodedTokens(tokens.masked_fill(~emitted, pad), emitted.sum(1), ended, lengths)
-
-
-def _to_policy(
-    logits: Tensor, first_step: int, *, eos: int, pad: int, min_length: int, temperature: float
-) -> Tensor:
-    """In place: the logits of what is drawn from, of ``[rows, steps, vocab]`` from a step on."""
-    if temperature != 1:
-        logits /= temperature
-    logits[:, :, pad] = -torch.inf
-    if first_step < min_length:
-        logits[:, : min_length - first_step, eos] = -torch.inf
-    return logits
 
 
 def draw(logits: Tensor, sampling: Sampling) -> Tensor:

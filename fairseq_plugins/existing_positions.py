@@ -5,19 +5,46 @@ Rows of similar length go through the decoder together, and equal outputs of a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.models.lstm import LSTMModel
+from fairseq.models.transformer import TransformerModelBase
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins.model_pass import replaced_method
 
+# Modules whose forward every worker has to call as often as the others, or that mix rows.
+_WAITING_LAYERS = {"FullyShardedDataParallel", "BaseLayer", "MOELayer", "_BatchNorm"}
 # So many positions keep matrix products of one thread fast; an accelerator needs more of them.
 _POSITIONS_PER_PIECE = {"cpu": 512}
 _POSITIONS_PER_PIECE_ELSEWHERE = 1 << 14
+
+
+def decodes_in_pieces(model: Any) -> bool:
+    """Whether the decoder can be run on a part of the rows at a time within a pass of the model.
+
+    So it is where the model's ``forward``, below any data-parallel wrappers, is one of fairseq's
+    that return what the decoder returns, unless modules in it wait for other workers: these have
+    other numbers of pieces.
+    """
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    if kinds & _WAITING_LAYERS:
+        return False
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    plain = (FairseqEncoderDecoderModel.forward, LSTMModel.forward, TransformerModelBase.forward)
+    if type(model).forward not in plain or "forward" in vars(model):
+        return False
+    # A hook would get the pieces' logits.
+    return not (model._forward_hooks or model.decoder._forward_hooks)
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,26 @@ class ExistingPositions:
         same = None if distinct else torch.tensor(same_as, device=device)
         return cls((tokens.size(0), tokens.size(1)), pieces, same)
 
+    @contextmanager
+    def decoded_alone(self, model: Any) -> Iterator[None]:
+        """For a while, let the decoder compute these positions only, one piece after the other.
+
+        In place of logits it returns ``[positions, vocab]`` of each piece.  For a model that
+        :func:`decodes_in_pieces`.
+        """
+        encoder, decode = model.encoder, model.decoder.forward
+
+        def forward(fed: Tensor, encoder_out: Any, *arguments: Any, **keywords: Any) -> Any:
+            logits, extra = [], None
+            for rows, length in self.pieces:
+                sources = encoder.reorder_encoder_out(_copied(encoder_out), rows)
+                some, extra = decode(fed[rows, :length], sources, *arguments, **keywords)[:2]
+                logits.append(some.flatten(0, 1))
+            return logits, extra
+
+        with replaced_method(model.decoder, "forward", forward):
+            yield
+
     @cached_property
     def indices(self) -> list[Tensor]:
         """Of each piece ``[positions]`` int64: its positions among all, row after row."""
@@ -76,6 +123,13 @@ class ExistingPositions:
         full = packed.new_zeros(rows * width, *packed.shape[1:]).index_copy(0, index, packed)
         full = full.unflatten(0, (rows, width))
         return full if self.same_as is None else full.index_select(0, self.same_as)
+
+
+def _copied(encoder_out: Any) -> Any:
+    """New dicts and lists of the same tensors: fairseq's encoders reorder them in place."""
+    if isinstance(encoder_out, dict):
+        return {name: _copied(value) for name, value in encoder_out.items()}
+    return list(map(_copied, encoder_out)) if isinstance(encoder_out, list) else encoder_out
 
 
 class ExistingTokens(Distribution):
@@ -97,12 +151,9 @@ class ExistingTokens(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """``[rows, length]``: ``log p(value)``, with gradient to the logits."""
         tokens = value.flatten()
-        return self._of_each(lambda piece, index: piece.log_prob(tokens[index]))
+        pairs = zip(self.pieces, self.positions.indices, strict=True)
+        return self.positions.spread([piece.log_prob(tokens[index]) for piece, index in pairs])
 
     def entropy(self) -> Tensor:
         """``[rows, length]``: entropy in nats, no gradient."""
-        return self._of_each(lambda piece, index: piece.entropy())
-
-    def _of_each(self, function: Callable[[TokenCategorical, Tensor], Tensor]) -> Tensor:
-        pairs = zip(self.pieces, self.positions.indices, strict=True)
-        return self.positions.spread([function(piece, index) for piece, index in pairs])
+        return self.positions.spread([piece.entropy() for piece in self.pieces])

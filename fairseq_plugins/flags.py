@@ -43,13 +43,14 @@ def below_1(flag: str, value: float) -> float:
 
 
 def schedule_of(
-    flag: str, text: str, check: Callable[[str, float, float], Any], bound: float
+    flag: str, text: str, check: Callable[..., Any], bound: float, **limits: float
 ) -> Schedule:
     """The schedule that a flag's text describes, its values checked.
 
     Args:
         check: :func:`above` or :func:`at_least`, called for the first and the last value.
         bound: that it compares them with.
+        limits: its ``at_most``.
 
     Raises:
         ValueError: the text is not understood, or a value is out of range.
@@ -59,5 +60,5 @@ def schedule_of(
     except ValueError as error:
         raise ValueError(f"{flag}: {error}") from error
     for update in (0, getattr(schedule, "updates", 0)):  # schedules are monotonic
-        check(flag, schedule(update), bound)
+        check(flag, schedule(update), bound, **limits)
     return schedule

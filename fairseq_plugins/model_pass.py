@@ -7,52 +7,25 @@ always a call of the model that the trainer gave, whatever has to be changed ins
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.models import FairseqEncoderDecoderModel
-from fairseq.models.lstm import LSTMModel
 from fairseq.models.nat import FairseqNATDecoder
-from fairseq.models.transformer import TransformerModelBase
 from torch import Tensor, nn
-
-from fairseq_plugins.existing_positions import ExistingPositions
 
 # Where fairseq's decoders keep their output projection: transformer, lstm, fconv.
 _OUTPUT_PROJECTIONS = ("output_projection", "fc_out", "fc3")
-# Modules whose forward every worker has to call as often as the others, or that mix rows.
-_WAITING_LAYERS = {"FullyShardedDataParallel", "BaseLayer", "MOELayer", "_BatchNorm"}
 _REFERENCE: ContextVar[Tensor | None] = ContextVar("reference_prefix", default=None)
-
-
-@dataclass(frozen=True)
-class ModelPass:
-    """What a pass gives.
-
-    ``logits``: ``[batch * samples, tgt_len, vocab]``; of some positions ``[positions, vocab]`` for
-    each of their pieces.
-    ``features``: ``[batch * samples, tgt_len, channels]``, the decoder's state, which the output
-    projection reads; None if not asked for.
-    ``extra``: the second value of the model's ``forward``.
-    """
-
-    logits: Any
-    features: Tensor | None
-    extra: Any
 
 
 def model_pass(
     model: Any,
     net_input: dict[str, Any],
     prev_output_tokens: Tensor,
-    *,
     samples: int = 1,
-    features: bool = False,
-    positions: ExistingPositions | None = None,
-) -> ModelPass:
+) -> Tensor:
     """Run the model once on the batch, with other decoder input than the batch's own.
 
     The encoder encodes each source once; its output is repeated for the samples, so that the
@@ -64,90 +37,24 @@ def model_pass(
         prev_output_tokens: ``[batch * samples, tgt_len]`` int64, the samples of a source side by
             side.
         samples: of each source.
-        features: whether to record the decoder's state as well.
-        positions: the decoder computes these only; for a model that :func:`decodes_in_pieces`.
+
+    Returns:
+        logits, ``[batch * samples, tgt_len, vocab]``.
 
     Raises:
-        ValueError: ``prev_output_tokens`` has other than ``batch * samples`` rows, the decoder's
-            state cannot be had (its attribute ``without_state`` may tell why), or the encoder's
+        ValueError: ``prev_output_tokens`` has other than ``batch * samples`` rows, or the encoder's
             output cannot be repeated.
     """
-    if features and (reason := getattr(model.decoder, "without_state", None)):
-        raise ValueError(
-            "--baseline learned reads the one state that a step's output comes from, but "
-            f"{reason}; choose another --baseline"
-        )
     batch = net_input["src_tokens"].size(0)
     if prev_output_tokens.size(0) != batch * samples:
         raise ValueError(
             f"prev_output_tokens has {prev_output_tokens.size(0)} rows; {samples} samples of each "
             f"of {batch} sources need {batch * samples}"
         )
-    with ExitStack() as stack:
-        if positions is not None:
-            in_pieces = _in_pieces(model, positions, samples)
-            stack.enter_context(replaced_method(model.decoder, "forward", in_pieces))
-        elif samples > 1:
-            sources = torch.arange(batch, device=prev_output_tokens.device)
-            order = sources.repeat_interleave(samples)
-            stack.enter_context(_reordered_encoder_output(model.encoder, order))
-        recorded = stack.enter_context(_recorded_features(model.decoder)) if features else None
-        logits, extra = model(**{**net_input, "prev_output_tokens": prev_output_tokens})[:2]
-    if recorded is not None and not recorded:
-        raise ValueError(
-            "--baseline learned reads the state of the decoder, but "
-            f"{type(model.decoder).__name__} has none of {', '.join(_OUTPUT_PROJECTIONS)} and does "
-            "not use extract_features in its forward; choose another --baseline"
-        )
-    if not recorded:
-        return ModelPass(logits, None, extra)
-    if positions is not None:
-        return ModelPass(logits, positions.spread([x.flatten(0, 1) for x in recorded]), extra)
-    return ModelPass(logits, recorded[-1], extra)
-
-
-def decodes_in_pieces(model: Any) -> bool:
-    """Whether the decoder can be run on a part of the rows at a time within a pass of the model.
-
-    So it is where the model's ``forward``, below any data-parallel wrappers, is one of fairseq's
-    that return what the decoder returns, unless modules in it wait for other workers: these have
-    other numbers of pieces.
-    """
-    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
-    if kinds & _WAITING_LAYERS:
-        return False
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    plain = (FairseqEncoderDecoderModel.forward, LSTMModel.forward, TransformerModelBase.forward)
-    if type(model).forward not in plain or "forward" in vars(model):
-        return False
-    # A hook would get the pieces' logits.
-    return not (model._forward_hooks or model.decoder._forward_hooks)
-
-
-def _in_pieces(model: Any, positions: ExistingPositions, samples: int) -> Callable[..., Any]:
-    """The decoder's ``forward``, piece by piece, each with the encoder's output of its rows."""
-    encoder, decode = model.encoder, model.decoder.forward
-
-    def forward(
-        prev_output_tokens: Tensor, encoder_out: Any, *arguments: Any, **keywords: Any
-    ) -> tuple[tuple[Tensor, ...], Any]:
-        logits, extra = [], None
-        for rows, length in positions.pieces:
-            sources = encoder.reorder_encoder_out(_copied(encoder_out), rows // samples)
-            fed = prev_output_tokens[rows, :length]
-            some, extra = decode(fed, sources, *arguments, **keywords)[:2]
-            logits.append(some.flatten(0, 1))
-        return tuple(logits), extra
-
-    return forward
-
-
-def _copied(encoder_out: Any) -> Any:
-    """New dicts and lists of the same tensors: fairseq's encoders reorder them in place."""
-    if isinstance(encoder_out, dict):
-        return {name: _copied(value) for name, value in encoder_out.items()}
-    return list(map(_copied, encoder_out)) if isinstance(encoder_out, list) else encoder_out
+    sources = torch.arange(batch, device=prev_output_tokens.device)
+    order = sources.repeat_interleave(samples)
+    with nullcontext() if samples == 1 else _reordered_encoder_output(model.encoder, order):
+        return model(**{**net_input, "prev_output_tokens": prev_output_tokens})[0]
 
 
 @contextmanager
@@ -188,34 +95,47 @@ def replaced_method(instance: Any, name: str, replacement: Callable[..., Any]) -
 
 
 @contextmanager
-def _recorded_features(decoder: Any) -> Iterator[list[Tensor]]:
-    """A list to which, for a while, each pass adds what the output projection reads."""
+def recorded_states(decoder: Any) -> Iterator[list[Tensor]]:
+    """A list to which, for a while, each pass adds what the output projection reads.
+
+    ``[rows, length, channels]`` each, with gradient.
+
+    Raises:
+        ValueError: the decoder's state cannot be had (its attribute ``without_state`` may tell
+            why); after a pass that added nothing, too.
+    """
+    if reason := getattr(decoder, "without_state", None):
+        raise ValueError(
+            "--baseline learned reads the one state that a step's output comes from, but "
+            f"{reason}; choose another --baseline"
+        )
     recorded: list[Tensor] = []
     projections = (getattr(decoder, name, None) for name in _OUTPUT_PROJECTIONS)
     projection = next((found for found in projections if isinstance(found, nn.Module)), None)
-    if projection is not None:
-        # Added last: after the hook with which weight normalisation computes the weight.
-        handle = projection.register_forward_pre_hook(
-            lambda module, arguments: recorded.append(arguments[0])
-        )
-        try:
-            yield recorded
-        finally:
-            handle.remove()
-        return
-    # Where the embeddings serve as the output layer, lstm has no module for it.
     extract_features = getattr(decoder, "extract_features", None)
-    if extract_features is None:
-        yield recorded
-        return
 
     def recording(*arguments: Any, **keywords: Any) -> Any:
         output = extract_features(*arguments, **keywords)
         recorded.append(output[0])
         return output
 
-    with replaced_method(decoder, "extract_features", recording):
+    with ExitStack() as stack:
+        if projection is not None:
+            # Added last: after the hook with which weight normalisation computes the weight.
+            handle = projection.register_forward_pre_hook(
+                lambda module, arguments: recorded.append(arguments[0])
+            )
+            stack.callback(handle.remove)
+        elif extract_features is not None:
+            # Where the embeddings serve as the output layer, lstm has no module for it.
+            stack.enter_context(replaced_method(decoder, "extract_features", recording))
         yield recorded
+    if not recorded:
+        raise ValueError(
+            "--baseline learned reads the state of the decoder, but "
+            f"{type(decoder).__name__} has none of {', '.join(_OUTPUT_PROJECTIONS)} and does "
+            "not use extract_features in its forward; choose another --baseline"
+        )
 
 
 def reference_prefix() -> Tensor | None:
@@ -237,8 +157,11 @@ def given_reference(prev_output_tokens: Tensor) -> Iterator[None]:
         _REFERENCE.reset(token)
 
 
-def check_model(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model whose rows ``--criterion`` cannot have."""
+def check_model(model: Any, criterion: str, *, autoregressive: bool = False) -> None:
+    """Raise ``ValueError`` for a model that ``--criterion`` cannot train.
+
+    It has logits of the whole vocabulary, and where ``autoregressive``, not of all tokens at once.
+    """
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise ValueError(
             f"--criterion {criterion} needs an encoder-decoder --arch (transformer, lstm, fconv, "
@@ -249,6 +172,11 @@ def check_model(model: Any, criterion: str) -> None:
             f"--criterion {criterion} needs the logits of the whole vocabulary; train without "
             "--adaptive-softmax-cutoff"
         )
+    if autoregressive and is_non_autoregressive(model):
+        raise ValueError(
+            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
+            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
+        )
 
 
 def is_non_autoregressive(model: Any) -> bool:
@@ -257,12 +185,3 @@ def is_non_autoregressive(model: Any) -> bool:
     A model of one's own counts if its decoder derives from fairseq's ``FairseqNATDecoder``.
     """
     return isinstance(getattr(model, "decoder", None), FairseqNATDecoder)
-
-
-def check_autoregressive(model: Any, criterion: str) -> None:
-    """Raise ``ValueError`` for a model that emits all tokens at once."""
-    if is_non_autoregressive(model):
-        raise ValueError(
-            f"--criterion {criterion} needs an --arch that emits one token after the other; for "
-            f"{type(model).__name__} take --criterion expected_bleu or nat_loss"
-        )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,31 +28,6 @@ def sum_over_workers(local: Tensor) -> Tensor:
     return total + (local - local.detach())
 
 
-class StepSums:
-    """The sums over workers of one training step, in their order.
-
-    Args:
-        sizes: number of elements of each.
-        is_dummy: this worker's batch will be thrown away, and adds nothing.
-    """
-
-    def __init__(self, sizes: Sequence[int], is_dummy: bool) -> None:
-        self.left = list(sizes)
-        self._is_dummy = is_dummy
-
-    def __call__(self, local: Tensor) -> Tensor:
-        """The next sum: :func:`sum_over_workers` of a vector of that size, or shorter."""
-        size = self.left[0]
-        if local.numel() > size:
-            raise ValueError(f"{local.numel()} numbers for a sum of {size}")
-        if self._is_dummy:  # zeros, also in place of NaN, that keep the graph
-            local = local.masked_fill(torch.ones_like(local, dtype=torch.bool), 0)
-        padded = torch.nn.functional.pad(local.double(), (0, size - local.numel()))
-        total = sum_over_workers(padded)
-        del self.left[0]
-        return total[: local.numel()].to(local.dtype)
-
-
 class TrainStepWatch:
     """What fairseq tells a task of the batch in training, but not a criterion.
 
@@ -66,7 +40,7 @@ class TrainStepWatch:
     """
 
     def __init__(self, task: Any) -> None:
-        self._step_sums: Callable[[Tensor], Tensor] = _own
+        self._sizes_left: list[int] | None = None
         self.is_dummy = False
         self.update = 0
         train_step = task.train_step
@@ -101,69 +75,32 @@ class TrainStepWatch:
         if not training:
             yield
             return
-        step = StepSums(sizes, self.is_dummy)
-        self._step_sums = step
+        self._sizes_left = list(sizes)
         # Made beforehand: where memory ran out there may be none for these, either.
         zeros = [torch.zeros(size, dtype=torch.float64, device=device) for size in sizes]
         try:
             yield
         except Exception:
-            for nothing in zeros[len(sizes) - len(step.left) :]:
+            for nothing in zeros[len(sizes) - len(self._sizes_left) :]:
                 sum_over_workers(nothing)
             raise
         finally:
-            self._step_sums = _own
+            self._sizes_left = None
 
     def sum_over_workers(self, local: Tensor) -> Tensor:
-        """The next of the step's sums, or in validation this worker's own numbers."""
-        return self._step_sums(local)
+        """The next of the step's sums, of a vector; outside of a step the same numbers.
 
-
-def _own(local: Tensor) -> Tensor:
-    """What a sum over workers is outside of a training step."""
-    return local
-
-
-@dataclass(frozen=True)
-class LossScale:
-    """Factors with which this worker's sums add up to the whole batch's mean times sample size.
-
-    fairseq adds the workers' gradients and divides by the sum of their sample sizes.
-
-    ``sentences``: of sums over sentences.
-    ``tokens``: of sums over tokens that are added to other terms.
-    ``tokens_alone``: of a sum over tokens that is the whole loss, as in fairseq's own criterions.
-    """
-
-    sentences: Tensor
-    tokens: Tensor | float
-    tokens_alone: float = 1.0
-
-    @classmethod
-    def of(
-        cls,
-        sample_size: int,
-        sentences: int,
-        tokens: int,
-        *,
-        sentence_avg: bool,
-        device: torch.device,
-        sum_over_workers: Callable[[Tensor], Tensor],
-    ) -> LossScale:
-        """From the sizes of this worker's batch.
-
-        Args:
-            sample_size, sentences, tokens: of the batch.
-            sentence_avg: whether the sample size counts sentences.
-            device: of the model.
-            sum_over_workers: for the sizes of the whole batch.
+        Raises:
+            ValueError: there are more numbers than were announced.
         """
-        # Filled on the device: a tensor made of a list would be copied from the host.
-        sizes = torch.empty(3, device=device)
-        for position, size in enumerate((sample_size, sentences, tokens)):
-            sizes[position].fill_(float(size))
-        whole, all_sentences, all_tokens = sum_over_workers(sizes)
-        return cls(
-            sentences=whole / all_sentences.clamp(min=1),
-            tokens=whole / all_tokens.clamp(min=1) if sentence_avg else 1.0,
-        )
+        if self._sizes_left is None:
+            return local
+        size = self._sizes_left[0]
+        if local.numel() > size:
+            raise ValueError(f"{local.numel()} numbers for a sum of {size}")
+        if self.is_dummy:  # zeros, also in place of NaN, that keep the graph
+            local = local.masked_fill(torch.ones_like(local, dtype=torch.bool), 0)
+        padded = torch.nn.functional.pad(local.double(), (0, size - local.numel()))
+        total = sum_over_workers(padded)
+        del self._sizes_left[0]
+        return total[: local.numel()].to(local.dtype)

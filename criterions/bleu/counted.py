@@ -17,7 +17,6 @@ from criterions.bleu.statistics import (
     LEVELS,
     SMOOTHINGS,
     BleuStatistics,
-    bleu_from_statistics,
     bleu_of,
     checked_dtype,
 )
@@ -217,58 +216,12 @@ def gleu(
     )
 
 
-def prefix_bleu(
-    hypotheses: Tensor,
-    references: Tensor,
-    *,
-    lengths: Tensor | None = None,
-    reference_lengths: Tensor | None = None,
-    max_order: int = 4,
-    smoothing: str = "add-k",
-) -> Tensor:
-    """Sentence BLEU of every prefix, its brevity penalty against the whole reference.
-
-    Returns:
-        ``[batch, length]``, float32 (torch's default dtype), 0 to 1; past the end of a hypothesis
-        its whole score, which is that of :func:`criterions.bleu` at sentence level.
-    """
-    check_choice("smoothing", smoothing, SMOOTHINGS)
-    statistics = prefix_statistics(
-        hypotheses,
-        references,
-        max_order=max_order,
-        lengths=lengths,
-        reference_lengths=reference_lengths,
-    )
-    return bleu_from_statistics(*statistics, smoothing=smoothing)
-
-
-def prefix_gleu(
-    hypotheses: Tensor,
-    references: Tensor,
-    *,
-    lengths: Tensor | None = None,
-    reference_lengths: Tensor | None = None,
-    max_order: int = 4,
-) -> Tensor:
-    """GLEU of every prefix; result as of :func:`prefix_bleu`."""
-    return gleu_from_statistics(
-        prefix_statistics(
-            hypotheses,
-            references,
-            max_order=max_order,
-            lengths=lengths,
-            reference_lengths=reference_lengths,
-        )
-    )
-
-
 def increments(prefix_scores: Tensor) -> Tensor:
     """What each token adds to the score: differences of the scores of successive prefixes.
 
     Their cumulative sum is the score of the prefix, their whole sum that of the whole output, and
     the sum from token ``t`` on is the part of the reward that token ``t`` can still influence.
-    The empty prefix has score 0 (as in :func:`prefix_bleu` and :func:`prefix_gleu`).
+    The empty prefix has score 0, as with BLEU and GLEU.
 
     Args:
         prefix_scores: ``[batch, length]``, floating.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.distributions import deterministic_value
-from criterions.stochastic_graph.estimators import Estimator
+from criterions.stochastic_graph.estimators import Estimator, ScoreFunction
+
+Own = TypeVar("Own", bound="Recorder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +33,54 @@ class SampleRequest:
     baseline_input: Tensor | None = None
 
 
-class Recorder(Protocol):
-    """What :func:`sample` asks: a graph, or the draws of a decoding pass."""
+class Recorder(ABC):
+    """What :func:`sample` asks within ``with recorder:``: a graph, or the draws of decoding.
 
-    asked: bool
-    """Whether a layer of a model has asked for anything."""
+    ``asked``: whether a layer of a model has asked for anything.
 
+    Args:
+        estimators: estimator of a node by the node's name; takes precedence over the layer's.
+        default_estimator: for nodes that neither names (default: score function, no baseline).
+        samples: how many samples each source has in the batch, ``[sources * samples, ...]``, those
+            of a source side by side (``torch.repeat_interleave``).
+        update: number of the update, for schedules.
+
+    Raises:
+        ValueError: ``samples`` is below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
+        default_estimator: Estimator | None = None,
+        samples: int = 1,
+        update: int = 0,
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1; got {samples}")
+        self.estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
+        self.default_estimator = ScoreFunction() if default_estimator is None else default_estimator
+        self.samples, self.update = samples, update
+        self.asked = False
+        self._entered: list[Token[Recorder | None]] = []
+
+    def __enter__(self: Own) -> Own:
+        self._entered.append(RECORDER.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        RECORDER.reset(self._entered.pop())
+
+    @abstractmethod
     def record(self, request: SampleRequest) -> Tensor:
         """The value that the layer continues with."""
 
     def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
         """The estimator of node ``name``, whose layer asks for ``asked``."""
+        default = self.default_estimator if asked is None else asked
+        chosen: Estimator = self.estimators.get(name, default)
+        return chosen
 
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("stochastic_graph_recorder", default=None)

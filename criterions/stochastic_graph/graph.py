@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextvars import Token
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.distributions import Distribution
 
 from criterions.stochastic_graph.context import (
     CHECKPOINTING_REMEDY,
-    RECORDER,
     Recorder,
     SampleRequest,
     recorder_for_layer,
@@ -25,7 +23,7 @@ from criterions.stochastic_graph.enumeration import (
     depth_of,
     enumerated_node,
 )
-from criterions.stochastic_graph.estimators import Draw, Estimator, ScoreFunction
+from criterions.stochastic_graph.estimators import Draw, Estimator
 from criterions.stochastic_graph.nodes import (
     CostNode,
     NodeKey,
@@ -37,7 +35,7 @@ from criterions.stochastic_graph.nodes import (
 from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate, score_statistics
 
 
-class StochasticGraph:
+class StochasticGraph(Recorder):
     """Records stochastic nodes and costs; its surrogate's gradient estimates ``grad E[sum_c c]``.
 
     Within ``with graph:`` every call of :func:`criterions.stochastic_graph.sample` in the model is
@@ -47,11 +45,7 @@ class StochasticGraph:
     of earlier steps are not downstream (see :meth:`cost`).
 
     Args:
-        estimators: estimator of a node by the node's name; takes precedence over the layer's.
-        default_estimator: for nodes that neither names (default: score function, no baseline).
-        samples: how many samples each source has in the batch, ``[sources * samples, ...]``, those
-            of a source side by side (``torch.repeat_interleave``).
-        update: number of the update, for schedules.
+        estimators, default_estimator, samples, update: as of :class:`Recorder`.
         values: outcomes to replay instead of drawing, by the node's name (or ``(name, step)``):
             forced outcomes in a test, or the tokens of a sampling pass in the pass that computes
             their probabilities.
@@ -66,13 +60,12 @@ class StochasticGraph:
         update: int = 0,
         values: Mapping[str | NodeKey, Tensor] | None = None,
     ) -> None:
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1; got {samples}")
-        self.samples = samples
-        self.update = update
-        self.asked = False
-        self._estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
-        self._default = ScoreFunction() if default_estimator is None else default_estimator
+        super().__init__(
+            estimators=estimators,
+            default_estimator=default_estimator,
+            samples=samples,
+            update=update,
+        )
         self._values = dict(values or {})
         self._nodes: dict[NodeKey, StochasticNode] = {}
         self._names: set[str] = set()
@@ -82,16 +75,12 @@ class StochasticGraph:
         self._observed: dict[str, Tensor] = {}
         self._batch: int | None = None
         self._result: Surrogate | None = None
-        self._entered: list[Token[Recorder | None]] = []
         self._with_gradient = torch.is_grad_enabled()
 
     def __enter__(self) -> StochasticGraph:
-        self._entered.append(RECORDER.set(self))
         self._with_gradient = torch.is_grad_enabled()
+        super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        RECORDER.reset(self._entered.pop())
 
     @property
     def nodes(self) -> Mapping[NodeKey, StochasticNode]:
@@ -102,11 +91,6 @@ class StochasticGraph:
     def costs(self) -> Mapping[NodeKey, CostNode]:
         """Cost nodes by ``(name, step)``, in recording order."""
         return self._costs
-
-    def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
-        """The estimator of a node ``name`` whose layer asks for ``asked``."""
-        chosen: Estimator = self._estimators.get(name, self._default if asked is None else asked)
-        return chosen
 
     def sample(self, name: str, distribution: Distribution, **options: Any) -> Tensor:
         """As :func:`criterions.stochastic_graph.sample`, whose options it takes, in this graph."""
@@ -129,8 +113,7 @@ class StochasticGraph:
                 "or number the steps of one with step="
             )
         ancestors = self._ancestors(what, request.parents)
-        asked = self._default if request.estimator is None else request.estimator
-        estimator = self._estimators.get(request.name, asked)
+        estimator = self.estimator_of(request.name, request.estimator)
         value = self._values.get(key, self._values.get(request.name, request.value))
         try:
             draw = estimator.draw(request.distribution, value=value, update=self.update)
@@ -283,7 +266,7 @@ class StochasticGraph:
 
     def _finish(self) -> Surrogate:
         if self._result is None:
-            for argument, given in (("estimators", self._estimators), ("values", self._values)):
+            for argument, given in (("estimators", self.estimators), ("values", self._values)):
                 for key in given:
                     if key not in self._nodes and key not in self._names:
                         raise ValueError(

@@ -18,21 +18,18 @@ one sample of all nodes of the graph)::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import Token
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.context import (
-    RECORDER,
     Recorder,
     SampleRequest,
     recorder_for_layer,
 )
-from criterions.stochastic_graph.estimators import Estimator, Expectation, Mode, ScoreFunction
+from criterions.stochastic_graph.estimators import Estimator, Expectation, Mode
 from criterions.stochastic_graph.graph import StochasticGraph
 from criterions.stochastic_graph.nodes import NodeKey, describe
 
@@ -49,7 +46,7 @@ class UnexpectedDrawError(RuntimeError):
     """A node has an outcome to draw where none was to be drawn."""
 
 
-class StepwiseDraws:
+class StepwiseDraws(Recorder):
     """Takes a graph's place while a model decodes: layers draw, and the outcomes are kept.
 
     A node's value is that of its estimator in the graph: an outcome is drawn for
@@ -63,10 +60,7 @@ class StepwiseDraws:
     drawn for the step that is decoded.
 
     Args:
-        estimators: as of :class:`StochasticGraph`.
-        default_estimator: likewise.
-        samples: how many samples each source has in the batch, side by side.
-        update: number of the update, for schedules.
+        estimators, default_estimator, samples, update: as of :class:`Recorder`.
         may_draw: False for a model whose layers all take their deterministic value.  Nothing is
             kept then, :meth:`at_step` need not be called, and the batch may change its size.
     """
@@ -80,24 +74,18 @@ class StepwiseDraws:
         update: int = 0,
         may_draw: bool = True,
     ) -> None:
-        self.estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
-        self.default_estimator = ScoreFunction() if default_estimator is None else default_estimator
-        self.samples = samples
-        self.update = update
+        super().__init__(
+            estimators=estimators,
+            default_estimator=default_estimator,
+            samples=samples,
+            update=update,
+        )
         self.may_draw = may_draw
-        self.asked = False
         self._drawn: dict[NodeKey, Tensor] = {}
-        self._by_step: dict[str, list[Tensor]] = {}
+        self.by_step: dict[str, list[Tensor]] = {}
+        """Outcomes of each node on a time axis, step after step."""
         self._step: int | None = None
         self._incremental = True
-        self._entered: list[Token[Recorder | None]] = []
-
-    def __enter__(self) -> StepwiseDraws:
-        self._entered.append(RECORDER.set(self))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        RECORDER.reset(self._entered.pop())
 
     def at_step(self, step: int, *, incremental: bool) -> None:
         """Say what the decoder computes next.
@@ -116,19 +104,9 @@ class StepwiseDraws:
         A node with ``step=`` has one for each ``(name, step)``.
         """
         values: dict[str | NodeKey, Tensor] = dict(self._drawn.items())
-        for name, drawn in self._by_step.items():
+        for name, drawn in self.by_step.items():
             values[name, None] = torch.cat(drawn, dim=1)
         return values
-
-    def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
-        """As :meth:`StochasticGraph.estimator_of`."""
-        default = self.default_estimator if asked is None else asked
-        chosen: Estimator = self.estimators.get(name, default)
-        return chosen
-
-    def has_steps(self, name: str) -> bool:
-        """Whether a node was drawn for every step, on a time axis."""
-        return name in self._by_step
 
     def record(self, request: SampleRequest) -> Tensor:
         """Draw the value that a layer continues with; see :func:`sample`.
@@ -180,7 +158,7 @@ class StepwiseDraws:
                 "the batch is time; if it is not, use causal=False or "
                 "torch.distributions.Independent(distribution, 1)"
             )
-        drawn = self._by_step.setdefault(name, [])
+        drawn = self.by_step.setdefault(name, [])
         drawn.append(distribution.sample()[:, before:])
         return torch.cat(drawn, dim=1) if before else drawn[-1]
 
@@ -236,7 +214,7 @@ class ReplayingGraph(StochasticGraph):
         name, step, mask = request.name, request.step, request.mask
         if step is not None and (name, step) in self._values:
             exists = self._steps > step
-        elif self._draws.has_steps(name):
+        elif name in self._draws.by_step:
             length = self._values[name, None].size(1)
             steps = torch.arange(length, device=self._steps.device)
             exists = steps < self._steps.unsqueeze(1)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,11 +70,24 @@ def build_surrogate(
         samples: per source.
     """
     enumerated = [node for node in nodes if node.weights is not None]
+
+    def expected(cost: CostNode, depth: int = 0) -> Tensor:
+        """A cost without enumerated axes but for the first ``depth``."""
+        if not enumerated:
+            return cost.value
+        return expectation(cost.value, cost.has_time, enumerated, depth)
+
+    @functools.cache
+    def remaining(cost: CostNode, depth: int) -> Tensor:
+        """``[..., batch, time + 1]``: a cost from each step on; the last column: nothing."""
+        value = expected(cost, depth)
+        value = value if cost.has_time else value.unsqueeze(-1)
+        return torch.nn.functional.pad(value.flip(-1).cumsum(-1).flip(-1), (0, 1))
+
     by_name: dict[str, Tensor] = {}
     losses: Tensor | int = 0
     for cost in costs:
-        value = expectation(cost.value, cost.has_time, enumerated) if enumerated else cost.value
-        value = value.sum(-1) if cost.has_time else value
+        value = expected(cost).sum(-1) if cost.has_time else expected(cost)
         losses = losses + value
         by_name[cost.name] = by_name.get(cost.name, 0) + value.detach()
     assert isinstance(losses, Tensor)
@@ -90,14 +104,8 @@ def build_surrogate(
         with torch.no_grad():
             total = torch.zeros_like(node.log_prob)
             for cost in downstream:
-                total = total + cost_to_go(
-                    node,
-                    cost,
-                    expectation(cost.value, cost.has_time, enumerated, node.depth)
-                    if enumerated
-                    else cost.value,
-                    whole=not cost.ancestors.isdisjoint(between),
-                )
+                whole = not cost.ancestors.isdisjoint(between)
+                total = total + cost_to_go(node, cost, remaining(cost, node.depth), whole)
             # The probability of the enumerated values; no axis has independent steps here.
             weight = total.new_ones(())
             for other in enumerated[: node.depth]:
@@ -144,7 +152,7 @@ def _score_term(
     return term, module.loss(baseline, to_go)
 
 
-def cost_to_go(node: StochasticNode, cost: CostNode, value: Tensor, whole: bool) -> Tensor:
+def cost_to_go(node: StochasticNode, cost: CostNode, remaining: Tensor, whole: bool) -> Tensor:
     """The part of a cost that is downstream of each step of a node.
 
     With both on the time axis, ``Q_t = sum_{s >= t} c_s``, or ``sum_{s > t}`` if the node's name
@@ -154,8 +162,8 @@ def cost_to_go(node: StochasticNode, cost: CostNode, value: Tensor, whole: bool)
 
     Args:
         node, cost: a score-function node, and a cost downstream of it.
-        value: the cost's, ``[..., batch]`` or ``[..., batch, time]``, enumerated axes later than
-            the node summed out.
+        remaining: ``[..., batch, time + 1]``: of the cost, enumerated axes later than the node
+            summed out, what remains from each step on; the last column is 0.
         whole: whether a node without a time lies between.
 
     Returns:
@@ -163,19 +171,14 @@ def cost_to_go(node: StochasticNode, cost: CostNode, value: Tensor, whole: bool)
     """
     node_has_steps = node.has_time or node.step is not None
     if whole or not node_has_steps or not (cost.has_time or cost.step is not None):
-        total = value.sum(-1) if cost.has_time else value
-        return total.unsqueeze(-1) if node.has_time else total
-    if not cost.has_time:
-        value = value.unsqueeze(-1)
-    # Column j is what remains from step `first + j` on; the last column: nothing.
-    to_go = torch.nn.functional.pad(value.flip(-1).cumsum(-1).flip(-1), (0, 1))
+        return remaining[..., :1] if node.has_time else remaining[..., 0]
     first = 0 if cost.step is None else cost.step
-    shift, last = (node.name in cost.before) - first, to_go.size(-1) - 1
+    shift, last = (node.name in cost.before) - first, remaining.size(-1) - 1
     if node.step is not None:
-        return to_go[..., min(max(node.step + shift, 0), last)]
+        return remaining[..., min(max(node.step + shift, 0), last)]
     assert node.log_prob is not None
-    steps = torch.arange(node.log_prob.size(-1), device=value.device)
-    return to_go.index_select(-1, (steps + shift).clamp(0, last))
+    steps = torch.arange(node.log_prob.size(-1), device=remaining.device)
+    return remaining.index_select(-1, (steps + shift).clamp(0, last))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from criterions import BleuStatistics, expected_statistics, token_log_probabilities
 from criterions.token_categorical import label_smoothed
 from fairseq_plugins.batch import Batch, Reference, is_special
-from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
+from fairseq_plugins.decoding import Sampling, decode_batch
 from fairseq_plugins.expected_bleu.config import ExpectedBleuCriterionConfig
 from fairseq_plugins.expected_bleu.scored_batch import AddedLoss, ScoredBatch, check_prefix
 
@@ -141,19 +141,14 @@ class AutoregressiveScores:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the decoder emits, as its input ``[batch, length]``, and of it, ``[batch]`` each,
         the tokens after the ignored prefix with and without ``</s>``."""
-        settings, net_input = self.settings, batch.net_input
-        prefix = batch.reference.tokens[:, : batch.prefix_size]
-        longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
-        decoded = decode(
+        samples = self.settings.feed == "sample" and training
+        decoded = decode_batch(
             model,
-            net_input,
-            decode_limits(net_input["src_lengths"], settings.max_decode_ratio, longest),
-            eos=self.dictionary.eos(),
-            pad=self.dictionary.pad(),
-            sampling=Sampling() if settings.feed == "sample" and training else None,
-            forced=ForcedTokens(prefix, torch.ones_like(prefix, dtype=torch.bool))
-            if batch.prefix_size
-            else None,
+            batch,
+            self.dictionary,
+            self.settings,
+            forced=batch.first_tokens(batch.prefix_size) if batch.prefix_size else None,
+            sampling=Sampling() if samples else None,
         )
         sizes = (batch.size_after_prefix(size) for size in (decoded.emitted, decoded.lengths))
         return batch.fed_for(decoded.tokens), *sizes

@@ -58,25 +58,21 @@ class ExpectedBleuCriterion(FairseqCriterion):
                 not fit the task or the flags.
         """
         size = BatchSums.size(self.settings.max_order)
-        with self.train_step.sums([size], sample["target"].device, self.training):
-            return self._forward(model, sample)
-
-    def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        check_model(model, "expected_bleu")
-        scores = self.autoregressive
-        if is_non_autoregressive(model):
-            scores = self.non_autoregressive
-        elif "prev_target" in sample:
-            raise ValueError(
-                f"--task translation_lev is for non-autoregressive models; {type(model).__name__} "
-                "is none: take --task translation"
-            )
-        scored = scores(model, sample, training=self.training)
-
         sentences, ntokens = sample["target"].size(0), sample["ntokens"]
         sample_size = sentences if self.settings.sentence_avg else ntokens
-        sums = BatchSums.of(scored, sample_size, self.train_step.sum_over_workers)
-        loss, value = self._loss(scored, sums, sample_size)
+        with self.train_step.sums([size], sample["target"].device, self.training):
+            check_model(model, "expected_bleu")
+            scores = self.autoregressive
+            if is_non_autoregressive(model):
+                scores = self.non_autoregressive
+            elif "prev_target" in sample:
+                raise ValueError(
+                    "--task translation_lev is for non-autoregressive models; "
+                    f"{type(model).__name__} is none: take --task translation"
+                )
+            scored = scores(model, sample, training=self.training)
+            sums = BatchSums.of(scored, sample_size, self.train_step.sum_over_workers)
+            loss, value = self._loss(scored, sums, sample_size)
         logged = {
             "ntokens": ntokens,
             "nsentences": sentences,

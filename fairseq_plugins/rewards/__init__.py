@@ -7,11 +7,11 @@ import inspect
 from typing import Any
 
 # Importing a module of rewards registers them.
-from fairseq_plugins.rewards import text_rewards, token_rewards  # noqa: F401
+from fairseq_plugins.rewards import ngram_rewards, text_rewards  # noqa: F401
 from fairseq_plugins.rewards.reward import LEVELS, REWARDS, Outputs, Reward, RewardOptions
 from fairseq_plugins.rewards.user_function import UserFunction
 
-__all__ = ["LEVELS", "Outputs", "Reward", "build_reward", "reward_help", "reward_names"]
+__all__ = ["LEVELS", "Outputs", "Reward", "build_reward", "flags_of", "reward_help", "reward_names"]
 
 
 def reward_names() -> tuple[str, ...]:
@@ -29,6 +29,12 @@ def reward_help() -> str:
     listed = ", ".join(f"{name} ({lines[name]})" for name in sorted(lines))
     text = f"{listed}, or your own function as module:function; see docs/rewards.md"
     return text.replace("%", "%%")  # for argparse
+
+
+def flags_of(name: str, level: str) -> frozenset[str]:
+    """Which of the flags that some rewards read ``--reward NAME`` does; none of one's own does."""
+    registry = REWARDS[level]
+    return registry.get(name).flags if name in registry.names else frozenset()
 
 
 def build_reward(name: str, *, level: str, task: Any, **options: Any) -> Reward:

@@ -84,8 +84,12 @@ class Reward(ABC):
     first line of its docstring is its line in ``--help``.
     """
 
-    per_token: ClassVar[bool] = False
+    per_token: bool = False
     """Whether :meth:`increments` is defined."""
+
+    flags: ClassVar[frozenset[str]] = frozenset()
+    """Which it reads of ``max_order``, ``smoothing``, ``sentence_end`` and
+    ``reward_sacrebleu_tokenizer``; others of these are refused."""
 
     def __init__(self, options: RewardOptions) -> None:
         self.options = options

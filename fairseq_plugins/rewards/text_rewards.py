@@ -13,7 +13,7 @@ from fairseq.data import Dictionary, data_utils, encoders
 from sacrebleu.metrics import BLEU, CHRF, TER
 from torch import Tensor
 
-from criterions import BleuStatistics, bleu_from_statistics, gleu_from_statistics
+from criterions import BleuStatistics
 from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
 from fairseq_plugins.rewards.worker_pool import Measure, WorkerPool
 
@@ -107,27 +107,36 @@ def _detokenizer(options: RewardOptions, source_lang: str | None, target_lang: s
         ) from error
 
 
-class TextReward(Reward):
-    """Converts ids to text, measures pairs (``--reward-workers`` processes), computes scores.
+class _PairMeasure:
+    """Converts ids to text and measures pairs, in ``--reward-workers`` processes.
 
     ``measure``: picklable function of hypothesis and reference that returns numbers.
+    """
+
+    def __init__(self, options: RewardOptions, measure: Measure) -> None:
+        self._texts = Texts(options)
+        self._pool = WorkerPool(measure, options.workers, f"--reward {options.name}")
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """``[batch * samples, numbers]``, float64, on the host."""
+        measured = self._pool(self._texts.hypotheses(outputs), self._texts.references(outputs))
+        return torch.tensor(measured, dtype=torch.float64)
+
+
+class TextReward(Reward):
+    """A number of each hypothesis and its reference.
+
+    ``measure``: picklable function of the two that returns it in a list.
     """
 
     measure: Measure
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
-        self._texts = Texts(options)
-        self._pool = WorkerPool(self.measure, options.workers, f"--reward {options.name}")
+        self._pairs = _PairMeasure(options, self.measure)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        measured = self._pool(self._texts.hypotheses(outputs), self._texts.references(outputs))
-        scores = self.scores(torch.tensor(measured, dtype=torch.float64))
-        return scores.to(outputs.tokens.device, torch.float32)
-
-    def scores(self, measured: Tensor) -> Tensor:
-        """``[batch * samples]`` from what was measured, ``[batch * samples, numbers]``."""
-        return measured[:, 0]
+        return self._pairs(outputs)[:, 0].to(outputs.tokens.device, torch.float32)
 
 
 @functools.cache
@@ -147,8 +156,8 @@ def bleu_statistics(
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
-class NgramReward(TextReward):
-    """A function of BLEU's statistics, with sacrebleu's tokenisation."""
+class TextStatistics:
+    """BLEU's statistics of each output, counted by sacrebleu with its tokenisation."""
 
     def __init__(self, options: RewardOptions) -> None:
         if options.sacrebleu_tokenizer not in BLEU.TOKENIZERS:
@@ -156,32 +165,17 @@ class NgramReward(TextReward):
                 f"--reward-sacrebleu-tokenizer must be one of {', '.join(BLEU.TOKENIZERS)}; "
                 f"got {options.sacrebleu_tokenizer!r}"
             )
-        self.measure = functools.partial(
+        self._orders = options.max_order
+        measure = functools.partial(
             bleu_statistics, max_order=options.max_order, tokenizer=options.sacrebleu_tokenizer
         )
-        super().__init__(options)
+        self._pairs = _PairMeasure(options, measure)
 
-    def statistics(self, measured: Tensor) -> BleuStatistics:
-        orders = self.options.max_order
-        matches, totals, lengths = measured.split([orders, orders, 2], dim=1)
-        return BleuStatistics(matches, totals, lengths[:, 0], lengths[:, 1])
-
-
-@REWARDS["text"].register("sentence_bleu")
-class TextSentenceBleu(NgramReward):
-    """Smoothed sentence BLEU."""
-
-    def scores(self, measured: Tensor) -> Tensor:
-        statistics = self.statistics(measured)
-        return bleu_from_statistics(*statistics, smoothing=self.options.smoothing)
-
-
-@REWARDS["text"].register("gleu")
-class TextGleu(NgramReward):
-    """Minimum of n-gram precision and recall (arXiv 1609.08144)."""
-
-    def scores(self, measured: Tensor) -> Tensor:
-        return gleu_from_statistics(self.statistics(measured))
+    def __call__(self, outputs: Outputs) -> BleuStatistics:
+        """Matches and totals ``[batch * samples, orders]``, lengths ``[batch * samples]``."""
+        sizes = [self._orders, self._orders, 1, 1]
+        matches, totals, *lengths = self._pairs(outputs).split(sizes, dim=1)
+        return BleuStatistics(matches, totals, *(length.squeeze(1) for length in lengths))
 
 
 _chrf = functools.cache(CHRF)

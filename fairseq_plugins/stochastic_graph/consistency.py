@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 from fairseq_plugins.decoding import Sampling
 from fairseq_plugins.flags import HIGHEST_ORDER, above, at_least, below_1
+from fairseq_plugins.rewards import flags_of
 from fairseq_plugins.stochastic_graph.config import Settings, flag
 
 _ESTIMATOR_OF_RELAXED = {
@@ -25,6 +26,7 @@ _OF_TEXT = (
     *("reward_workers", "reward_remove_bpe", "reward_detok", "reward_detok_args"),
     "reward_sacrebleu_tokenizer",
 )
+_OF_NGRAMS = {"max_order", "smoothing", "sentence_end", "reward_sacrebleu_tokenizer"}
 _OF_REWARDS = (
     *("emit", "credit", "reward", "reward_level", "reward_normalization", "reward_clip"),
     *_OF_TEXT,
@@ -194,25 +196,14 @@ def _without_effect(s: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield ("reward_clip",), "credit", "full returns are clipped, not their increments"
     if s.reward_level != "text":
         yield _OF_TEXT, "reward_level", "it concerns --reward-level text"
-    # The constant takes what other rewards take, so that a control differs in --reward alone.
-    if s.reward not in ("sentence_bleu", "gleu", "constant"):
-        yield ("reward_sacrebleu_tokenizer",), "reward", "only BLEU and GLEU have one"
-        if rewarded:
-            names = ("max_order", "smoothing", "sentence_end")
-            yield names, "reward", "this reward does not have it"
-    if rewarded and s.reward_level == "text":
-        yield ("sentence_end",), "reward_level", "text has no </s>; use --reward-level tokens"
-    if rewarded and s.reward == "gleu":
-        yield ("smoothing",), "reward", "this reward does not have it"
+    if rewarded:
+        unread = _OF_NGRAMS - flags_of(s.reward, s.reward_level)
+        yield tuple(sorted(unread)), "reward", "this reward does not read it"
+        if s.reward_level == "text":
+            yield ("sentence_end",), "reward_level", "text has no </s>; use --reward-level tokens"
     if ":" in s.reward:
         yield ("reward_workers",), "reward", "your own function runs in the training process"
     if s.cost == "cross_entropy":
         yield _OF_LENGTHS, "cost", "there are as many steps as the reference has tokens"
     if s.cost == "expected_bleu" and s.feed not in ("greedy", "sample"):
         yield _OF_LENGTHS, "feed", "there are as many steps as the reference has tokens"
-
-
-def probability(name: str, value: float, largest: float) -> None:
-    """Raise ``ValueError`` for a value of a schedule that is below 0 or above ``largest``."""
-    if at_least(name, value, 0) > largest:
-        raise ValueError(f"{name} is a probability, {largest} at most; got {value}")

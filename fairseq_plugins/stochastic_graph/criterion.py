@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from typing import Any
 
+import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
@@ -13,20 +13,19 @@ from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.batch import Batch
-from fairseq_plugins.flags import above, at_least, schedule_of
 from fairseq_plugins.metrics import log_loss
-from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.model_pass import check_model, model_pass
 from fairseq_plugins.optimizer_state import load_state_of_other_criterions
 from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
-from fairseq_plugins.stochastic_graph.consistency import check_consistent, probability
+from fairseq_plugins.stochastic_graph.consistency import check_consistent
 from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions
 from fairseq_plugins.stochastic_graph.costs.cross_entropy_cost import TokenLosses
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollout, Rollouts
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass, ScoredPasses
 from fairseq_plugins.stochastic_graph.state_size import decoder_state_size
-from fairseq_plugins.workers import LossScale, TrainStepWatch
+from fairseq_plugins.workers import TrainStepWatch
 
 logger = logging.getLogger(__name__)
 
@@ -49,22 +48,13 @@ class StochasticGraphCriterion(FairseqCriterion):
         check_consistent(self.settings, given)
         self.dictionary = task.target_dictionary
         self.train_step = TrainStepWatch(task)
-        text = self.settings.relaxation_temperature
-        temperature = schedule_of("--relaxation-temperature", text, above, 0)
         self.estimators = CriterionEstimators(
             self.settings,
-            temperature,
             self.train_step,
             state_size=lambda: decoder_state_size(task, "stochastic_graph"),
         )
-        self.rollouts = Rollouts(
-            self.settings,
-            schedule_of("--teacher-forcing", self.settings.teacher_forcing, probability, 1),
-            schedule_of("--teacher-prefix", self.settings.teacher_prefix, at_least, 0),
-            self.estimators,
-            self.dictionary,
-        )
-        self.passes = ScoredPasses(self.settings, self.estimators, temperature, self.dictionary)
+        parts = (self.settings, self.estimators, self.dictionary)
+        self.rollouts, self.passes = Rollouts(*parts), ScoredPasses(*parts)
         options = CostOptions(
             self.settings, task, self.estimators.token, self.train_step.sum_over_workers
         )
@@ -77,8 +67,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         self._in_one_pass = self.settings.feed == "teacher" and not (
             no_dropout or self.estimators.compare_with_greedy
         )
-        self._checked_model: weakref.ref[Any] | None = None
-        self._layers_ask: bool | None = None
+        self._layers_ask = True
         load_state_of_other_criterions(self)
 
     def forward(
@@ -102,28 +91,21 @@ class StochasticGraphCriterion(FairseqCriterion):
         # Of sizes, of rewards that are normalised, and of what moving averages learn.
         normalized = [3] if self.settings.reward_normalization == "batch" else []
         learned = [size] if (size := self.estimators.learned_size) else []
-        sizes = [3, *normalized, *learned]
-        with self.train_step.sums(sizes, sample["target"].device, self.training):
-            return self._forward(model, sample)
-
-    def _forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        if self._checked_model is None or self._checked_model() is not model:
-            check_model(model, "stochastic_graph")
-            check_autoregressive(model, "stochastic_graph")
-            self._checked_model, self._layers_ask = weakref.ref(model), None
-        sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
-        sentences = sample["target"].size(0)
+        announced = [3, *normalized, *learned]
+        sentences, device = sample["target"].size(0), sample["target"].device
         sample_size = sentences if self.settings.sentence_avg else sample["ntokens"]
-        scale = LossScale.of(
-            sample_size,
-            sentences,
-            sample["ntokens"],
-            sentence_avg=self.settings.sentence_avg,
-            device=sources.prev_output_tokens.device,
-            sum_over_workers=self.train_step.sum_over_workers,
-        )
-        step = self._training_step if self.training else self._validation_step
-        loss, value, logs = step(model, sources, scale)
+        with self.train_step.sums(announced, device, self.training):
+            check_model(model, "stochastic_graph", autoregressive=True)
+            sources = Batch.of(sample, self.dictionary, self.settings.ignore_prefix_size)
+            # Filled on the device: a tensor made of a list would be copied from the host.
+            sizes = torch.empty(3, device=device)
+            for position, size in enumerate((sample_size, sentences, sample["ntokens"])):
+                sizes[position].fill_(float(size))
+            whole, *counts = self.train_step.sum_over_workers(sizes)
+            # fairseq adds the workers' gradients and divides by the sum of their sample sizes.
+            per_sentence, per_token = (whole / count.clamp(min=1) for count in counts)
+            step = self._training_step if self.training else self._validation_step
+            loss, value, logs = step(model, sources, per_sentence, per_token)
         logged = {
             "ntokens": sample["ntokens"],
             "nsentences": sentences,
@@ -138,9 +120,13 @@ class StochasticGraphCriterion(FairseqCriterion):
         return loss, sample_size, logged
 
     def _training_step(
-        self, model: Any, sources: Batch, scale: LossScale
+        self, model: Any, sources: Batch, per_sentence: Tensor, per_token: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The surrogate loss, the value of what it stands for, and what to log."""
+        """The surrogate loss, the value of what it stands for, and what to log.
+
+        ``per_sentence`` and ``per_token`` are the factors with which sums over this worker's
+        sentences and tokens add up to the whole batch's mean times sample size.
+        """
         self.estimators.begin()
         update, batch = self.train_step.update, sources.reference.tokens.size(0)
         rollout, done = self._scored_rollout(model, sources, update)
@@ -152,8 +138,8 @@ class StochasticGraphCriterion(FairseqCriterion):
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
             # Finite also where no worker has a batch that counts, and the factor of all is 0.
-            weight = self.settings.cross_entropy_weight * scale.tokens
-            weight = weight / scale.sentences.clamp(min=1e-6)
+            ratio = per_token / per_sentence.clamp(min=1e-6)
+            weight = self.settings.cross_entropy_weight * ratio
             # No emitted token is fed, so that none of them has part in it.
             layers = {node.name for node in done.layers}
             done.graph.cost(
@@ -162,7 +148,7 @@ class StochasticGraphCriterion(FairseqCriterion):
             token_logs = {
                 name: total / rollout.batch.samples for name, total in losses.logs.items()
             }
-        factor = scale.tokens_alone if self.cost.per_token else scale.sentences
+        factor: Tensor | float = 1.0 if self.cost.per_token else per_sentence
         loss, value, logs = _summed(done.graph, factor, batch)
         prefix = "" if self.cost.per_token else _PER_SENTENCE
         for name, total in recorded.items():
@@ -170,9 +156,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         logs.update(token_logs)
         if self._adds_cross_entropy and not self._in_one_pass:
             graph, teacher_logs = self._teacher_graph(model, sources, update)
-            factor = scale.tokens * self.settings.cross_entropy_weight
-            added_loss, added_value, observed = _summed(graph, factor, batch, only="observed")
-            loss, value = loss + added_loss, value + added_value
+            weight = self.settings.cross_entropy_weight
+            added_loss, added_value, observed = _summed(graph, per_token, batch, only="observed")
+            loss, value = loss + weight * added_loss, value + weight * added_value
             logs.update(teacher_logs, **observed)
         self.estimators.learn()
         return self.estimators.anchored(loss), value, logs
@@ -182,23 +168,19 @@ class StochasticGraphCriterion(FairseqCriterion):
     ) -> tuple[Rollout, ScoredPass]:
         """What the decoder is fed and emits, and the pass with gradient over it.
 
-        A model's first batch shows whether it has stochastic layers, which may draw while outputs
-        are decoded.  Where a layer asks for the first time later on, the pass is done again.
+        After a batch in which no layer of the model asked for a sample, the next one is decoded
+        without draws.  If a layer asks there all the same, it is done again.
         """
-        replay = self._layers_ask is not False
-        rollout = self.rollouts.of(model, sources, update, replay=replay)
-        layers_draw = replay
-        if self._layers_ask is None and rollout.draws is not None:
-            layers_draw = rollout.draws.asked
-        tokens_alone = self.settings.scores_tokens and not self.cost.reads_logits
-        existing = tokens_alone and self.settings.feed in ("greedy", "sample")
-        done = self.passes.of(
-            model, rollout, update, layers_draw=layers_draw, only_existing=existing
-        )
-        drawn = rollout.draws is not None and rollout.draws.asked
-        self._layers_ask = self._layers_ask or drawn or done.graph.asked
-        if self._layers_ask and not layers_draw:
-            if not replay:
+        settings = self.settings
+        scored = settings.scores_tokens and settings.feed in ("greedy", "sample")
+        rollout = self.rollouts.of(model, sources, update, replay=self._layers_ask)
+        asked = rollout.draws is not None and rollout.draws.asked
+        in_pieces = scored and not self.cost.reads_logits and not asked
+        done = self.passes.of(model, rollout, update, in_pieces=in_pieces)
+        self._layers_ask = asked or done.graph.asked
+        without_draws = scored and rollout.draws is None
+        if done.graph.asked and (without_draws or done.positions is not None):
+            if without_draws:
                 rollout = self.rollouts.of(model, sources, update)
             done = self.passes.of(model, rollout, update)
         if done.positions is None and done.logits.dim() != 3 and not self.cost.bears_enumeration:
@@ -210,20 +192,21 @@ class StochasticGraphCriterion(FairseqCriterion):
         return rollout, done
 
     def _validation_step(
-        self, model: Any, sources: Batch, scale: LossScale
+        self, model: Any, sources: Batch, per_sentence: Tensor, per_token: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The same of what the model does deterministically, outside any graph."""
-        logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
-        losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
+        logits = model_pass(model, sources.net_input, sources.prev_output_tokens)
         costs, logs = self.cost.validate(
             sources, logits, lambda: self.rollouts.greedy(model, sources, update=None)
         )
-        value = (scale.tokens_alone if self.cost.per_token else scale.sentences) * costs.sum()
+        value = costs.sum()
         if not self.cost.per_token:
+            losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
             weight = self.settings.cross_entropy_weight
-            value = value + scale.tokens * weight * losses.total(losses.smoothed)
-        logs = {_PER_SENTENCE + name: total for name, total in logs.items()}
-        return value, value, {**losses.logs, **logs}
+            value = per_sentence * value + per_token * (weight * losses.total(losses.smoothed))
+            logs = {_PER_SENTENCE + name: total for name, total in logs.items()}
+            logs.update(losses.logs)
+        return value, value, logs
 
     def _teacher_graph(
         self, model: Any, sources: Batch, update: int
@@ -231,7 +214,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         """The cross-entropy that is added to another cost, over the teacher's prefix if any."""
         layers = self.estimators.layers["cross_entropy"]
         with StochasticGraph(default_estimator=layers, update=update) as graph:
-            logits = model_pass(model, sources.net_input, sources.prev_output_tokens).logits
+            logits = model_pass(model, sources.net_input, sources.prev_output_tokens)
         losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
         counts, logs = losses.counts, losses.logs
         if self.settings.teacher_prefix != "0":

@@ -19,11 +19,11 @@ from criterions.stochastic_graph import (
     GumbelSoftmax,
     LearnedBaseline,
     MovingAverage,
-    Schedule,
     ScoreFunction,
     StraightThrough,
     StraightThroughGumbel,
 )
+from fairseq_plugins.flags import above, schedule_of
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.token_estimators import TOKEN_ESTIMATORS
 from fairseq_plugins.workers import TrainStepWatch
@@ -71,10 +71,10 @@ class CriterionEstimators(nn.Module):
     and so takes a moving average.
     ``compare_with_greedy``: whether the cost of the greedy output is the baseline of either.
     ``reads_states``: whether the tokens' baseline reads the decoder's states.
+    ``temperature``: of relaxed feeding, by update.
 
     Args:
         settings: the objective.
-        temperature: of relaxed feeding, by update.
         train_step: sums over workers.
         state_size: finds the size of the decoder's state, where it is not given.
     """
@@ -82,12 +82,14 @@ class CriterionEstimators(nn.Module):
     def __init__(
         self,
         settings: Settings,
-        temperature: Schedule,
         train_step: TrainStepWatch,
         state_size: Callable[[], int],
     ) -> None:
         super().__init__()
         self._train_step = train_step
+        self.temperature = schedule_of(
+            "--relaxation-temperature", settings.relaxation_temperature, above, 0
+        )
 
         def baseline(name: str) -> Baseline:
             if name == "moving_average":
@@ -107,8 +109,8 @@ class CriterionEstimators(nn.Module):
         if settings.relaxed:
             self.relaxed = {
                 "soft": Expectation,
-                "gumbel": lambda: GumbelSoftmax(temperature),
-                "gumbel_st": lambda: StraightThroughGumbel(temperature),
+                "gumbel": lambda: GumbelSoftmax(self.temperature),
+                "gumbel_st": lambda: StraightThroughGumbel(self.temperature),
                 "straight_through": StraightThrough,
             }[settings.feed]()
         # The costs of the two passes differ in kind and size, and so do their averages.

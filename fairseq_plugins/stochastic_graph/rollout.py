@@ -11,14 +11,14 @@ from torch import Tensor
 
 from criterions.stochastic_graph import (
     NotReplayableError,
-    Schedule,
     SharedDrawError,
     StepwiseDraws,
     UnexpectedDrawError,
 )
 from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.batch import Batch, columns_of
-from fairseq_plugins.decoding import ForcedTokens, Sampling, decode, decode_limits
+from fairseq_plugins.decoding import Sampling, decode_batch
+from fairseq_plugins.flags import at_least, schedule_of
 from fairseq_plugins.rewards import Outputs
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.edited_references import edited
@@ -116,21 +116,18 @@ class Rollouts:
 
     Args:
         settings: the objective.
-        teacher_forcing, teacher_prefix: its schedules.
         estimators: those of stochastic layers decide what is drawn while tokens are decoded.
         dictionary: of the target language.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        teacher_forcing: Schedule,
-        teacher_prefix: Schedule,
-        estimators: CriterionEstimators,
-        dictionary: Dictionary,
+        self, settings: Settings, estimators: CriterionEstimators, dictionary: Dictionary
     ) -> None:
         self.settings, self.dictionary, self.estimators = settings, dictionary, estimators
-        self.teacher_forcing, self.teacher_prefix = teacher_forcing, teacher_prefix
+        self.teacher_forcing = schedule_of(
+            "--teacher-forcing", settings.teacher_forcing, at_least, 0, at_most=1
+        )
+        self.teacher_prefix = schedule_of("--teacher-prefix", settings.teacher_prefix, at_least, 0)
         self.sampling = None
         if settings.feed == "sample":
             self.sampling = Sampling(
@@ -176,7 +173,7 @@ class Rollouts:
             sampling=self.sampling,
             dropout=settings.sample_dropout == "both",
             # A cost for each token of the reference needs a position for each.
-            as_long_as_reference=settings.cost == "cross_entropy",
+            limits=batch.reference.num_tokens if settings.cost == "cross_entropy" else None,
             draws=draws,
         )
         if settings.candidate_reference:
@@ -201,40 +198,32 @@ class Rollouts:
             update: number of the update; None outside training, where there is no teacher.
         """
         teacher = 0 if update is None else int(self.teacher_prefix(update))
-        columns = columns_of(batch.reference.tokens)
-        return batch.exists & (columns < max(batch.prefix_size, teacher))
+        return batch.first_tokens(max(batch.prefix_size, teacher))
 
     def _decoded(
         self,
         model: Any,
         batch: Batch,
         forced: Tensor | None,
-        *,
-        sampling: Sampling | None = None,
-        dropout: bool = False,
-        as_long_as_reference: bool = False,
+        limits: Tensor | None = None,
         draws: StepwiseDraws | None = None,
+        **options: Any,
     ) -> Rollout:
-        if as_long_as_reference:
-            limits = batch.reference.num_tokens
-        else:
-            # The start symbol, too, takes one of the decoder's positions.
-            longest = min(self.settings.max_decode_length, model.max_decoder_positions() - 1)
-            lengths, ratio = batch.net_input["src_lengths"], self.settings.max_decode_ratio
-            limits = decode_limits(lengths, ratio, longest)
+        """What a model emits, as a rollout; ``options`` are those of :func:`decode`.
+
+        ``limits`` are tokens of each sentence, also after its ``</s>``.
+        """
         try:
-            decoded = decode(
+            decoded = decode_batch(
                 model,
-                batch.net_input,
+                batch,
+                self.dictionary,
+                self.settings,
+                forced,
                 limits,
-                eos=self.dictionary.eos(),
-                pad=self.dictionary.pad(),
-                sampling=sampling,
-                samples=batch.samples,
-                forced=None if forced is None else ForcedTokens(batch.reference.tokens, forced),
-                stop_at_eos=not as_long_as_reference,
-                dropout=dropout,
+                stop_at_eos=limits is None,
                 layers=draws,
+                **options,
             )
         except NotReplayableError as error:
             raise ValueError(f"--layer-estimator, or the layer's own estimator: {error}") from error

@@ -15,17 +15,16 @@ from criterions.stochastic_graph import (
     Mode,
     ReplayingGraph,
     SampleRequest,
-    Schedule,
     StochasticGraph,
     StochasticNode,
     deterministic_value,
 )
 from fairseq_plugins.decoding import evaluation_mode
-from fairseq_plugins.existing_positions import ExistingPositions
+from fairseq_plugins.existing_positions import ExistingPositions, decodes_in_pieces
 from fairseq_plugins.model_pass import (
-    decodes_in_pieces,
     given_reference,
     model_pass,
+    recorded_states,
     replaced_method,
 )
 from fairseq_plugins.stochastic_graph.config import Settings
@@ -39,8 +38,8 @@ class ScoredPass:
     """What the pass gives.
 
     ``graph``: with the nodes of the model's layers, and of relaxed tokens; still without costs.
-    ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any; of some
-    ``positions`` ``[positions, vocab]`` for each of their pieces.
+    ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any; with
+    ``positions`` a list, ``[positions, vocab]`` of each of their pieces.
     ``states``: ``[rows, length, channels]``, what a learned baseline reads; else None.
     ``positions``: those that were computed; None for all.
     """
@@ -62,13 +61,11 @@ class ScoredPasses:
 
     ``settings``: the objective.
     ``estimators``: of all nodes.
-    ``temperature``: of soft feeding, by update.
     ``dictionary``: of the target language.
     """
 
     settings: Settings
     estimators: CriterionEstimators
-    temperature: Schedule
     dictionary: Dictionary
 
     def of(
@@ -77,8 +74,7 @@ class ScoredPasses:
         rollout: Rollout,
         update: int,
         *,
-        layers_draw: bool = True,
-        only_existing: bool = False,
+        in_pieces: bool = False,
     ) -> ScoredPass:
         """Run the model on a rollout.
 
@@ -86,9 +82,9 @@ class ScoredPasses:
             model: in training mode.
             rollout: its layers' outcomes are replayed.
             update: its number, for schedules.
-            layers_draw: False for a model that has no stochastic layers.
-            only_existing: whether the logits of the rollout's tokens are all that is asked for;
-                then others are left out where the model allows that.
+            in_pieces: whether no layer asked for a sample while the tokens were decoded, and no
+                logits but theirs are asked for: then positions that do not exist are left out,
+                where the model allows that.
 
         Raises:
             ValueError: a layer does not go with the samples, or the states do not fit.
@@ -112,30 +108,29 @@ class ScoredPasses:
                     graph,
                     settings,
                     self.estimators.relaxed,
-                    self.temperature(update),
+                    self.estimators.temperature(update),
                     self.dictionary.pad(),
                 )
                 return ScoredPass(graph, logits, None)
-            positions = None
-            if only_existing and not layers_draw and decodes_in_pieces(model):
+            positions = states = None
+            if in_pieces and decodes_in_pieces(model):
                 # With dropout, equal outputs are scored each by itself.
                 group = batch.samples if settings.sample_dropout == "off" else 1
                 positions = ExistingPositions.of(rollout.tokens, rollout.num_tokens, group)
-                # A layer that asks all the same is noticed, and the batch is done again.
+                stack.enter_context(positions.decoded_alone(model))
+                # Whoever asks all the same is noticed, and the pass is done again.
                 stack.enter_context(replaced_method(graph, "record", _unrecorded))
-            if layers_draw and batch.samples > 1:
+            elif batch.samples > 1:
                 stack.enter_context(_no_layers_in_encoder(model, graph, batch.samples))
-            done = model_pass(
-                model,
-                batch.net_input,
-                rollout.fed,
-                samples=batch.samples,
-                features=self.estimators.reads_states,
-                positions=positions,
-            )
-        if done.features is not None:
-            self.estimators.check_states(done.features)
-        scored = ScoredPass(graph, done.logits, done.features, positions)
+            if self.estimators.reads_states:
+                recorded = stack.enter_context(recorded_states(model.decoder))
+            logits = model_pass(model, batch.net_input, rollout.fed, batch.samples)
+        if self.estimators.reads_states:
+            states = recorded[-1]
+            if positions is not None:
+                states = positions.spread([piece.flatten(0, 1) for piece in recorded])
+            self.estimators.check_states(states)
+        scored = ScoredPass(graph, logits, states, positions)
         tokens_drawn = settings.feed != "teacher" or settings.target == "raml"
         if batch.samples > 1 and not tokens_drawn and settings.cost != "reward":
             _check_something_drawn(scored, batch.samples)

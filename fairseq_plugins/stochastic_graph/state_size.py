@@ -10,22 +10,20 @@ import torch
 from fairseq.tasks import FairseqTask
 
 from fairseq_plugins.decoding import evaluation_mode
-from fairseq_plugins.model_pass import check_autoregressive, check_model, model_pass
+from fairseq_plugins.model_pass import (
+    check_model,
+    model_pass,
+    recorded_states,
+)
 
 _MODEL = "_fairseq_plugins_model"
 
 
-class _Reference:
-    """A weak reference to a model, which a pickled task goes without."""
-
-    def __init__(self, model: Any = None) -> None:
-        self._known = () if model is None else (weakref.ref(model),)
-
-    def __call__(self) -> Any:
-        return self._known[0]() if self._known else None
+class _Reference(weakref.ref):
+    """A weak reference to a model; a pickled task has one to nothing in its place."""
 
     def __reduce__(self) -> Any:
-        return _Reference, ()
+        return type, (None,)
 
 
 def _remember_model(build_model: Any) -> Any:
@@ -53,25 +51,24 @@ def decoder_state_size(task: Any, criterion: str) -> int:
     Raises:
         ValueError: the model has no such state, or does not run on a source of one token.
     """
-    model = getattr(task, _MODEL, lambda: None)()
+    model = getattr(task, _MODEL, type(None))()
     if model is None:
         raise ValueError(
             "--baseline learned: the task has not built the model; give --baseline-state-dim, the "
             "size of the decoder's state"
         )
-    check_model(model, criterion)
-    check_autoregressive(model, criterion)
+    check_model(model, criterion, autoregressive=True)
     eos = torch.full((1, 1), task.target_dictionary.eos(), device=next(model.parameters()).device)
     net_input = {"src_tokens": eos, "src_lengths": torch.ones_like(eos[0])}
     # What is drawn in training stays the same whether the size is given or not.
     devices = [eos.device] if eos.is_cuda else []
     with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(model):
         try:
-            features = model_pass(model, net_input, eos, features=True).features
+            with recorded_states(model.decoder) as states:
+                model_pass(model, net_input, eos)
         except (TypeError, RuntimeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"--baseline learned: {type(model).__name__} does not run on a source of one token "
                 f"({error}); give --baseline-state-dim, the size of the decoder's state"
             ) from error
-    assert features is not None
-    return features.size(-1)
+    return states[-1].size(-1)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import criterions
-from criterions import CANDIDATE_LOSSES, TokenCategorical
+from criterions import (
+    CANDIDATE_LOSSES,
+    TokenCategorical,
+    bleu_from_statistics,
+    gleu_from_statistics,
+    prefix_statistics,
+)
 
 FLOATS = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 INTEGERS = st.sampled_from([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
@@ -97,8 +103,8 @@ def test_counted_scores_are_those_of_int64(seed, batch, length, ref_len, ids, ot
         (criterions.bleu, ()),
         (lambda *x, **o: criterions.bleu(*x, level="sentence", **o), (batch,)),
         (criterions.gleu, (batch,)),
-        (criterions.prefix_bleu, (batch, length)),
-        (criterions.prefix_gleu, (batch, length)),
+        (lambda *x, **o: bleu_from_statistics(*prefix_statistics(*x, **o)), (batch, length)),
+        (lambda *x, **o: gleu_from_statistics(prefix_statistics(*x, **o)), (batch, length)),
     ):
         found = function(tokens.to(ids), references.to(others), max_order=order)
         assert found.shape == shape

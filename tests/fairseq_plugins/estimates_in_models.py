@@ -11,7 +11,7 @@ from fairseq_setup import graph_criterion, sample_of
 from stochastic_layer_models import EOS, PAD, WORD, Forced, Model, Outcome
 
 from criterions.stochastic_graph import Baseline
-from fairseq_plugins.stochastic_graph import rollout
+from fairseq_plugins import decoding
 
 SOURCE = [WORD, EOS]
 
@@ -123,14 +123,14 @@ def assert_same(actual, expected):
 def drawn_by_layers(model, criterion, batch):
     """What a training step gave to ``decode`` for layers to draw into, and what it ends up with."""
     given = []
-    decode = rollout.decode
+    decode = decoding.decode
 
     def watched(*arguments, layers=None, **keywords):
         given.append(layers)
         return decode(*arguments, layers=layers, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "decode", watched)
+        patch.setattr(decoding, "decode", watched)
         estimate(model, criterion, batch)
     return given
 

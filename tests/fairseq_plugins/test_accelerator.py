@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq_setup import FixedRows, sample_of, setup
 
-from fairseq_plugins.stochastic_graph import rollout
+from fairseq_plugins import decoding
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device: the host must not wait for it"
@@ -96,7 +96,7 @@ def test_a_step_of_the_stochastic_graph_that_does_not_decode_never_waits(corpus,
 def test_what_follows_decoding_never_waits(corpus, options, monkeypatch):
     """The pass with gradient, the reward and the surrogate; the decode itself is left out."""
     built = setup(corpus, name="stochastic_graph", **options)
-    decode = rollout.decode
+    decode = decoding.decode
 
     def waiting(*arguments, **keywords):
         before = torch.cuda.get_sync_debug_mode()
@@ -106,5 +106,5 @@ def test_what_follows_decoding_never_waits(corpus, options, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
-    monkeypatch.setattr(rollout, "decode", waiting)
+    monkeypatch.setattr(decoding, "decode", waiting)
     assert_never_waits(built, RowsOfSources)

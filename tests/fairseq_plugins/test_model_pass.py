@@ -5,7 +5,8 @@ import torch
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq_setup import ARCHITECTURES, FixedRows, sample_of, setup
 
-from fairseq_plugins.model_pass import decodes_in_pieces, model_pass
+from fairseq_plugins.existing_positions import decodes_in_pieces
+from fairseq_plugins.model_pass import model_pass, recorded_states
 
 TIED = {
     "transformer": ("--share-decoder-input-output-embed",),
@@ -49,18 +50,19 @@ def test_samples_in_one_pass_have_the_logits_and_gradients_of_repeated_sources(c
     handle = model.encoder.register_forward_pre_hook(
         lambda module, arguments: encoded.append(arguments[0].size(0))
     )
-    actual = model_pass(model, net_input, tokens, samples=3, features=True)
+    with recorded_states(model.decoder) as states:
+        actual = model_pass(model, net_input, tokens, samples=3)
     handle.remove()
     assert encoded == [4]
     repeated = {
         key: net_input[key].repeat_interleave(3, dim=0) for key in ("src_tokens", "src_lengths")
     }
     expected = model(**repeated, prev_output_tokens=tokens)[0]
-    torch.testing.assert_close(actual.logits, expected)
-    assert actual.features.shape[:2] == tokens.shape
+    torch.testing.assert_close(actual, expected)
+    assert [state.shape[:2] for state in states] == [tokens.shape]
     factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        gradients(model, (actual.logits * factors).sum()),
+        gradients(model, (actual * factors).sum()),
         gradients(model, (expected * factors).sum()),
         rtol=1e-4,
         atol=1e-4,
@@ -69,22 +71,14 @@ def test_samples_in_one_pass_have_the_logits_and_gradients_of_repeated_sources(c
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "shared-embeddings"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_features_are_what_the_logits_are_computed_from(corpus, arch, tied):
+def test_states_are_what_the_logits_are_computed_from(corpus, arch, tied):
     model, net_input = built_model(corpus, arch, flags=TIED[arch] if tied else ())
-    result = model_pass(model, net_input, net_input["prev_output_tokens"], features=True)
     decoder = model.decoder
+    with recorded_states(decoder) as states:
+        logits = model_pass(model, net_input, net_input["prev_output_tokens"])
     output_layer = decoder.fc3 if arch == "fconv" else decoder.output_layer
-    torch.testing.assert_close(output_layer(result.features), result.logits)
-    assert result.features.requires_grad
-
-
-def test_features_are_not_recorded_unless_asked_for(corpus):
-    model, net_input = built_model(corpus, "transformer")
-    result = model_pass(model, net_input, net_input["prev_output_tokens"])
-    logits, extra = model(**net_input)
-    assert result.features is None
-    torch.testing.assert_close(result.logits, logits)
-    torch.testing.assert_close(result.extra["inner_states"], extra["inner_states"])
+    torch.testing.assert_close(output_layer(states[-1]), logits)
+    assert states[-1].requires_grad
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "shared-embeddings"])
@@ -94,11 +88,12 @@ def test_a_pass_leaves_no_trace_even_where_it_fails(corpus, arch, tied):
     model(**net_input)  # fairseq's modules keep some things themselves
     tokens = net_input["prev_output_tokens"].repeat_interleave(2, dim=0)
     before = traces(model)
-    model_pass(model, net_input, tokens, samples=2, features=True)
+    with recorded_states(model.decoder):
+        model_pass(model, net_input, tokens, samples=2)
     assert traces(model) == before
     too_large = torch.full_like(tokens, 10_000)
-    with pytest.raises(IndexError):
-        model_pass(model, net_input, too_large, samples=2, features=True)
+    with pytest.raises(IndexError), recorded_states(model.decoder):
+        model_pass(model, net_input, too_large, samples=2)
     assert traces(model) == before
 
 
@@ -111,8 +106,8 @@ def test_wrong_number_of_rows_is_refused(corpus):
 def test_an_architecture_without_state_is_refused_by_the_flags_name():
     model = FixedRows(torch.randn(2, 4, 10))
     net_input = sample_of([[4, 5], [6]], eos=2, pad=1)["net_input"]
-    with pytest.raises(ValueError, match="--baseline learned"):
-        model_pass(model, net_input, net_input["prev_output_tokens"], features=True)
+    with pytest.raises(ValueError, match="--baseline learned"), recorded_states(model.decoder):
+        model_pass(model, net_input, net_input["prev_output_tokens"])
 
 
 def test_an_architecture_that_does_not_call_its_encoder_cannot_share_it():
@@ -141,8 +136,9 @@ def test_pytorchs_data_parallel_wrapper_gets_the_same_gradient(corpus, arch, lon
     tokens = other_tokens(net_input, 2)
 
     def loss(one):
-        result = model_pass(one, net_input, tokens, samples=2, features=True)
-        return result.logits.logsumexp(-1).square().sum() + result.features.square().sum()
+        with recorded_states(one.decoder) as states:
+            logits = model_pass(one, net_input, tokens, samples=2)
+        return logits.logsumexp(-1).square().sum() + states[-1].square().sum()
 
     expected = gradients(model, loss(model))
     torch.testing.assert_close(gradients(other, loss(wrapped)), expected)

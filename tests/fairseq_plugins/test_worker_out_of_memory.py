@@ -1,11 +1,13 @@
 """One of two workers runs out of memory in a batch: fairseq leaves the batch out and goes on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from training_flags import expected_bleu, sgd, stochastic_graph
 from two_workers import two_workers
 
-from fairseq_plugins.workers import StepSums
+from fairseq_plugins.workers import TrainStepWatch
 
 PLUGIN = """
 import fairseq_plugins  # noqa: F401
@@ -65,7 +67,10 @@ def test_both_workers_go_on(corpus, tmp_path, criterion, flags):
 def test_a_dummy_batch_adds_nothing_and_keeps_its_graph():
     """Its loss is multiplied by 0 and goes backward, also where the sums are all that it is of."""
     local = torch.tensor([1.0, float("nan")], requires_grad=True)
-    total = StepSums([3], is_dummy=True)(local)
+    watch = TrainStepWatch(SimpleNamespace(train_step=lambda: None))
+    watch.is_dummy = True
+    with watch.sums([3], local.device, training=True):
+        total = watch.sum_over_workers(local)
     assert total.tolist() == [0, 0]
     (gradient,) = torch.autograd.grad(total.sum(), local)
     assert gradient.tolist() == [0, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -29,125 +28,81 @@ _SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 """With it, a network whose output is 0 has a standard deviation of 1."""
 _SMALLEST = 1e-4
 """Lower bound of standard deviations."""
+_WIDEST_ANGLE = math.pi
+"""Upper bound of those of angles.  A Gaussian this wide on the circle is uniform but for 1 part in
+100; on the torus angles that are uniform leave more points on the inside than on the outside."""
+_WIDEST_TANGENT = 2.0
+"""Upper bound of those on sphere and SO(3): wider is no closer to uniform."""
 
 
-class LatentKind(ABC):
+class LatentKind:
     """A family of distributions of a latent variable that has independent parts.
 
-    The parts are the dimensions of a vector, or points on several copies of a manifold; each has
-    ``part_parameters``, outputs of a network, and a value of size ``part_features``.  All
-    distributions are ``Independent(part, 1)``, of batch shape ``[batch]``.
+    The parts are the dimensions of a vector, each Gaussian, or points on several copies of a
+    manifold: a Gaussian of a point's coordinates, embedded in space.  On circle and torus the
+    coordinates are angles modulo 2 pi, located by their means.  On sphere and SO(3) they are those
+    of the tangent space, located by a rotation of six numbers, see :func:`rotation_from_numbers`;
+    on the sphere one of its degrees of freedom turns the directions of the standard deviations.
+
+    All distributions are ``Independent(part, 1)``, of batch shape ``[batch]``.
+
+    ``parameters``: outputs of a network that a distribution needs.
+    ``features``: size of a value.
+    ``widest``: on a manifold, upper bound of the coordinates' standard deviations.
     """
 
-    def __init__(self, parts: int, part_parameters: int, part_features: int) -> None:
-        self.parts = parts
-        self.parameters = parts * part_parameters
-        """Outputs of a network that a distribution needs."""
-        self.features = parts * part_features
-        """Size of a value."""
+    def __init__(self, parts: int, embedding: Embedding | None = None) -> None:
+        self.parts, self.embedding = parts, embedding
+        self._coordinates, ambient, location = 1, 1, 1
+        if embedding is not None:
+            self._coordinates, ambient = embedding.coordinates, embedding.ambient
+            location = 6 if embedding.rotates else embedding.coordinates
+            self.widest = _WIDEST_TANGENT if embedding.rotates else _WIDEST_ANGLE
+        self.parameters = parts * (location + self._coordinates)
+        self.features = parts * ambient
 
     def distribution(self, parameters: Tensor) -> Independent:
         """Of any numbers ``[batch, parameters]``; in float32 at least."""
-        parameters = at_least_float32(parameters).unflatten(1, (self.parts, -1))
-        return Independent(self._part(parameters), 1, validate_args=False)
+        numbers = at_least_float32(parameters).unflatten(1, (self.parts, -1))
+        location, spread = numbers.tensor_split([-self._coordinates], dim=-1)
+        # Deviations are 1 where the numbers are 0.
+        if self.embedding is None:
+            deviation = softplus(spread + _SOFTPLUS_INVERSE_OF_1) + _SMALLEST
+            part: Distribution = _normal(location.squeeze(-1), deviation.squeeze(-1))
+        else:
+            deviation = _SMALLEST + self.widest * (spread - math.log(self.widest - 1)).sigmoid()
+            mean, rotation = location, None
+            if self.embedding.rotates:
+                mean, rotation = torch.zeros_like(deviation), rotation_from_numbers(location)
+            coordinates = Independent(_normal(mean, deviation), 1, validate_args=False)
+            part = EmbeddedDistribution(coordinates, self.embedding, rotation)
+        return Independent(part, 1, validate_args=False)
 
     def prior(self, source: Tensor, parameters: Sequence[Tensor]) -> Independent:
-        """p(z | x), with one tensor ``[batch, parameters]``, or p(z), with none."""
+        """p(z | x), with one tensor ``[batch, parameters]``; with none standard normal or uniform.
+
+        ``source`` has the batch's size, dtype and device.
+        """
         if parameters:
             return self.distribution(*parameters)
         zeros = at_least_float32(source.new_zeros(source.size(0), self.parts))
-        return Independent(self._fixed_part(zeros), 1, validate_args=False)
-
-    @abstractmethod
-    def _part(self, parameters: Tensor) -> Distribution:
-        """Of batch shape ``[batch, parts]``, from ``[batch, parts, part_parameters]``."""
-
-    @abstractmethod
-    def _fixed_part(self, zeros: Tensor) -> Distribution:
-        """Standard normal or uniform, of the batch shape ``[batch, parts]`` of ``zeros``."""
+        if self.embedding is None:
+            part: Distribution = _normal(zeros, zeros + 1)
+        else:
+            part = UniformOnManifold(self.embedding, zeros)
+        return Independent(part, 1, validate_args=False)
 
 
-class GaussianKind(LatentKind):
-    """A vector with independent Gaussian components; each is a part."""
-
-    def __init__(self, parts: int) -> None:
-        super().__init__(parts, part_parameters=2, part_features=1)
-
-    def _part(self, parameters: Tensor) -> Distribution:
-        mean, numbers = parameters.unbind(-1)
-        deviation = softplus(numbers + _SOFTPLUS_INVERSE_OF_1) + _SMALLEST
-        return Normal(mean, deviation, validate_args=False)
-
-    def _fixed_part(self, zeros: Tensor) -> Distribution:
-        return Normal(zeros, zeros + 1, validate_args=False)
-
-
-class ManifoldKind(LatentKind):
-    """Points on copies of a manifold: a Gaussian of its coordinates, embedded in space.
-
-    ``location_parameters`` of a part's parameters say where the Gaussian is.
-    """
-
-    widest: float
-    """Upper bound of the coordinates' standard deviations."""
-
-    def __init__(self, embedding: Embedding, location_parameters: int, parts: int) -> None:
-        super().__init__(parts, location_parameters + embedding.coordinates, embedding.ambient)
-        self.embedding = embedding
-
-    def _fixed_part(self, zeros: Tensor) -> Distribution:
-        return UniformOnManifold(self.embedding, zeros)
-
-    def _part(self, parameters: Tensor) -> Distribution:
-        coordinates = self.embedding.coordinates
-        location, numbers = parameters[..., :-coordinates], parameters[..., -coordinates:]
-        # 1 where the numbers are 0.
-        deviation = _SMALLEST + self.widest * (numbers - math.log(self.widest - 1)).sigmoid()
-        return self._located(location, deviation)
-
-    @abstractmethod
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
-        """From ``[batch, parts, location_parameters]`` and ``[batch, parts, coordinates]``."""
-
-
-class AnglesKind(ManifoldKind):
-    """Circle or torus: Gaussian angles modulo 2π, located by their means."""
-
-    widest = math.pi
-    """A Gaussian this wide on the circle is uniform but for 1 part in 100.
-
-    On the torus angles that are uniform leave more points on the inside than on the outside.
-    """
-
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
-        return EmbeddedDistribution(_gaussian(location, deviation), self.embedding)
-
-
-class RotatedKind(ManifoldKind):
-    """Sphere or SO(3): a Gaussian in the tangent space, located by a rotation.
-
-    The rotation has six numbers, see :func:`rotation_from_numbers`; on the sphere one of its
-    degrees of freedom turns the directions of the standard deviations.
-    """
-
-    widest = 2.0
-    """Wider is no closer to uniform."""
-
-    def _located(self, location: Tensor, deviation: Tensor) -> EmbeddedDistribution:
-        gaussian = _gaussian(torch.zeros_like(deviation), deviation)
-        return EmbeddedDistribution(gaussian, self.embedding, rotation_from_numbers(location))
-
-
-def _gaussian(mean: Tensor, deviation: Tensor) -> Independent:
-    return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
+def _normal(mean: Tensor, deviation: Tensor) -> Normal:
+    return Normal(mean, deviation, validate_args=False)
 
 
 KINDS: dict[str, Callable[[int], LatentKind]] = {
-    "gaussian": GaussianKind,
-    "circle": partial(AnglesKind, Circle(), 1),
-    "torus": partial(AnglesKind, Torus(), 2),
-    "sphere": partial(RotatedKind, Sphere(), 6),
-    "so3": partial(RotatedKind, Rotations(), 6),
+    "gaussian": LatentKind,
+    "circle": partial(LatentKind, embedding=Circle()),
+    "torus": partial(LatentKind, embedding=Torus()),
+    "sphere": partial(LatentKind, embedding=Sphere()),
+    "so3": partial(LatentKind, embedding=Rotations()),
 }
 """By value of ``--latent``; called with the number of parts."""
 

@@ -77,6 +77,8 @@ class Cost(ABC):
     ) -> tuple[Tensor, Logs]:
         """The cost of each sentence of what the model does deterministically, ``[batch]``.
 
+        With it, sums over the sentences to log.
+
         Args:
             sources: the batch, with one row for each source.
             logits: ``[batch, tgt_len, vocab]`` of the teacher-forced pass.

@@ -78,4 +78,4 @@ class CrossEntropy(Cost):
         self, sources: Batch, logits: Tensor, greedy: Callable[[], Rollout]
     ) -> tuple[Tensor, Logs]:
         losses = TokenLosses.of(logits, sources, self.settings.label_smoothing)
-        return losses.smoothed.masked_fill(~losses.counts, 0).sum(-1), {}
+        return losses.smoothed.masked_fill(~losses.counts, 0).sum(-1), losses.logs

@@ -15,8 +15,8 @@ from fairseq_setup import (
     statistics_of,
 )
 
+from fairseq_plugins import decoding
 from fairseq_plugins.decoding import DecodedTokens
-from fairseq_plugins.expected_bleu import autoregressive as module
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 LOWEST_ID_OF_A_WORD = 4  # after <s>, <pad>, </s>, <unk>
@@ -55,8 +55,8 @@ def test_padding_never_counts_around_a_sampled_prefix(corpus, learnt, arch, monk
         drawn.append(module_decode(*arguments, **keywords))
         return drawn[-1]
 
-    module_decode = module.decode
-    monkeypatch.setattr(module, "decode", draw)
+    module_decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", draw)
     batched = statistics_of(built.log(sample))
     (batch,) = drawn
     assert batch.emitted.unique().numel() > 1, "sampled prefixes of one length test nothing"
@@ -70,7 +70,7 @@ def test_padding_never_counts_around_a_sampled_prefix(corpus, learnt, arch, monk
         )
 
     indices = iter(range(len(batch.emitted)))
-    monkeypatch.setattr(module, "decode", replay)
+    monkeypatch.setattr(decoding, "decode", replay)
     torch.testing.assert_close(batched, summed_one_by_one(built, sample), **TOLERANCE)
 
 

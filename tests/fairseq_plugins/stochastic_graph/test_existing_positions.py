@@ -1,7 +1,5 @@
 """A pass over the positions that exist gives what a pass over all of them gives."""
 
-import weakref
-
 import pytest
 import torch
 from fairseq_setup import ARCHITECTURES, graph_criterion, setup
@@ -9,7 +7,6 @@ from torch.distributions import OneHotCategorical
 
 from criterions.stochastic_graph import sample as sample_layer
 from fairseq_plugins import existing_positions
-from fairseq_plugins import model_pass as model_passes
 from fairseq_plugins.existing_positions import ExistingPositions
 from fairseq_plugins.model_pass import model_pass
 from fairseq_plugins.stochastic_graph import scored_pass
@@ -29,15 +26,6 @@ OBJECTIVES = {
     "mixer": {"objective": "mixer", "teacher_prefix": "2", "baseline": "none"},
     "prefix": {"objective": "leave_one_out", "ignore_prefix_size": 1},
 }
-
-
-def scored(built, criterion, sample, layers_ask):
-    """Loss, gradients and log of a step in which the model's layers are known to ask, or not."""
-    criterion._checked_model = weakref.ref(built.model)
-    criterion._layers_ask = layers_ask
-    built.criterion = criterion
-    torch.manual_seed(3)
-    return built.gradient(sample)
 
 
 @pytest.mark.parametrize("most", [1, 20, 10_000], ids="pieces of {}".format)
@@ -72,11 +60,15 @@ def check(built, options, monkeypatch, **tolerance):
     )
     built.model.train()
     sample = built.batch(*range(6))
-    criterion = graph_criterion(built, max_decode_length=9, **options)
-    loss, gradients, log = scored(built, criterion, sample, layers_ask=True)
-    assert not made
-    other_loss, other_gradients, other_log = scored(built, criterion, sample, layers_ask=False)
+    built.criterion = graph_criterion(built, max_decode_length=9, **options)
+    torch.manual_seed(3)
+    other_loss, other_gradients, other_log = built.gradient(sample)
     assert made
+    made.clear()
+    monkeypatch.setattr(scored_pass, "decodes_in_pieces", lambda model: False)
+    torch.manual_seed(3)
+    loss, gradients, log = built.gradient(sample)
+    assert not made
     tolerance = tolerance or {"atol": 1e-6, "rtol": 1e-4}
     torch.testing.assert_close(loss, other_loss, **tolerance)
     assert any(gradient.abs().sum() > 0 for gradient in gradients.values())
@@ -140,8 +132,9 @@ def test_a_pass_of_some_positions_leaves_the_encoders_output_alone(corpus, arch)
         tuple(fed.shape), [(torch.tensor([3, 1]), 4), (torch.tensor([0, 2]), 2)], None
     )
     built.model.eval()
-    logits = positions.spread(model_pass(built.model, net_input, fed, positions=positions).logits)
-    whole = model_pass(built.model, net_input, fed).logits
+    with positions.decoded_alone(built.model):
+        logits = positions.spread(model_pass(built.model, net_input, fed))
+    whole = model_pass(built.model, net_input, fed)
     exists = torch.arange(fed.size(1)) < lengths.unsqueeze(1)
     torch.testing.assert_close(logits[exists], whole[exists])
 
@@ -157,5 +150,5 @@ def test_pieces_leave_the_encoding_to_each_other():
         return encoder_out
 
     for row in range(3):
-        own = reorder(model_passes._copied(encoding), torch.tensor([row]))
+        own = reorder(existing_positions._copied(encoding), torch.tensor([row]))
         assert own["encoder"]["encoder_out"][0].tolist() == own["states"][0][0].tolist() == [row]

@@ -15,8 +15,8 @@ from fairseq_setup import (
 )
 
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins import decoding
 from fairseq_plugins.decoding import DecodedTokens
-from fairseq_plugins.stochastic_graph import rollout
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
 EOS, PAD = 2, 1
@@ -26,7 +26,7 @@ EOS, PAD = 2, 1
 def decodes(monkeypatch):
     """What ``decode`` returned, sampled outputs only."""
     results = []
-    decode = rollout.decode
+    decode = decoding.decode
 
     def recording(*arguments, sampling=None, **keywords):
         result = decode(*arguments, sampling=sampling, **keywords)
@@ -34,7 +34,7 @@ def decodes(monkeypatch):
             results.append(result)
         return result
 
-    monkeypatch.setattr(rollout, "decode", recording)
+    monkeypatch.setattr(decoding, "decode", recording)
     return results
 
 
@@ -217,7 +217,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
     samples = options.get("samples", 1)
     sample = built.batch(20, 24, 28)
     drawn = {}
-    decode, sample_law = rollout.decode, TokenCategorical.sample
+    decode, sample_law = decoding.decode, TokenCategorical.sample
     replaying = None
 
     def recording_decode(*arguments, sampling=None, **keywords):
@@ -239,7 +239,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
             return drawn["tokens"]
         return drawn["tokens"][replaying : replaying + 1, : law.batch_shape[1]]
 
-    monkeypatch.setattr(rollout, "decode", recording_decode)
+    monkeypatch.setattr(decoding, "decode", recording_decode)
     monkeypatch.setattr(TokenCategorical, "sample", recording_sample)
     loss, gradients, logged = built.gradient(sample)
     total, log_total = 0.0, 0.0

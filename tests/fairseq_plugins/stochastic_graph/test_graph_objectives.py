@@ -6,7 +6,8 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, evaluating, graph_criterion, setup
 
-from fairseq_plugins.stochastic_graph import relaxed_pass, rollout
+from fairseq_plugins import decoding
+from fairseq_plugins.stochastic_graph import relaxed_pass
 
 
 def built_with(corpus, learnt, arch="transformer", **options):
@@ -23,14 +24,14 @@ def assert_same(one, other, rtol=1e-5, atol=1e-6):
 def decodes(monkeypatch):
     """Calls of ``decode``: its arguments by name, and what it returned."""
     calls = []
-    decode = rollout.decode
+    decode = decoding.decode
 
     def recording(*arguments, **keywords):
         result = decode(*arguments, **keywords)
         calls.append((keywords, result))
         return result
 
-    monkeypatch.setattr(rollout, "decode", recording)
+    monkeypatch.setattr(decoding, "decode", recording)
     return calls
 
 
@@ -236,7 +237,7 @@ def test_the_self_critical_baseline_is_the_reward_of_the_greedy_output(
             greedy = generator.generate([built.model], sample)[0][0]["tokens"]
         reference = words_of(sample["target"][0])
         expected = sentence_bleu(words_of(greedy), reference)
-        sampled = next(d for k, d in reversed(decodes) if k["sampling"] is not None)
+        sampled = next(d for k, d in reversed(decodes) if k.get("sampling") is not None)
         reward = sentence_bleu(words_of(sampled.tokens[0]), reference)
         log = {name.split("/")[-1]: float(value) for name, value in logged.items()}
         assert log["reward_greedy"] == pytest.approx(expected, rel=1e-5)

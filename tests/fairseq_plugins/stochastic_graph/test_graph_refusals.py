@@ -157,7 +157,7 @@ REFUSED = [
 ]
 
 OUT_OF_RANGE = [
-    ({"feed": "sample", "teacher_forcing": "1.5"}, "--teacher-forcing is a probability.*1.5"),
+    ({"feed": "sample", "teacher_forcing": "1.5"}, "--teacher-forcing must be at most 1; got 1.5"),
     (
         {"feed": "sample", "teacher_forcing": "linear:1:-1:9"},
         "--teacher-forcing must be at least 0",

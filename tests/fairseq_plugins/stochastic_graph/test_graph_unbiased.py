@@ -14,9 +14,9 @@ from fairseq.data import Dictionary
 from fairseq_setup import graph_criterion, sample_of, setup
 
 from criterions.token_categorical import TokenCategorical
+from fairseq_plugins import decoding
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.decoding import DecodedTokens
-from fairseq_plugins.stochastic_graph import rollout
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ class Tiny:
 
     def average(self, criterion, monkeypatch, outputs, probabilities, samples=1):
         """The estimates of all outputs (of all tuples of ``samples`` outputs), weighted."""
-        decode = rollout.decode
+        decode = decoding.decode
         forced = []
 
         def forcing(*arguments, sampling=None, **keywords):
@@ -122,7 +122,7 @@ class Tiny:
                 return decode(*arguments, sampling=sampling, **keywords)
             return self.decoded(forced)
 
-        monkeypatch.setattr(rollout, "decode", forcing)
+        monkeypatch.setattr(decoding, "decode", forcing)
         total = [torch.zeros_like(p) for p in self.model.parameters()]
         for chosen in itertools.product(range(len(outputs)), repeat=samples):
             forced = [outputs[index] for index in chosen]
@@ -388,7 +388,7 @@ def test_risk_over_all_outputs_is_the_expected_cost(corpus, monkeypatch, arch):
     expected, _ = true_gradient(tiny, outputs, lambda o, _: 1 - reward_of(o))
     # Two outputs twice: the same candidate counts once.
     candidates = tiny.decoded([*outputs, outputs[0], outputs[-1]])
-    monkeypatch.setattr(rollout, "decode", lambda *_, **__: candidates)
+    monkeypatch.setattr(decoding, "decode", lambda *_, **__: candidates)
     assert_same_gradients(tiny.estimate(criterion), expected)
 
 

@@ -11,7 +11,7 @@ import pytest
 from fairseq import options
 
 from criterions.manifolds import TURNS
-from fairseq_plugins.models.latent.latent_distributions import KINDS, ManifoldKind
+from fairseq_plugins.models.latent.latent_distributions import KINDS
 from fairseq_plugins.models.latent.latent_transformer import LatentFlags
 
 PAGE = (Path(__file__).parents[4] / "docs" / "latent_variables.md").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_commands_are_understood(number):
 def test_distributions_are_narrow_enough_for_the_turns_that_are_summed():
     """The probability that the page gives for what is missed: twice a Gaussian's tail."""
     kinds = [make(1) for make in KINDS.values()]
-    widest = max(kind.widest for kind in kinds if isinstance(kind, ManifoldKind))
+    widest = max(kind.widest for kind in kinds if kind.embedding is not None)
     reach = (2 * TURNS + 1) * math.pi / widest
     assert widest == math.pi
     # Two angles, or a bound of a chi distribution's tail that is a thousand times too large.
