@@ -20,9 +20,9 @@ LAYERS, UNITS = 3, 256
 
 
 class EndingDecoder(TransformerDecoder):
-    """The law of ``</s>`` is imposed: an output's length is normal around that of its source.
+    """The probability of ``</s>`` is imposed: an output's length is normal around that of its source.
 
-    The other tokens keep the law of the random weights.  Nothing is done that depends on who
+    The other tokens keep the probabilities of the random weights.  Nothing is done that depends on who
     decodes: the same rows at the same step end with the same probability.
     """
 

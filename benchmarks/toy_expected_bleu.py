@@ -191,7 +191,7 @@ EXPLANATION = """\
 # The toy experiment of the differentiable BLEU bound
 
 Written by `{command}`; the setting is that of Zhukov, Golikov and Kretov (arXiv 1712.04708).
-The parameters are rows of logits, one row a token, drawn from a standard normal law; the
+The parameters are rows of logits, one row a token, drawn from a standard normal distribution; the
 reference's tokens are drawn uniformly. Adam (learning rate 1, torch's other defaults) takes
 {steps} steps to maximise the published bound of order N, without smoothing. The candidate has as
 many tokens as the reference. Every number below is unsmoothed BLEU from 0 to 1 and a mean over

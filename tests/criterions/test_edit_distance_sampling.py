@@ -204,7 +204,7 @@ def test_lengths_and_padding(kind: str):
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)
-def test_other_sentences_and_padding_columns_do_not_change_the_law(kind: str):
+def test_other_sentences_and_padding_columns_do_not_change_the_distribution(kind: str):
     """A batch of two lengths: each has the frequencies that it has alone."""
     references = torch.tensor([[1, 2, 0, 0], [1, 2, 3, 4]]).repeat(DRAWS, 1)
     lengths = torch.tensor([2, 4]).repeat(DRAWS)

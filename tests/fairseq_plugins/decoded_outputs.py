@@ -1,4 +1,4 @@
-"""Decoding as the tests call it, and the laws that its outputs should have."""
+"""Decoding as the tests call it, and the distributions that its outputs should have."""
 
 from __future__ import annotations
 

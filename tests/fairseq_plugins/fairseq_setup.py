@@ -141,8 +141,8 @@ def layer_for(built: Setup, objective: str) -> Iterator[None]:
 
     def choose(module: nn.Module, arguments: Any, output: Any) -> Any:
         logits = output[0]
-        law = OneHotCategorical(logits=logits.float(), validate_args=False)  # [rows, time]
-        return (logits + 30 * sample("word", law), *output[1:])
+        distribution = OneHotCategorical(logits=logits.float(), validate_args=False)  # [rows, time]
+        return (logits + 30 * sample("word", distribution), *output[1:])
 
     handle = built.model.decoder.register_forward_hook(choose)
     try:

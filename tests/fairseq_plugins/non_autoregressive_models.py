@@ -105,19 +105,19 @@ def clipped_matches(candidate: Sequence[int], reference: Sequence[int], special:
 
 
 def enumerated_matches(
-    reference: Sequence[int], law: Tensor, observed: Sequence[bool], special: int
+    reference: Sequence[int], distribution: Tensor, observed: Sequence[bool], special: int
 ) -> list[float]:
     """Sum over all outcomes of their probability times their matches.
 
     Args:
         reference: its words.
-        law: ``[words, vocab]``, of the candidate's.
+        distribution: ``[words, vocab]``, of the candidate's.
         observed: for each word of the candidate, whether it is the reference's for certain.
         special: tokens up to it are no words.
     """
     alphabet = [*sorted(set(reference)), -1]
     choices = []
-    for position, (row, known) in enumerate(zip(law.tolist(), observed, strict=True)):
+    for position, (row, known) in enumerate(zip(distribution.tolist(), observed, strict=True)):
         if known:
             choices.append([(reference[position], 1.0)])
         else:

@@ -70,8 +70,8 @@ class Recurrent:
             state = weights.before(state, token)
             scores = torch.einsum("bsd,bd->bs", memory, weights.query(state))
             scores = scores.masked_fill(padding, -torch.inf)
-            law = OneHotCategorical(logits=scores, validate_args=False)
-            choice = sample("attention", law, step=step)
+            distribution = OneHotCategorical(logits=scores, validate_args=False)
+            choice = sample("attention", distribution, step=step)
             state = state + torch.einsum("bs,bsd->bd", choice, memory)
             logits.append(weights.output(state))
         return torch.stack(logits, 1), state
@@ -223,7 +223,7 @@ class Exact:
             attended = state + memory[position]
             logits = weights.output(attended)
             allowed = [v for v in range(VOCAB) if v != PAD and (step > 0 or v != EOS)]
-            law = dict(zip(allowed, logits[allowed].softmax(0), strict=True))
+            distribution = dict(zip(allowed, logits[allowed].softmax(0), strict=True))
             next_state = attended if self.model.feeds_choice else state
             for token in allowed if forced is None else [forced[step]]:
                 p = so_far.probability * choices[position]
@@ -231,7 +231,7 @@ class Exact:
                     so_far.latent,
                     (*so_far.attention, position),
                     (*so_far.tokens, token),
-                    p if forced is not None else p * law[token],
+                    p if forced is not None else p * distribution[token],
                     so_far.log_likelihood
                     + logits.log_softmax(0)[token if scored is None else scored[step]],
                 )
@@ -239,10 +239,10 @@ class Exact:
 
 
 class Forced:
-    """Makes laws and decoding draw given outcomes, in order; one row for each outcome.
+    """Makes distributions and decoding draw given outcomes, in order; one row for each outcome.
 
     ``probability``: with which they would have drawn them.
-    ``in_one_pass``: whether a law of several steps draws all of them; else the last is new.
+    ``in_one_pass``: whether a distribution of several steps draws all; else the last is new.
     """
 
     def __init__(self, monkeypatch: Any, in_one_pass: bool = False) -> None:
@@ -268,9 +268,9 @@ class Forced:
 
     @property
     def _attend(self) -> Any:
-        def attend(law: OneHotCategorical) -> Tensor:
-            size, alignments = law.event_shape[0], [row.attention for row in self._rows]
-            probabilities = law.probs.detach()
+        def attend(distribution: OneHotCategorical) -> Tensor:
+            size, alignments = distribution.event_shape[0], [row.attention for row in self._rows]
+            probabilities = distribution.probs.detach()
             if probabilities.dim() == 2:
                 probabilities = probabilities.unsqueeze(1)
             time = probabilities.size(1)
@@ -280,13 +280,15 @@ class Forced:
                 self._attended += 1
             columns = [columns[0]] * (time - len(columns)) + columns
             outcome = nn.functional.one_hot(torch.stack(columns, 1), size).double()
-            return outcome if len(law.batch_shape) == 2 else outcome.squeeze(1)
+            return outcome if len(distribution.batch_shape) == 2 else outcome.squeeze(1)
 
         return attend
 
     @property
     def _choose_latent(self) -> Any:
-        return lambda law: self._column([(row.latent,) for row in self._rows], 0, law.probs)
+        return lambda distribution: self._column(
+            [(row.latent,) for row in self._rows], 0, distribution.probs
+        )
 
     @property
     def _emit(self) -> Any:

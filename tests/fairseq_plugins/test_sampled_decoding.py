@@ -1,4 +1,4 @@
-"""The law of sampled outputs, against enumeration and full passes; what decoding computes."""
+"""The distribution of sampled outputs, against enumeration and full passes; and the work done."""
 
 import math
 
@@ -63,13 +63,13 @@ def test_a_token_after_dropped_rows_and_a_shared_prefix_has_the_models_probabili
         fed = torch.cat([torch.full_like(prefix[:, :1], symbols["eos"]), prefix], dim=1)
         net_input = {**sample["net_input"], "prev_output_tokens": fed}
         logits = policy_logits(built.model(**net_input)[0], **symbols)
-        laws = logits[:, 2].softmax(-1).tolist()
+        distributions = logits[:, 2].softmax(-1).tolist()
     drawn = ours.tokens[:, 2].tolist()
-    assert p_value(drawn[1:draws:2], dict(enumerate(laws[0]))) > LEAST_P
-    assert p_value(drawn[draws:], dict(enumerate(laws[1]))) > LEAST_P
+    assert p_value(drawn[1:draws:2], dict(enumerate(distributions[0]))) > LEAST_P
+    assert p_value(drawn[draws:], dict(enumerate(distributions[1]))) > LEAST_P
 
 
-def law_by_sorting(logits, temperature=1.0, topk=0, topp=1.0):
+def distribution_by_sorting(logits, temperature=1.0, topk=0, topp=1.0):
     """Token -> probability, a token at a time."""
     weights = {token: math.exp(value / temperature) for token, value in enumerate(logits)}
     ranking = sorted(weights, key=weights.get, reverse=True)
@@ -100,7 +100,7 @@ def law_by_sorting(logits, temperature=1.0, topk=0, topp=1.0):
     ],
     ids=str,
 )
-def test_temperature_top_k_and_top_p_have_their_laws(corpus, symbols, options):
+def test_temperature_top_k_and_top_p_have_their_distributions(corpus, symbols, options):
     task = setup(corpus).task
     vocab, draws = len(task.target_dictionary), 4000
     logits = torch.randn(vocab, generator=torch.manual_seed(21)) * 1.5
@@ -108,7 +108,7 @@ def test_temperature_top_k_and_top_p_have_their_laws(corpus, symbols, options):
     stub = Stub(task, logits.expand(draws, 1, vocab))
     ours = decoded(stub, batch, 1, sampling=Sampling(**options), min_length=0)
     logits[symbols["pad"]] = -math.inf
-    expected = law_by_sorting(logits.tolist(), **options)
+    expected = distribution_by_sorting(logits.tolist(), **options)
     drawn = ours.tokens[:, 0].tolist()
     if len(expected) == 1:
         assert set(drawn) == set(expected)
@@ -135,7 +135,7 @@ def test_logits_that_are_not_finite_are_refused():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_pass_over_the_samples_gives_the_law_they_were_drawn_from(
+def test_a_pass_over_the_samples_gives_the_distribution_they_were_drawn_from(
     corpus, learnt, symbols, arch, temperature, monkeypatch
 ):
     built = setup(corpus, arch, weights=learnt(arch))
@@ -159,8 +159,8 @@ def test_a_pass_over_the_samples_gives_the_law_they_were_drawn_from(
             for key in ("src_tokens", "src_lengths")
         }
         logits = built.model(**source, prev_output_tokens=fed_by(ours, symbols["eos"]))[0]
-        law = policy_logits(logits, **symbols, min_length=2, temperature=temperature)
-    recomputed = law.log_softmax(2).gather(2, tokens).squeeze(2)
+        distribution = policy_logits(logits, **symbols, min_length=2, temperature=temperature)
+    recomputed = distribution.log_softmax(2).gather(2, tokens).squeeze(2)
     emitted = torch.arange(tokens.size(1)) < ours.emitted.unsqueeze(1)
     assert ours.ended.any()
     assert not ours.ended.all()

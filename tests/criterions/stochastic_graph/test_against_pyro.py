@@ -28,13 +28,13 @@ class Chain(nn.Module):
         self.weights = nn.Parameter(torch.randn(WIDTH))
 
     def forward(self, draw, cost):
-        """Run the chain; ``draw(name, law)`` and ``cost(name, value, parents)`` are given."""
+        """Run the chain, with ``draw(name, distribution)`` and ``cost(name, value, parents)``."""
         one = draw("one", distributions.OneHotCategorical(logits=self.first))
         cost("c1", (one * self.weights).sum(-1).exp(), ["one"])
         two = draw("two", distributions.OneHotCategorical(logits=self.second(one)))
         cost("c2", (two * self.weights).sum(-1).square() + one[:, 0] * self.scale, ["one", "two"])
-        law = distributions.Normal(self.third(two).squeeze(-1), self.scale.exp())
-        three = draw("three", law)
+        distribution = distributions.Normal(self.third(two).squeeze(-1), self.scale.exp())
+        three = draw("three", distribution)
         cost("c3", three.square() * two[:, 1], ["two", "three"])
 
 
@@ -48,7 +48,7 @@ def ours(model, estimators, seed):
     torch.manual_seed(seed)
     with StochasticGraph(estimators=estimators) as graph:
         model(
-            lambda name, law: sample(name, law),
+            lambda name, distribution: sample(name, distribution),
             lambda name, value, parents: graph.cost(name, value, parents=parents),
         )
     graph.surrogate().backward()
@@ -56,19 +56,21 @@ def ours(model, estimators, seed):
 
 
 def pyros(model, seed, reparameterized):
-    def guide_draw(name, law):
-        if not reparameterized and law.has_rsample:
-            law = law.has_rsample_(False)
-        return pyro.sample(name, law)
+    def guide_draw(name, distribution):
+        if not reparameterized and distribution.has_rsample:
+            distribution = distribution.has_rsample_(False)
+        return pyro.sample(name, distribution)
 
-    def prior_draw(name, law):
+    def prior_draw(name, distribution):
         # A score-function node: the density is a constant.  A reparameterized one: both densities
         # cancel, with their gradients.
-        if isinstance(law, distributions.OneHotCategorical):
-            law = distributions.OneHotCategorical(logits=law.logits.detach())
+        if isinstance(distribution, distributions.OneHotCategorical):
+            distribution = distributions.OneHotCategorical(logits=distribution.logits.detach())
         elif not reparameterized:
-            law = distributions.Normal(law.loc.detach(), law.scale.detach())
-        return pyro.sample(name, law)
+            distribution = distributions.Normal(
+                distribution.loc.detach(), distribution.scale.detach()
+            )
+        return pyro.sample(name, distribution)
 
     def guide():
         with pyro.plate("batch", BATCH):

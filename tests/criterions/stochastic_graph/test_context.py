@@ -73,12 +73,12 @@ def test_enumerated_attention_through_the_layer():
 
 
 def test_the_graphs_estimator_wins_over_the_layers():
-    law = OneHotCategorical(logits=torch.zeros(2, 3))
+    distribution = OneHotCategorical(logits=torch.zeros(2, 3))
     asked, chosen, default = NoScore(), Mode(), ScoreFunction()
     with StochasticGraph(estimators={"a": chosen}, default_estimator=default) as graph:
         for name in "ab":
-            sample(name, law, estimator=asked)
-        sample("c", law)
+            sample(name, distribution, estimator=asked)
+        sample("c", distribution)
     estimators = [node.estimator for node in graph.nodes.values()]
     assert estimators == [chosen, asked, default]
 
@@ -118,18 +118,18 @@ def test_a_graph_is_active_in_its_own_thread_only():
 
 
 def test_a_given_value_is_taken_inside_and_outside_a_graph():
-    law, value = Categorical(logits=torch.tensor([[0.0, 9.0]])), torch.tensor([0])
-    assert sample("z", law, value=value).equal(value)
+    distribution, value = Categorical(logits=torch.tensor([[0.0, 9.0]])), torch.tensor([0])
+    assert sample("z", distribution, value=value).equal(value)
     with StochasticGraph() as graph:
-        assert sample("z", law, value=value).equal(value)
-    torch.testing.assert_close(graph.nodes["z", None].log_prob, law.log_prob(value))
+        assert sample("z", distribution, value=value).equal(value)
+    torch.testing.assert_close(graph.nodes["z", None].log_prob, distribution.log_prob(value))
 
 
 P = torch.tensor([0.2, 0.5, 0.8])
 
 
 @pytest.mark.parametrize(
-    ("law", "expected"),
+    ("distribution", "expected"),
     [
         (Categorical(probs=torch.tensor([[0.1, 0.6, 0.3]])), torch.tensor([1])),
         (OneHotCategorical(probs=torch.tensor([[0.1, 0.6, 0.3]])), torch.tensor([[0.0, 1, 0]])),
@@ -143,11 +143,11 @@ P = torch.tensor([0.2, 0.5, 0.8])
     ],
     ids=lambda x: type(x).__name__,
 )
-def test_deterministic_value_of_each_law(law, expected: torch.Tensor):
-    torch.testing.assert_close(deterministic_value(law), expected)
+def test_deterministic_value_of_each_distribution(distribution, expected: torch.Tensor):
+    torch.testing.assert_close(deterministic_value(distribution), expected)
 
 
-def test_a_law_without_deterministic_value_is_named():
-    law = RelaxedOneHotCategorical(torch.tensor(1.0), logits=torch.zeros(2, 3))
+def test_a_distribution_without_deterministic_value_is_named():
+    distribution = RelaxedOneHotCategorical(torch.tensor(1.0), logits=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="has no deterministic value: add one with"):
-        deterministic_value(law)
+        deterministic_value(distribution)

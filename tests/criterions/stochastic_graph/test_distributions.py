@@ -1,4 +1,4 @@
-"""One-hot laws without checks: those of ``torch.distributions``, but for what these wait for."""
+"""One-hot distributions that no host waits for, against those of ``torch.distributions``."""
 
 import pytest
 import torch
@@ -23,29 +23,34 @@ LOGITS = torch.tensor([[1.0, 0.0, -0.5, -torch.inf], [0.3, 0.2, 0.1, 2.0]])
 ROWS = 20_000
 
 
-def test_the_law_is_torchs():
-    law, expected = (
+def test_the_distribution_is_torchs():
+    distribution, expected = (
         UncheckedOneHotCategorical(logits=LOGITS),
         OneHotCategorical(logits=LOGITS, validate_args=False),
     )
-    assert (law.batch_shape, law.event_shape) == (expected.batch_shape, expected.event_shape)
-    values = law.enumerate_support()[:3]
+    assert (distribution.batch_shape, distribution.event_shape) == (
+        expected.batch_shape,
+        expected.event_shape,
+    )
+    values = distribution.enumerate_support()[:3]
     assert values.equal(expected.enumerate_support()[:3])
     for name in ("mean", "variance", "probs", "logits"):
-        torch.testing.assert_close(getattr(law, name), getattr(expected, name))
-    torch.testing.assert_close(law.log_prob(values), expected.log_prob(values))
-    torch.testing.assert_close(law.entropy(), expected.entropy())
-    torch.testing.assert_close(UncheckedOneHotCategorical(probs=LOGITS.softmax(-1)).mean, law.mean)
+        torch.testing.assert_close(getattr(distribution, name), getattr(expected, name))
+    torch.testing.assert_close(distribution.log_prob(values), expected.log_prob(values))
+    torch.testing.assert_close(distribution.entropy(), expected.entropy())
+    torch.testing.assert_close(
+        UncheckedOneHotCategorical(probs=LOGITS.softmax(-1)).mean, distribution.mean
+    )
 
 
 def test_draws_have_their_probabilities():
-    """Five standard errors, also where the law is that of many rows or of many samples."""
+    """Five standard errors, also where the distribution is that of many rows or of many samples."""
     torch.manual_seed(1)
-    law = UncheckedOneHotCategorical(logits=LOGITS)
-    many_rows = law.expand((ROWS, 2))
+    distribution = UncheckedOneHotCategorical(logits=LOGITS)
+    many_rows = distribution.expand((ROWS, 2))
     assert isinstance(many_rows, UncheckedOneHotCategorical)
     p = LOGITS.softmax(-1)
-    for drawn in (many_rows.sample(), law.sample((ROWS,))):
+    for drawn in (many_rows.sample(), distribution.sample((ROWS,))):
         assert drawn.shape == (ROWS, 2, 4)
         assert drawn.sum(-1).eq(1).all()
         assert ((drawn.mean(0) - p).abs() <= 5 * (p * (1 - p) / ROWS).sqrt()).all()
@@ -53,11 +58,11 @@ def test_draws_have_their_probabilities():
 
 def test_the_deterministic_value_is_the_likeliest():
     expected = [[1, 0, 0, 0], [0, 0, 0, 1]]
-    for law in (
+    for distribution in (
         UncheckedOneHotCategorical(logits=LOGITS),
         OneHotCategorical(logits=LOGITS, validate_args=False),
     ):
-        assert deterministic_value(law).tolist() == expected
+        assert deterministic_value(distribution).tolist() == expected
     assert one_hot_argmax(LOGITS).tolist() == expected
 
 
@@ -102,9 +107,9 @@ def test_relaxed_samples_have_the_gradient_of_the_relaxation():
 def test_no_estimator_reads_a_value_back_or_minds_scores_that_are_not_finite(name):
     logits = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0]], requires_grad=True)
     with HostReads() as reads:
-        law = UncheckedOneHotCategorical(logits=logits)
-        draw = ESTIMATORS.create(name).draw(law)
-        law.entropy()
+        distribution = UncheckedOneHotCategorical(logits=logits)
+        draw = ESTIMATORS.create(name).draw(distribution)
+        distribution.entropy()
     assert not reads.operations
     assert draw.value.shape == (3, 2)
     if name == "score_function":

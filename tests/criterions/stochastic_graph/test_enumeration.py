@@ -32,15 +32,15 @@ def test_a_chain_enumerated_step_by_step_is_exact():
     assert total == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("law", ["index", "one-hot"])
-def test_attention_with_independent_steps_is_exact(law: str):
+@pytest.mark.parametrize("distribution", ["index", "one-hot"])
+def test_attention_with_independent_steps_is_exact(distribution: str):
     """``sum_t sum_k p_t(k) c_t(k)`` in one forward pass."""
     logits, values = random(2, 3, 4, seed=60), random(2, 3, 4, seed=61)  # batch, time, src_len
     mask = torch.tensor([[True, True, True], [True, False, False]])
     with StochasticGraph(
         estimators={"attention": Enumeration(independent_steps=True)}, samples=1
     ) as graph:
-        if law == "one-hot":
+        if distribution == "one-hot":
             weights = sample("attention", OneHotCategorical(logits=logits))
         else:
             index = sample("attention", Categorical(logits=logits))
@@ -95,7 +95,7 @@ def test_an_enumerated_node_behind_a_sampled_one():
 
 
 def test_an_enumerated_node_that_does_not_depend_on_an_earlier_one():
-    """With ``parents=()`` its law has no axis of the earlier node; its value lines up itself."""
+    """With ``parents=()`` its distribution has no axis of the earlier node; its value has."""
     p, q = random(2, seed=90), random(3, seed=91)
     cost = random(2, 3, seed=92)
     with StochasticGraph(default_estimator=Enumeration()) as graph:

@@ -41,10 +41,10 @@ def assert_within_confidence(estimates: torch.Tensor, expected: torch.Tensor) ->
     assert ((estimates.mean(0) - expected).abs() <= 4.5 * error).all()
 
 
-def per_row_gradients(estimator, law, cost, *parameters: torch.Tensor, **options):
+def per_row_gradients(estimator, distribution, cost, *parameters: torch.Tensor, **options):
     """Gradient of every row's surrogate: parameters are repeated, one copy a row."""
     with StochasticGraph(default_estimator=estimator, **options) as graph:
-        z = sample("z", law(*parameters))
+        z = sample("z", distribution(*parameters))
         graph.cost("c", cost(z))
     return torch.autograd.grad(graph.surrogate(), parameters)
 
@@ -154,7 +154,7 @@ def test_gumbel_softmax_bias_shrinks_with_the_temperature():
 
 
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     [
         lambda z: OneHotCategorical(logits=z),
         lambda z: Bernoulli(logits=z),
@@ -162,14 +162,14 @@ def test_gumbel_softmax_bias_shrinks_with_the_temperature():
     ],
     ids=["one-hot", "Bernoulli", "independent"],
 )
-def test_relaxed_gradcheck(law):
+def test_relaxed_gradcheck(distribution):
     """The noise is frozen by the seed."""
     weights = random(2, 3, 4, seed=120, grad=False)
 
     def cost(logits: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(5)
         with StochasticGraph(default_estimator=GumbelSoftmax(0.7)) as graph:
-            z = sample("z", law(logits))
+            z = sample("z", distribution(logits))
             graph.cost("c", (z * weights).sum((-1, -2)).square())
         return graph.surrogate_per_source()
 
@@ -187,7 +187,7 @@ def test_reparameterized_gradcheck():
 
 
 def test_gumbel_noise_is_added_to_log_probabilities():
-    """Gumbel-max draws exactly from the law; noise on probabilities would be nearly uniform."""
+    """Gumbel-max draws are exact; noise on probabilities would be nearly uniform."""
     torch.manual_seed(7)
     p = torch.tensor([0.9, 0.09, 0.01], dtype=torch.float64)
     for estimator in (StraightThroughGumbel(1.0), GumbelSoftmax(1.0)):
@@ -270,22 +270,22 @@ def test_no_estimator_feeds_a_zero_vector(name: str):
 
 def test_temperature_follows_its_schedule():
     schedule = Linear(2.0, 0.5, updates=10)
-    law = OneHotCategorical(logits=torch.randn(4, 3, dtype=torch.float64))
+    distribution = OneHotCategorical(logits=torch.randn(4, 3, dtype=torch.float64))
     for update in (0, 5, 10, 11):
         values = []
         for estimator in (GumbelSoftmax(schedule), GumbelSoftmax(schedule(update))):
             torch.manual_seed(13)
             with StochasticGraph(default_estimator=estimator, update=update):
-                values.append(sample("z", law))
+                values.append(sample("z", distribution))
         assert values[0].equal(values[1])
 
 
 def test_expectation_and_mode():
     logits = random(3, 4, seed=150)
-    law = OneHotCategorical(logits=logits)
-    assert_equal([Expectation().draw(law).value], [logits.softmax(-1)], atol=1e-15)
-    mode = Mode().draw(law).value
-    assert mode.equal(deterministic_value(law))
+    distribution = OneHotCategorical(logits=logits)
+    assert_equal([Expectation().draw(distribution).value], [logits.softmax(-1)], atol=1e-15)
+    mode = Mode().draw(distribution).value
+    assert mode.equal(deterministic_value(distribution))
     assert mode.argmax(-1).equal(logits.argmax(-1))
 
 

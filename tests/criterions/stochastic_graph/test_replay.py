@@ -29,8 +29,8 @@ LENGTHS = torch.tensor([3, 1, 2, 3])
 
 def columns(first, last):
     """A node with a time axis, for the steps from first on."""
-    law = OneHotCategorical(logits=LOGITS[:, first:last])
-    return (sample("z", law) * COST[:, first:last]).sum(-1)
+    distribution = OneHotCategorical(logits=LOGITS[:, first:last])
+    return (sample("z", distribution) * COST[:, first:last]).sum(-1)
 
 
 def numbered(first, last, start=0):
@@ -114,20 +114,20 @@ def test_the_layers_mask_counts_too():
 
 def test_a_node_without_steps_is_drawn_once_and_kept():
     draws = StepwiseDraws()
-    law = Categorical(logits=torch.zeros(ROWS, 1000))
+    distribution = Categorical(logits=torch.zeros(ROWS, 1000))
     with draws:
-        encoder = sample("encoder", law)
+        encoder = sample("encoder", distribution)
         draws.at_step(0, incremental=True)
-        first = sample("decoder", law)
+        first = sample("decoder", distribution)
         draws.at_step(1, incremental=True)
-        assert sample("decoder", law).equal(first)
+        assert sample("decoder", distribution).equal(first)
     with ReplayingGraph(draws, LENGTHS) as graph:
-        assert sample("encoder", law).equal(encoder)
-        assert sample("decoder", law).equal(first)
+        assert sample("encoder", distribution).equal(encoder)
+        assert sample("decoder", distribution).equal(first)
     assert all(node.mask is None for node in graph.nodes.values())
 
 
-def test_draws_are_samples_of_the_law():
+def test_draws_are_samples_of_the_distribution():
     """Mean of many, within five standard errors."""
     p = torch.tensor([0.1, 0.2, 0.7]).expand(20000, 1, 3)
     torch.manual_seed(0)
@@ -161,34 +161,34 @@ def test_estimators_without_noise_give_their_value(name):
     "name", ["gumbel_softmax", "straight_through_gumbel", "reparameterized", "enumeration"]
 )
 def test_estimators_without_an_outcome_are_refused(name):
-    law = Normal(torch.zeros(2), 1.0) if name == "reparameterized" else None
-    law = law or OneHotCategorical(logits=torch.zeros(2, 3))
+    distribution = Normal(torch.zeros(2), 1.0) if name == "reparameterized" else None
+    distribution = distribution or OneHotCategorical(logits=torch.zeros(2, 3))
     with (
         StepwiseDraws(default_estimator=ESTIMATORS.create(name)),
         pytest.raises(NotReplayableError, match=r"node 'z'.* use score_function, straight"),
     ):
-        sample("z", law)
+        sample("z", distribution)
 
 
 def test_the_same_estimator_is_chosen_as_in_the_graph():
-    law = OneHotCategorical(logits=torch.tensor([[0.0, 1.0]]))
+    distribution = OneHotCategorical(logits=torch.tensor([[0.0, 1.0]]))
     draws = StepwiseDraws(
         estimators={"a": ESTIMATORS.create("mode")}, default_estimator=ESTIMATORS.create("mode")
     )
     with draws:
-        sample("a", law, estimator=ScoreFunction())
-        sample("b", law, estimator=ScoreFunction())
-        sample("c", law)
+        sample("a", distribution, estimator=ScoreFunction())
+        sample("b", distribution, estimator=ScoreFunction())
+        sample("c", distribution)
     assert list(draws.values) == [("b", None)]
 
 
 def test_a_value_that_the_layer_gives_is_taken():
-    law, value = Categorical(logits=torch.zeros(2, 3)), torch.tensor([2, 0])
+    distribution, value = Categorical(logits=torch.zeros(2, 3)), torch.tensor([2, 0])
     draws = StepwiseDraws()
     with draws:
-        assert sample("z", law, value=value).equal(value)
+        assert sample("z", distribution, value=value).equal(value)
     with ReplayingGraph(draws, LENGTHS[:2]):
-        assert sample("z", law, value=value).equal(value)
+        assert sample("z", distribution, value=value).equal(value)
 
 
 def test_samples_do_not_share_a_draw():

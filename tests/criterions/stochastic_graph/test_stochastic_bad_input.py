@@ -57,7 +57,7 @@ def test_a_name_used_twice():
 
 
 @pytest.mark.parametrize(
-    ("estimator", "law", "message"),
+    ("estimator", "distribution", "message"),
     [
         (Reparameterized(), LATENT, "node 'z': Categorical has no rsample to reparameterize: use"),
         (GumbelSoftmax(), LATENT, "Categorical draws indices, which carry no gradient: give One"),
@@ -83,9 +83,9 @@ def test_a_name_used_twice():
         (Enumeration(), TOKENS, "record one node for each step, with step=; or, if step t's cost"),
     ],
 )
-def test_a_law_that_does_not_fit_the_estimator(estimator, law, message: str):
+def test_a_distribution_that_does_not_fit_the_estimator(estimator, distribution, message: str):
     with StochasticGraph(estimators={"z": estimator}, update=7), raises(message):
-        sample("z", law)
+        sample("z", distribution)
 
 
 def test_a_value_for_an_estimator_that_cannot_replay():
@@ -101,7 +101,7 @@ def test_a_value_of_another_shape_does_not_broadcast():
 
 
 @pytest.mark.parametrize(
-    ("law", "value", "message"),
+    ("distribution", "value", "message"),
     [
         (TOKENS, (2, 4), "cost 'c' has 4 steps, but node 'z', upstream of it, has 3: pad both"),
         (TOKENS, (2, 4), "causal=False or as torch.distributions.Independent(distribution, 1)"),
@@ -111,9 +111,9 @@ def test_a_value_of_another_shape_does_not_broadcast():
         (LATENT, (1,), "cost 'c' has a batch of 1, but the graph has 2"),
     ],
 )
-def test_a_cost_that_does_not_fit(law, value: tuple[int, ...], message: str):
+def test_a_cost_that_does_not_fit(distribution, value: tuple[int, ...], message: str):
     with StochasticGraph() as graph:
-        sample("z", law)
+        sample("z", distribution)
         with raises(message):
             graph.cost("c", torch.zeros(value))
 
@@ -295,8 +295,8 @@ def test_registries_refuse_what_does_not_fit():
 
 def test_an_estimator_of_ones_own_must_have_a_baseline_with_its_score():
     class Bare(Estimator):
-        def _draw(self, law, value, update):
-            return ScoreFunction()._draw(law, value, update)
+        def _draw(self, distribution, value, update):
+            return ScoreFunction()._draw(distribution, value, update)
 
     with StochasticGraph(default_estimator=Bare()) as graph:
         sample("z", LATENT)

@@ -38,8 +38,8 @@ def candidates(built, sample):
     words = heads_of(built, sample)["word_ins"]
     for target, mask, logits in zip(words["tgt"], words["mask"], words["out"], strict=True):
         positions = positions_of_words(target.tolist(), ends)
-        law = logits[positions].double().softmax(-1)
-        yield target[positions].tolist(), law, (~mask[positions]).tolist()
+        distribution = logits[positions].double().softmax(-1)
+        yield target[positions].tolist(), distribution, (~mask[positions]).tolist()
 
 
 def logged_matches(logged):
@@ -54,14 +54,14 @@ def test_they_equal_enumeration_of_all_outcomes(built, subset, indices):
     short = partial = 0
     for index in indices:
         sample = noisy(built, index, subset=subset)
-        laws = list(candidates(built, sample))
-        free = sum(not known for known in laws[0][2])
-        if len(laws[0][0]) > ENUMERABLE and free > ENUMERABLE - 1:
+        distributions = list(candidates(built, sample))
+        free = sum(not known for known in distributions[0][2])
+        if len(distributions[0][0]) > ENUMERABLE and free > ENUMERABLE - 1:
             continue
         short += 1
-        partial += free < len(laws[0][0])
+        partial += free < len(distributions[0][0])
         expected = torch.tensor(
-            [enumerated_matches(*candidate, special) for candidate in laws]
+            [enumerated_matches(*candidate, special) for candidate in distributions]
         ).sum(0)
         actual = torch.tensor(logged_matches(logged_by(built, sample)))
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
@@ -81,8 +81,8 @@ def test_they_are_the_mean_of_what_the_model_says(built):
     for index in (4, 5):
         sample = noisy(built, index, seed=index)
         means, variances = torch.zeros(len(ORDERS)), torch.zeros(len(ORDERS))
-        for reference, law, observed in candidates(built, sample):
-            drawn = torch.multinomial(law, SAMPLES, replacement=True, generator=generator)
+        for reference, distribution, observed in candidates(built, sample):
+            drawn = torch.multinomial(distribution, SAMPLES, replacement=True, generator=generator)
             for position, known in enumerate(observed):
                 if known:
                     drawn[position] = reference[position]
@@ -141,8 +141,8 @@ def test_an_ignored_prefix_does_not_count(corpus):
     built = nat_setup(corpus, arch, weights=weights, ignore_prefix_size=2)
     special = built.task.target_dictionary.nspecial - 1
     sample = noisy(built, 2)
-    ((reference, law, observed),) = candidates(built, sample)
-    expected = enumerated_matches(reference[2:], law[2:], observed[2:], special)
+    ((reference, distribution, observed),) = candidates(built, sample)
+    expected = enumerated_matches(reference[2:], distribution[2:], observed[2:], special)
     logged = logged_by(built, sample)
     assert logged_matches(logged) == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert float(logged["expected_length"]) == len(reference) - 2
@@ -160,11 +160,11 @@ def test_sentence_bleu_is_the_mean_over_the_candidates_of_every_pass(corpus):
     special = ours.task.target_dictionary.nspecial - 1
     sample = noisy(ours, 8, 9)  # four and five words
     scores = []
-    for reference, law, observed in candidates(ours, sample):
+    for reference, distribution, observed in candidates(ours, sample):
         length = len(reference)
         assert 4 <= length <= ENUMERABLE
         score = BLEU.compute_bleu(
-            enumerated_matches(reference, law, observed, special),
+            enumerated_matches(reference, distribution, observed, special),
             [length - order + 1 for order in ORDERS],
             *(length, length),
             smooth_method="add-k",

@@ -81,7 +81,7 @@ def test_an_unsure_model_gets_the_expectation_over_all_outcomes(corpus, arch):
     built = of_greedy(corpus, arch, max_decode_length=4)
     dictionary = built.task.target_dictionary
     sample = noisy(built, 8, 14, 15, 21)  # three to five words
-    expected, lengths, laws = torch.zeros(len(ORDERS)), [], []
+    expected, lengths, distributions = torch.zeros(len(ORDERS)), [], []
     references = words(built, sample)
     for source, reference in zip(sample["net_input"]["src_tokens"], references, strict=True):
         source = source[source.ne(dictionary.pad())].unsqueeze(0)
@@ -90,15 +90,17 @@ def test_an_unsure_model_gets_the_expectation_over_all_outcomes(corpus, arch):
             predicted = built.model.decoder.forward_length(normalize=True, encoder_out=state)
             length = min(int(predicted.argmax()) - 2, 4)
             masks = [dictionary.bos(), *[dictionary.unk()] * length, dictionary.eos()]
-            law = built.model.decoder(
+            distribution = built.model.decoder(
                 normalize=True, prev_output_tokens=torch.tensor([masks]), encoder_out=state
             )[0, 1:-1].double()
         lengths.append(length)
-        laws.append(law.exp())
-        matches = enumerated_matches(reference, laws[-1], [False] * length, dictionary.nspecial - 1)
+        distributions.append(distribution.exp())
+        matches = enumerated_matches(
+            reference, distributions[-1], [False] * length, dictionary.nspecial - 1
+        )
         expected += torch.tensor(matches)
     assert any(length != len(each) for length, each in zip(lengths, references, strict=True))
-    assert sum(float(law.max(1).values.min()) < 0.9 for law in laws) >= 2
+    assert sum(float(distribution.max(1).values.min()) < 0.9 for distribution in distributions) >= 2
     logged = logged_by(built, sample)
     actual = torch.tensor([float(logged[f"expected_matches_{order}"]) for order in ORDERS])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -146,8 +146,10 @@ class Layer(torch.nn.Module):
     """A stochastic layer: noise on what it is given."""
 
     def forward(self, states):
-        law = OneHotCategorical(logits=states.mean((0, 2)).unsqueeze(1) * states.new_tensor([1, 2]))
-        return states * (1 + sample("layer", law)[:, 1].view(1, -1, 1))
+        distribution = OneHotCategorical(
+            logits=states.mean((0, 2)).unsqueeze(1) * states.new_tensor([1, 2])
+        )
+        return states * (1 + sample("layer", distribution)[:, 1].view(1, -1, 1))
 
 
 @pytest.mark.parametrize(

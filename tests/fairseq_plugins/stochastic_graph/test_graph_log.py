@@ -59,7 +59,7 @@ def sentence_bleu(output, reference):
 
 
 def token_log_probabilities(model, sample, index, output):
-    """``[tokens, vocab]``: the law of each token of one output, without padding anywhere."""
+    """``[tokens, vocab]``: the distribution of each token of one output, without padding."""
     one = list(sentences_of(sample, PAD))[index]["net_input"]
     fed = torch.tensor([[EOS, *output[:-1]]])
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
     samples = options.get("samples", 1)
     sample = built.batch(20, 24, 28)
     drawn = {}
-    decode, sample_law = decoding.decode, TokenCategorical.sample
+    decode, sample_distribution = decoding.decode, TokenCategorical.sample
     replaying = None
 
     def recording_decode(*arguments, sampling=None, **keywords):
@@ -233,11 +233,11 @@ def test_padding_changes_nothing(corpus, learnt, monkeypatch, arch, case):
             *(value[rows] for value in (whole.emitted, whole.ended, whole.lengths)),
         )
 
-    def recording_sample(law, *shape):
+    def recording_sample(distribution, *shape):
         if replaying is None:
-            drawn["tokens"] = sample_law(law, *shape)
+            drawn["tokens"] = sample_distribution(distribution, *shape)
             return drawn["tokens"]
-        return drawn["tokens"][replaying : replaying + 1, : law.batch_shape[1]]
+        return drawn["tokens"][replaying : replaying + 1, : distribution.batch_shape[1]]
 
     monkeypatch.setattr(decoding, "decode", recording_decode)
     monkeypatch.setattr(TokenCategorical, "sample", recording_sample)

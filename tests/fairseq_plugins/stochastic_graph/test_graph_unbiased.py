@@ -229,7 +229,9 @@ def test_two_samples_of_a_source(corpus, monkeypatch, baseline, credit):
     assert_same_gradients(actual, expected)
 
 
-def test_sampling_at_a_temperature_is_unbiased_for_the_law_of_that_temperature(corpus, monkeypatch):
+def test_sampling_at_a_temperature_is_unbiased_for_the_distribution_of_that_temperature(
+    corpus, monkeypatch
+):
     tiny = Tiny(corpus)
     criterion = rewarded(tiny, sample_temperature=0.5, max_decode_length=2)
     outputs = tiny.outputs(2)
@@ -283,7 +285,7 @@ def test_tokens_emitted_by_a_teacher_forced_decoder(corpus, monkeypatch, arch, c
     for output, probability in zip(outputs, probabilities.detach(), strict=True):
         # What follows </s> is drawn as well, and must not count.
         drawn = torch.tensor([[*output, *[4] * (3 - len(output))]])
-        monkeypatch.setattr(TokenCategorical, "sample", lambda law, drawn=drawn: drawn)
+        monkeypatch.setattr(TokenCategorical, "sample", lambda distribution, drawn=drawn: drawn)
         for sum_, gradient in zip(total, tiny.estimate(criterion), strict=True):
             sum_ += probability * gradient
     assert_same_gradients(total, expected)

@@ -158,7 +158,7 @@ def test_enumerated_layers_give_the_exact_cross_entropy():
 def test_validation_and_greedy_outputs_draw_nothing(monkeypatch):
     model, criterion = tiny(objective="self_critical", max_decode_length=3)
 
-    def no_draw(law):
+    def no_draw(distribution):
         raise AssertionError("drawn in validation")
 
     monkeypatch.setattr(OneHotCategorical, "sample", no_draw)
@@ -277,9 +277,9 @@ def test_a_layer_whose_value_is_given_goes_with_the_greedy_baseline():
     scores = torch.nn.Parameter(torch.zeros(VOCAB, dtype=torch.float64))
 
     def observe(module, arguments, output):
-        law = OneHotCategorical(logits=output[0].detach() + scores)
+        distribution = OneHotCategorical(logits=output[0].detach() + scores)
         first = torch.nn.functional.one_hot(torch.zeros_like(output[0][..., 0]).long(), VOCAB)
-        value = sample("observed", law, estimator=ScoreFunction(), value=first.double())
+        value = sample("observed", distribution, estimator=ScoreFunction(), value=first.double())
         return (output[0] + value, *output[1:])
 
     handle = model.decoder.register_forward_hook(observe)

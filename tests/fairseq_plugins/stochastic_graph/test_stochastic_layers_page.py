@@ -111,7 +111,7 @@ def test_the_models_of_the_page_train_with_other_flags(built, name, options):
 
 
 def test_the_choice_alone_trains_the_lstms_query(built):
-    """Its projection is read by the law only: what gradient it has is the score function's."""
+    """Its projection is read by the distribution only: its gradient is the score function's."""
     name = "decoder.attention.input_proj.weight"
     sample = built("hard_attention_lstm").batch(*range(6))
     for estimator, trains in [("score_function", True), ("none", False)]:

@@ -157,7 +157,7 @@ def test_the_added_cross_entropy_has_a_moving_average(layer_baseline):
 
 
 def test_dropout_is_off_where_layers_draw_and_where_they_are_replayed(corpus):
-    """``--sample-dropout off``: else their log-probabilities are those of another law."""
+    """``--sample-dropout off``: else their log-probabilities are those of another distribution."""
     flags = ("--arch", "actor_transformer", "--actor-train-all", "--dropout", 0.5)
     built = setup(corpus, flags=flags, name="stochastic_graph", **GREEDY)
     seen = []
@@ -260,8 +260,13 @@ def test_the_gaussian_actors_gradient_is_that_of_the_expected_reward(corpus, mon
     noise = Normal(0.0, 1.0).icdf(quantiles).unsqueeze(1)
     drawn = []
 
-    def quantile(law, shape=()):
-        drawn.append((law, (law.loc + law.scale * noise[: len(law.loc)]).detach()))
+    def quantile(distribution, shape=()):
+        drawn.append(
+            (
+                distribution,
+                (distribution.loc + distribution.scale * noise[: len(distribution.loc)]).detach(),
+            )
+        )
         return drawn[-1][1]
 
     outputs = watched_rewards(built, monkeypatch)
@@ -271,8 +276,8 @@ def test_the_gaussian_actors_gradient_is_that_of_the_expected_reward(corpus, mon
     assert len(set(tokens.tolist())) > 1
     assert len(set(rewards.tolist())) > 1
     # E[reward] = sum of rewards times the Gaussian's mass between the values where tokens change.
-    law, values = drawn[-1]
-    mean, std, values = law.loc[0, 0], law.scale[0, 0].detach(), values[:, 0]
+    distribution, values = drawn[-1]
+    mean, std, values = distribution.loc[0, 0], distribution.scale[0, 0].detach(), values[:, 0]
     built.model.zero_grad()
     mean = mean_of_the_actor(built, one)
     change = tokens[1:].ne(tokens[:-1]).nonzero().squeeze(1)

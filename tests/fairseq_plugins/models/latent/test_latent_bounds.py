@@ -39,12 +39,14 @@ def at_node(monkeypatch):
     """
     node = [torch.tensor(0.0)]
 
-    def rsample(law, sample_shape=()):
+    def rsample(distribution, sample_shape=()):
         assert sample_shape in ((), torch.Size())
-        return law.loc + node[0] * law.scale
+        return distribution.loc + node[0] * distribution.scale
 
     monkeypatch.setattr(Normal, "rsample", rsample)
-    monkeypatch.setattr(Normal, "sample", lambda law, shape=(): rsample(law, shape).detach())
+    monkeypatch.setattr(
+        Normal, "sample", lambda distribution, shape=(): rsample(distribution, shape).detach()
+    )
 
     def choose(value):
         node[0] = torch.as_tensor(value, dtype=torch.float64)
@@ -111,7 +113,7 @@ def narrowed(kind, **flags):
     return model, criterion
 
 
-def laws_of(model, sample):
+def distributions_of(model, sample):
     """Posterior and prior of the one sentence, of the one part."""
     net_input = sample["net_input"]
     encoded = model.encoder(net_input["src_tokens"], src_lengths=net_input["src_lengths"])
@@ -156,7 +158,7 @@ def test_on_manifolds_cross_entropy_and_divergence_are_the_negative_elbo(at_node
         value += float(weight) * float(loss)
         gradients = gradient_of(model, loss)
         total = [t + weight * g for t, g in zip(total, gradients, strict=True)]
-    posterior, against = laws_of(model, sample)
+    posterior, against = distributions_of(model, sample)
     points = points_of(posterior, nodes)
     values = points.unsqueeze(1)
     divergence = (posterior.log_prob(values) - against.log_prob(values)).flatten()
@@ -191,7 +193,7 @@ def test_of_the_prior_the_cross_entropy_is_the_mean_over_its_draws(at_node, kind
         mean, deviation = prior_of(model, sample)
         points = mean + deviation * nodes
     else:
-        points = points_of(laws_of(model, sample)[1], nodes)
+        points = points_of(distributions_of(model, sample)[1], nodes)
     expected = -(weights * log_likelihoods(model, sample, points)).sum()
     assert value == pytest.approx(float(expected), rel=1e-5)
     expected = gradient_of(model, expected)
@@ -382,7 +384,7 @@ def test_on_manifolds_the_reward_gradient_is_unbiased(at_node, monkeypatch, kind
     forced = [torch.tensor([WORD])]
     monkeypatch.setattr("fairseq_plugins.decoding.draw", lambda logits, _: forced[0])
     criterion(model, sample)  # shows that there is a layer that draws
-    points = points_of(laws_of(model, sample)[1], nodes)
+    points = points_of(distributions_of(model, sample)[1], nodes)
     total = [torch.zeros_like(p) for p in model.parameters()]
     mass = 0.0
     for node, weight, value in zip(nodes, weights, points.detach(), strict=True):

@@ -296,8 +296,8 @@ def test_float16_gives_what_float32_gives(kind):
     torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
     with torch.no_grad(), StochasticGraph() as graph:
         logits_of(model, sample)
-    law = graph.nodes["latent", None].distribution
-    assert law.sample().dtype == torch.float32
+    distribution = graph.nodes["latent", None].distribution
+    assert distribution.sample().dtype == torch.float32
     assert graph.costs["kl", None].value.dtype == torch.float32
 
 

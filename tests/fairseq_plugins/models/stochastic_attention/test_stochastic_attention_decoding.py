@@ -165,9 +165,9 @@ def test_reinforce_is_unbiased_over_all_positions_and_outputs(arch, monkeypatch)
     of_nodes = positions.flatten(1).unbind(1)  # in the order in which decoding comes to them
     queue, steps = iter(of_nodes), iter(tokens.unbind(1))
 
-    def given(law):
-        position = torch.nn.functional.one_hot(next(queue), 2).to(law.probs)
-        return position.reshape(law.batch_shape + law.event_shape)
+    def given(distribution):
+        position = torch.nn.functional.one_hot(next(queue), 2).to(distribution.probs)
+        return position.reshape(distribution.batch_shape + distribution.event_shape)
 
     with monkeypatch.context() as patch:
         patch.setattr(UncheckedOneHotCategorical, "sample", given)
