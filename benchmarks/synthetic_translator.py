@@ -20,10 +20,10 @@ LAYERS, UNITS = 3, 256
 
 
 class EndingDecoder(TransformerDecoder):
-    """The probability of ``</s>`` is imposed: an output's length is normal around that of its source.
+    """Has imposed probabilities of ``</s>``: an output's length is normal around its source's.
 
-    The other tokens keep the probabilities of the random weights.  Nothing is done that depends on who
-    decodes: the same rows at the same step end with the same probability.
+    The other tokens keep those of the random weights.  Nothing is done that depends on who decodes:
+    the same rows at the same step end with the same probability.
     """
 
     def forward(self, prev_output_tokens: Tensor, encoder_out: Any = None, **keywords: Any) -> Any:
