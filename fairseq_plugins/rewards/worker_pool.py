@@ -93,6 +93,10 @@ class WorkerPool:
             raise
 
     def _started(self) -> ProcessPoolExecutor:
+        if threading.current_thread() is threading.main_thread():
+            # As Python has it.  sacrebleu, when imported, lets a write to the pipe of a worker that
+            # died end this process.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 self._workers,

@@ -94,6 +94,16 @@ def test_closing_ends_the_processes(pool):
     assert not is_running(int(process))
 
 
+def test_a_pipe_without_reader_does_not_end_the_training(pool):
+    """A worker may die while its next sentences are written; sacrebleu changes what happens."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as importing sacrebleu does
+    measuring(pool, reward_measures.lengths)(["a"], ["b"])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):
+        pipe.write(b"sentences")
+
+
 def test_equal_pairs_are_measured_once():
     asked = []
 
