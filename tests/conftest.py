@@ -40,3 +40,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = str(item.path.relative_to(TESTS))
         if any(fnmatch(name, pattern) for pattern in SLOW):
             item.add_marker("slow")
+    # The longest first, so that no worker waits for it at the end.
+    items.sort(key=lambda item: item.path.name != "test_own_checkpoint.py")

@@ -144,7 +144,7 @@ def test_hydra_train_takes_the_criterion_from_a_config_file(corpus, tmp_path):
         "optimizer": {"_name": "adam"},
         "lr_scheduler": {"_name": "fixed"},
         "optimization": {"max_update": 1, "lr": [0.001], "sentence_avg": True},
-        "dataset": {"batch_size": 16, "disable_validation": True},
+        "dataset": {"batch_size": 16, "disable_validation": True, "num_workers": 0},
         "checkpoint": {"save_dir": str(tmp_path / "run")},
     }
     text = "# @package _group_\n" + OmegaConf.to_yaml(OmegaConf.create(config))

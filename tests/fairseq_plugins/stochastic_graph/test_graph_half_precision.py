@@ -76,7 +76,7 @@ def configuration(corpus, cross_entropy_checkpoint, tmp_path):
         "optimizer": {"_name": "adam"},
         "lr_scheduler": {"_name": "fixed"},
         "optimization": {"max_update": 2, "lr": [0.01]},
-        "dataset": {"batch_size": 16, "disable_validation": True},
+        "dataset": {"batch_size": 16, "disable_validation": True, "num_workers": 0},
         "checkpoint": {"finetune_from_model": str(cross_entropy_checkpoint)},
     }
     text = "# @package _group_\n" + OmegaConf.to_yaml(OmegaConf.create(config))
