@@ -1,5 +1,6 @@
 """Operations that make an accelerator wait until the host has read a value."""
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -25,6 +26,11 @@ class HostReads(TorchDispatchMode):
     On every device, so that a test needs no accelerator: reading a number, results whose shape
     depends on values (indexing by booleans, for one), and ``multinomial``, which checks its input.
     """
+
+    def __new__(cls) -> "HostReads":
+        if int(torch.__version__.split(".")[0]) < 2:
+            pytest.skip("watches operations as torch 2 lets it")
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         super().__init__()
