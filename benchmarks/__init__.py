@@ -1,4 +1,4 @@
-"""Measurements: each module is a command, ``python -m benchmarks.<name>``."""
+"""Measurements: ``python -m benchmarks``, and ``python -m benchmarks.toy_expected_bleu``."""
 
 import logging
 import warnings
@@ -7,4 +7,5 @@ import warnings
 # and its use of Hydra is announced as outdated at each configuration.
 for name in ("fairseq", "hydra"):
     logging.getLogger(name).setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", module=r"hydra|fairseq|benchmarks\.training_step")
+warnings.filterwarnings("ignore", message="(?s).*hydra")
+warnings.filterwarnings("ignore", module="hydra|fairseq")

@@ -6,9 +6,87 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from benchmarks.timing import Timing
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a section is measured with.
+
+    ``batch`` sentences, the longest of ``length`` tokens with ``</s>``, of ``vocab`` words, in
+    ``rounds`` timed rounds, at least 4.
+    """
+
+    batch: int
+    length: int
+    vocab: int
+    rounds: int
+
+
+@dataclass
+class Table:
+    """``figures`` are the numbers of its rows with all their digits, by the row's name."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    figures: dict[str, Any]
+
+    def markdown(self) -> str:
+        return f"### {self.title}\n\n{markdown_table(self.header, self.rows)}\n"
+
+
+@dataclass
+class Section:
+    """A part of the page: ``text`` says what the tables hold, in Markdown."""
+
+    title: str
+    text: str
+    tables: list[Table]
+    measured_on: dict[str, str] = field(default_factory=lambda: environment())
+
+    def markdown(self) -> str:
+        facts = ", ".join(f"{fact} {value}" for fact, value in self.measured_on.items())
+        parts = [f"## {self.title}\n\n{self.text.strip()}\n\nMeasured on: {facts}.\n"]
+        return "\n".join([*parts, *(table.markdown() for table in self.tables)])
+
+
+def read_sections(path: Path) -> dict[str, Section]:
+    """Sections by name, as :func:`write_sections` wrote them; none where there is no file."""
+    if not path.exists():
+        return {}
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: Section(**{**section, "tables": [Table(**table) for table in section["tables"]]})
+        for name, section in held.items()
+    }
+
+
+def write_sections(sections: dict[str, Section], path: Path, introduction: str) -> None:
+    """``path`` plus .md and .json."""
+    text = "\n".join([introduction, *(section.markdown() for section in sections.values())])
+    write_text(path.with_suffix(".md"), text)
+    content = {name: asdict(section) for name, section in sections.items()}
+    write_json(path.with_suffix(".json"), content)
+
+
+TIMING = ["ms", "ratio", "quartiles"]
+
+
+def timing_cells(timing: Timing) -> list[str]:
+    """For the columns ``TIMING``."""
+    digits = 1 if timing.seconds < 0.1 else 0
+    return [
+        f"{1000 * timing.seconds:.{digits}f}",
+        f"{timing.ratio:.2f}",
+        f"{timing.lower_quartile:.2f} to {timing.upper_quartile:.2f}",
+    ]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

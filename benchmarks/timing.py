@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -23,6 +23,10 @@ class Timing:
     ratio: float
     lower_quartile: float
     upper_quartile: float
+
+    def times(self, number: float) -> Timing:
+        """Of so many calls in place of one."""
+        return Timing(*(number * value for value in astuple(self)))
 
 
 def clock(device: torch.device) -> Callable[[], float]:

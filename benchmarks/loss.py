@@ -1,37 +1,30 @@
-"""The objectives that are timed, each from logits to a scalar loss."""
+"""Expected BLEU from logits to their gradient, beside cross-entropy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import peak_memory
+from benchmarks.report import TIMING, Section, Sizes, Table, timing_cells
+from benchmarks.timing import interleaved
+from benchmarks.training_step import END, PADDING, devices, draw_sample
 from criterions import expected_bleu, reference_probabilities
 
-PADDING, END = 1, 2  # fairseq's dictionary
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sentences, rows per sentence (the reference's tokens and ``</s>``), words."""
-
-    batch: int = 32
-    tgt_len: int = 30
-    vocab: int = 8_000
-
-    def __str__(self) -> str:
-        return f"{self.batch} x {self.tgt_len} x {self.vocab:,}"
+SIZES = Sizes(batch=32, length=30, vocab=8_000, rounds=60)
 
 
 @dataclass(frozen=True)
 class Batch:
     """``logits`` [batch, tgt_len, vocab] with gradient, ``target`` [batch, tgt_len].
 
-    The target ends with ``</s>`` and is padded; references are two thirds of the width or longer.
+    The target ends with ``</s>`` and is padded.
     """
 
     logits: Tensor
@@ -43,28 +36,11 @@ class Batch:
         return (self.target != PADDING).sum(1)
 
 
-def word_ids(shape: tuple[int, ...], vocab: int, generator: torch.Generator) -> Tensor:
-    """Words by Zipf's law, so that n-grams repeat as often as in text."""
-    frequencies = 1.0 / torch.arange(1, vocab - 3)
-    numel = torch.Size(shape).numel()
-    drawn = torch.multinomial(frequencies, numel, replacement=True, generator=generator)
-    return 4 + drawn.view(shape)
-
-
-def draw_batch(shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
+def draw_batch(sizes: Sizes, device: torch.device) -> Batch:
     """Normal logits and Zipf-distributed references; one sentence has the full width."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(
-        2 * shape.tgt_len // 3, shape.tgt_len + 1, (shape.batch, 1), generator=generator
-    )
-    lengths[0] = shape.tgt_len
-    position = torch.arange(shape.tgt_len)
-    target = word_ids((shape.batch, shape.tgt_len), shape.vocab, generator)
-    target = target.masked_fill(position == lengths - 1, END)
-    target = target.masked_fill(position >= lengths, PADDING)
-    logits = torch.randn(shape.batch, shape.tgt_len, shape.vocab, generator=generator)
-    logits = logits.to(device=device, dtype=dtype).requires_grad_()
-    return Batch(logits, target.to(device))
+    target = draw_sample(sizes)["target"].to(device)
+    logits = torch.randn(*target.shape, sizes.vocab, generator=torch.Generator().manual_seed(0))
+    return Batch(logits.to(device).requires_grad_(), target)
 
 
 def cross_entropy(batch: Batch) -> Tensor:
@@ -133,3 +109,47 @@ def forward_backward(name: str, batch: Batch) -> Callable[[], None]:
         OBJECTIVES[name](batch).backward()
 
     return run
+
+
+TEXT = """\
+From logits to a scalar and back to the gradient of the logits. `softmax and sum` is the floor of
+what makes the probabilities of all words with autograd. **Peak memory** is what one call needs at
+most over the logits, their gradient included, in multiples of the logits' size: the growth of the
+resident set of a fresh process on a CPU, PyTorch's own count on an accelerator. Words follow
+Zipf's law; a reference has two thirds of the positions or more.
+"""
+
+
+def build(name: str, sizes: Sizes) -> Callable[[], None]:
+    """For a fresh process: a first call on a small batch loads what is loaded on first use."""
+    forward_backward(name, draw_batch(Sizes(2, 6, 50, 0), torch.device("cpu")))()
+    return forward_backward(name, draw_batch(sizes, torch.device("cpu")))
+
+
+def peak_in_logits(name: str, sizes: Sizes, device: torch.device) -> float:
+    """Peak memory over the logits, in multiples of the logits' own size."""
+    if device.type == "cpu":
+        peak = peak_memory.on_cpu(partial(build, name, sizes))
+    else:
+        function = forward_backward(name, draw_batch(sizes, device))
+        function()
+        peak = peak_memory.on_cuda(function)
+    return peak / (4 * sizes.batch * sizes.length * sizes.vocab)
+
+
+def measure(sizes: Sizes) -> Section:
+    tables = []
+    for device in devices():
+        batch = draw_batch(sizes, device)
+        functions = {name: forward_backward(name, batch) for name in OBJECTIVES}
+        timings = interleaved(functions, baseline=BASELINE, rounds=sizes.rounds, device=device)
+        peaks = {name: peak_in_logits(name, sizes, device) for name in OBJECTIVES}
+        tables.append(
+            Table(
+                f"Logits {sizes.batch} x {sizes.length} x {sizes.vocab:,}, {device.type}",
+                ["objective", *TIMING, "peak memory"],
+                [[name, *timing_cells(timings[name]), f"{peaks[name]:.2f}"] for name in OBJECTIVES],
+                {name: {**asdict(timings[name]), "memory": peaks[name]} for name in OBJECTIVES},
+            )
+        )
+    return Section("What expected BLEU costs, from logits to gradient", TEXT, tables)
