@@ -41,12 +41,9 @@ format: $(INSTALLED) ## let ruff sort the imports and lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(INSTALLED) ## run every program in benchmarks/ and write docs/results
-	$(BIN)/python -m benchmarks.expected_bleu --output docs/results/expected_bleu
-	$(BIN)/python -m benchmarks.toy_expected_bleu --output docs/results/toy_expected_bleu
-	$(BIN)/python -m benchmarks.objectives --output docs/results/objectives
-	$(BIN)/python -m benchmarks.decoding --output docs/results/decoding
-	$(BIN)/python -m benchmarks.stochastic_attention --output docs/results/stochastic_attention
+benchmark: $(INSTALLED) ## measure speed and memory (docs/performance.md), run the toy experiment
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.toy_expected_bleu
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

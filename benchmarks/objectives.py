@@ -52,6 +52,7 @@ def criterions() -> dict[str, list[str]]:
     return {
         BASELINE: ["--criterion", BASELINE, "--label-smoothing", "0.1"],
         "--criterion expected_bleu": bleu,
+        "--criterion expected_bleu --overlap paper": [*bleu, "--overlap", "paper"],
         "--criterion expected_bleu --feed greedy": [*bleu, "--feed", "greedy"],
         "--criterion expected_bleu --feed sample": [*bleu, "--feed", "sample"],
         **{name: graph_flags(name) for name in OBJECTIVES},

@@ -18,6 +18,7 @@ SLOW = (
     "fairseq_plugins/rewards/test_rewards_workers.py",
     "fairseq_plugins/test_[admrsw]*.py",
     "packaging/test_install.py",
+    "test_benchmarks.py",
     "recipes/test_dry_run.py",
     "recipes/test_end_to_end.py",
     "recipes/test_evaluat*.py",
