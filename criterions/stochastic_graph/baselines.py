@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -163,25 +163,46 @@ class MovingAverage(Baseline):
         return self
 
 
-@BASELINES.register("greedy")
-class GreedyDecode(Baseline):
-    """The cost of the model's own greedy output: self-critical training (Rennie et al. 2017).
+class GivenCost(Baseline):
+    """A cost that is the node's ``baseline_input``.
 
-    The cost is the node's ``baseline_input``: ``[batch]`` (or one value for each sample), or with
-    a time axis where the node has one.
+    ``[batch]`` (or one value for each sample), or with a time axis where the node has one.
     """
 
+    what: ClassVar[str]
+
     def forward(self, node: CostToGo) -> Tensor:
-        baseline = node.expanded_input("the cost of the greedy output, [batch]")
+        baseline = node.expanded_input(f"{self.what}, [batch]")
         if node.has_time and baseline.dim() == 1:
             baseline = baseline.unsqueeze(-1)
         if baseline.dim() != 1 + node.has_time:
             raise ValueError(
-                f"baseline_input of {node.node} must be the greedy output's cost, [batch]"
+                f"baseline_input of {node.node} must be {self.what}, [batch]"
                 f"{' or [batch, time]' if node.has_time else ''}; "
                 f"got shape {list(baseline.shape)}"
             )
         return baseline.detach()
+
+
+@BASELINES.register("greedy")
+class GreedyDecode(GivenCost):
+    """The cost of the model's own greedy output: self-critical training (Rennie et al. 2017)."""
+
+    what = "the cost of the greedy output"
+
+
+@BASELINES.register("expected")
+class ExpectedCost(GivenCost):
+    """What is expected of the cost once the sample is known, by a model of what follows.
+
+    Unlike other baselines it depends on the sample, ``b(z)``, which is made good by the gradient of
+    its expectation: beside the score term ``grad log p(z) (Q - b(z))`` the costs must have
+    ``sum_v p(v) b(v)``, with gradient to ``p`` alone (an action-dependent baseline; Gu et al. 2017,
+    arXiv 1611.02247).  The nearer ``b`` is to the mean of ``Q``, the smaller is the variance; with
+    the mean itself, all values are summed over, and only those that come before are sampled.
+    """
+
+    what = "the expected cost of the sample"
 
 
 @BASELINES.register("leave_one_out")
