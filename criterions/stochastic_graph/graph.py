@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.context import (
@@ -35,6 +36,7 @@ from criterions.stochastic_graph.nodes import (
 from criterions.stochastic_graph.surrogate import Surrogate, build_surrogate, score_statistics
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class StochasticGraph(Recorder):
     """Records stochastic nodes and costs; its surrogate's gradient estimates ``grad E[sum_c c]``.
 
@@ -51,31 +53,16 @@ class StochasticGraph(Recorder):
             their probabilities.
     """
 
-    def __init__(
-        self,
-        *,
-        estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
-        default_estimator: Estimator | None = None,
-        samples: int = 1,
-        update: int = 0,
-        values: Mapping[str | NodeKey, Tensor] | None = None,
-    ) -> None:
-        super().__init__(
-            estimators=estimators,
-            default_estimator=default_estimator,
-            samples=samples,
-            update=update,
-        )
-        self._values = dict(values or {})
-        self._nodes: dict[NodeKey, StochasticNode] = {}
-        self._names: set[str] = set()
-        self._enumerated: list[StochasticNode] = []
-        self._costs: dict[NodeKey, CostNode] = {}
-        self._baseline_inputs: dict[NodeKey, Tensor] = {}
-        self._observed: dict[str, Tensor] = {}
-        self._batch: int | None = None
-        self._result: Surrogate | None = None
-        self._with_gradient = torch.is_grad_enabled()
+    values: Mapping[Any, Tensor] = field(default_factory=dict)
+    _nodes: dict[NodeKey, StochasticNode] = field(default_factory=dict, init=False)
+    _names: set[str] = field(default_factory=set, init=False)
+    _enumerated: list[StochasticNode] = field(default_factory=list, init=False)
+    _costs: dict[NodeKey, CostNode] = field(default_factory=dict, init=False)
+    _baseline_inputs: dict[NodeKey, Tensor] = field(default_factory=dict, init=False)
+    _observed: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _batch: int | None = field(default=None, init=False)
+    _result: Surrogate | None = field(default=None, init=False)
+    _with_gradient: bool = field(default_factory=torch.is_grad_enabled, init=False)
 
     def __enter__(self) -> StochasticGraph:
         self._with_gradient = torch.is_grad_enabled()
@@ -114,7 +101,7 @@ class StochasticGraph(Recorder):
             )
         ancestors = self._ancestors(what, request.parents)
         estimator = self.estimator_of(request.name, request.estimator)
-        value = self._values.get(key, self._values.get(request.name, request.value))
+        value = self.values.get(key, self.values.get(request.name, request.value))
         try:
             draw = estimator.draw(request.distribution, value=value, update=self.update)
         except ValueError as error:
@@ -266,7 +253,7 @@ class StochasticGraph(Recorder):
 
     def _finish(self) -> Surrogate:
         if self._result is None:
-            for argument, given in (("estimators", self.estimators), ("values", self._values)):
+            for argument, given in (("estimators", self.estimators), ("values", self.values)):
                 for key in given:
                     if key not in self._nodes and key not in self._names:
                         raise ValueError(
