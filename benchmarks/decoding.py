@@ -56,7 +56,7 @@ def build_decoders(
         decoded = decode(
             model,
             net_input,
-            limits,
+            limits.repeat_interleave(samples or 1),
             eos=END,
             pad=PADDING,
             sampling=Sampling() if samples else None,

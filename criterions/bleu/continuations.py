@@ -44,9 +44,10 @@ def continuations(
 
     The output is taken to go on with the reference from the token emitted: after reference token
     ``j``, ``k`` further tokens are right with probability ``p_{j+1} ... p_{j+k}``, and the output
-    is as long as the rest of the reference makes it.  Of equal tokens of the reference the one counts
-    that continues the longest n-gram, then the one nearest to ``t``.  After a token that the
-    reference does not have, the output goes on from the last match as if one word were replaced.
+    is as long as the rest of the reference makes it.  Of equal tokens of the reference that one
+    counts which continues the longest n-gram, then the one nearest to ``t``.  After a token that
+    the reference does not have, the output goes on from the last match, as if one word were
+    replaced.
 
     Nothing depends on the tokens from ``t`` on, so that a score of these statistics is a baseline
     that leaves a score function unbiased, even though it depends on the token itself: see

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class SampleRequest:
     baseline_input: Tensor | None = None
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Recorder(ABC):
     """What :func:`sample` asks within ``with recorder:``: a graph, or the draws of decoding.
 
@@ -49,21 +50,16 @@ class Recorder(ABC):
         ValueError: ``samples`` is below 1.
     """
 
-    def __init__(
-        self,
-        *,
-        estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
-        default_estimator: Estimator | None = None,
-        samples: int = 1,
-        update: int = 0,
-    ) -> None:
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1; got {samples}")
-        self.estimators: dict[str, Any] = dict(estimators.items()) if estimators else {}
-        self.default_estimator = ScoreFunction() if default_estimator is None else default_estimator
-        self.samples, self.update = samples, update
-        self.asked = False
-        self._entered: list[Token[Recorder | None]] = []
+    estimators: Mapping[str, Estimator] | nn.ModuleDict = field(default_factory=dict)
+    default_estimator: Estimator = field(default_factory=ScoreFunction)
+    samples: int = 1
+    update: int = 0
+    asked: bool = field(default=False, init=False)
+    _entered: list[Token[Recorder | None]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1; got {self.samples}")
 
     def __enter__(self: Own) -> Own:
         self._entered.append(RECORDER.set(self))
@@ -78,9 +74,9 @@ class Recorder(ABC):
 
     def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
         """The estimator of node ``name``, whose layer asks for ``asked``."""
-        default = self.default_estimator if asked is None else asked
-        chosen: Estimator = self.estimators.get(name, default)
-        return chosen
+        if name in self.estimators:
+            return cast(Estimator, self.estimators[name])
+        return self.default_estimator if asked is None else asked
 
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("stochastic_graph_recorder", default=None)

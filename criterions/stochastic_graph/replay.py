@@ -17,11 +17,10 @@ one sample of all nodes of the graph)::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from criterions.stochastic_graph.context import (
@@ -29,7 +28,7 @@ from criterions.stochastic_graph.context import (
     SampleRequest,
     recorder_for_layer,
 )
-from criterions.stochastic_graph.estimators import Estimator, Expectation, Mode
+from criterions.stochastic_graph.estimators import Expectation, Mode
 from criterions.stochastic_graph.graph import StochasticGraph
 from criterions.stochastic_graph.nodes import NodeKey, describe
 
@@ -46,6 +45,7 @@ class UnexpectedDrawError(RuntimeError):
     """A node has an outcome to draw where none was to be drawn."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class StepwiseDraws(Recorder):
     """Takes a graph's place while a model decodes: layers draw, and the outcomes are kept.
 
@@ -65,27 +65,13 @@ class StepwiseDraws(Recorder):
             kept then, :meth:`at_step` need not be called, and the batch may change its size.
     """
 
-    def __init__(
-        self,
-        *,
-        estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None,
-        default_estimator: Estimator | None = None,
-        samples: int = 1,
-        update: int = 0,
-        may_draw: bool = True,
-    ) -> None:
-        super().__init__(
-            estimators=estimators,
-            default_estimator=default_estimator,
-            samples=samples,
-            update=update,
-        )
-        self.may_draw = may_draw
-        self._drawn: dict[NodeKey, Tensor] = {}
-        self.by_step: dict[str, list[Tensor]] = {}
-        """Outcomes of each node on a time axis, step after step."""
-        self._step: int | None = None
-        self._incremental = True
+    may_draw: bool = True
+    by_step: dict[str, list[Tensor]] = field(default_factory=dict, init=False)
+    """Outcomes of each node on a time axis, step after step."""
+
+    _drawn: dict[NodeKey, Tensor] = field(default_factory=dict, init=False)
+    _step: int | None = field(default=None, init=False)
+    _incremental: bool = field(default=True, init=False)
 
     def at_step(self, step: int, *, incremental: bool) -> None:
         """Say what the decoder computes next.
@@ -201,7 +187,7 @@ class ReplayingGraph(StochasticGraph):
         value = super().record(replace(request, mask=self._mask(request)))
         key = (request.name, request.step)
         node = self.nodes[key]
-        replayed = request.value is not None or key in self._values
+        replayed = request.value is not None or key in self.values
         if not replayed and not isinstance(node.estimator, (Expectation, Mode)):
             raise ValueError(
                 f"{node} was not drawn when the outputs were decoded, so these do not depend on "
@@ -212,10 +198,10 @@ class ReplayingGraph(StochasticGraph):
     def _mask(self, request: SampleRequest) -> Tensor | None:
         """The layer's mask, without the steps past the end of the output."""
         name, step, mask = request.name, request.step, request.mask
-        if step is not None and (name, step) in self._values:
+        if step is not None and (name, step) in self.values:
             exists = self._steps > step
         elif name in self._draws.by_step:
-            length = self._values[name, None].size(1)
+            length = self.values[name, None].size(1)
             steps = torch.arange(length, device=self._steps.device)
             exists = steps < self._steps.unsqueeze(1)
         else:

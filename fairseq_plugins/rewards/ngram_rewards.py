@@ -16,8 +16,15 @@ from criterions import (
     increments,
     prefix_statistics,
 )
+from criterions.bleu.continuations import continuations
 from fairseq_plugins.batch import columns_of, is_special
-from fairseq_plugins.rewards.reward import REWARDS, Outputs, Reward, RewardOptions
+from fairseq_plugins.rewards.reward import (
+    REWARDS,
+    Outputs,
+    Reward,
+    RewardOptions,
+    TokenValues,
+)
 from fairseq_plugins.rewards.text_rewards import TextStatistics
 
 
@@ -35,7 +42,7 @@ class NgramReward(Reward):
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
-        self.per_token = options.level == "tokens"
+        self.per_token = options.reward_level == "tokens"
         self._of_text = None if self.per_token else TextStatistics(options)
 
     @abstractmethod
@@ -51,6 +58,33 @@ class NgramReward(Reward):
         if not self.per_token:
             return super().increments(outputs)
         return increments(self.score(prefix_statistics(**self._ids(outputs))).float())
+
+    def token_values(self, outputs: Outputs, probabilities: Tensor) -> TokenValues:
+        if not self.per_token:
+            return super().token_values(outputs, probabilities)
+        samples, dictionary = outputs.samples, self.options.task.target_dictionary
+        ids = self._ids(outputs)
+        right = probabilities.repeat_interleave(samples, dim=0)
+        found = continuations(**ids, probabilities=right)
+        after, other, stopped = map(self.score, found[:3])
+        emitted = torch.cat([after, other.unsqueeze(2)], dim=2)
+        emitted = emitted.gather(2, found.emitted.unsqueeze(2)).squeeze(2)
+        # </s> is a token of the reference, or else what ends the output.
+        references = ids["references"]
+        is_end = references.eq(dictionary.eos())
+        known = found.distinct & (is_end | ~is_special(references, dictionary))
+        apart = self.options.sentence_end != "ngram"
+        if apart:
+            at_end = columns_of(outputs.tokens) == outputs.lengths.unsqueeze(1)
+            emitted = torch.where(at_end, stopped, emitted)
+        pad = torch.nn.functional.pad
+        return TokenValues(
+            tokens=pad(references, (0, 1), value=dictionary.eos()),
+            known=pad(known, (0, 1), value=apart),
+            values=torch.cat([after, stopped.unsqueeze(2)], dim=2).float(),
+            other=other.float(),
+            emitted=emitted.float(),
+        )
 
     def _ids(self, outputs: Outputs) -> dict[str, Any]:
         """Arguments of :func:`criterions.counted_statistics`."""
@@ -111,3 +145,8 @@ class Constant(Reward):
         added = torch.zeros_like(outputs.tokens, dtype=torch.float32)
         added[:, :1] = 1
         return added
+
+    def token_values(self, outputs: Outputs, probabilities: Tensor) -> TokenValues:
+        ones = torch.ones_like(outputs.tokens, dtype=torch.float32)
+        none = outputs.tokens[:, :0]
+        return TokenValues(none, none.bool(), ones[..., :0].unsqueeze(1), ones, ones)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from criterions.stochastic_graph import StochasticGraph
 from fairseq_plugins.batch import Batch
+from fairseq_plugins.decoding import evaluation_mode
 from fairseq_plugins.metrics import log_loss
 from fairseq_plugins.model_pass import check_model, model_pass
 from fairseq_plugins.optimizer_state import load_state_of_other_criterions
 from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent
-from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions
+from fairseq_plugins.stochastic_graph.costs import COSTS, Cost
 from fairseq_plugins.stochastic_graph.costs.cross_entropy_cost import TokenLosses
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollout, Rollouts
@@ -55,10 +56,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         )
         parts = (self.settings, self.estimators, self.dictionary)
         self.rollouts, self.passes = Rollouts(*parts), ScoredPasses(*parts)
-        options = CostOptions(
-            self.settings, task, self.estimators.token, self.train_step.sum_over_workers
+        self.cost: Cost = COSTS.create(
+            self.settings.cost, self.settings, task, self.train_step.sum_over_workers
         )
-        self.cost: Cost = COSTS.create(self.settings.cost, options)
         self._adds_cross_entropy = (
             not self.cost.per_token and self.settings.cross_entropy_weight > 0
         )
@@ -133,7 +133,15 @@ class StochasticGraphCriterion(FairseqCriterion):
         greedy = None
         if self.estimators.compare_with_greedy:
             greedy = self.rollouts.greedy(model, sources, update)
-        recorded = self.cost.record(done, rollout, greedy)
+        teacher = right = None
+        if self._adds_cross_entropy and not self._in_one_pass:
+            teacher, losses, teacher_logs = self._teacher_graph(model, sources, update)
+        if self.estimators.expects_costs:
+            if teacher is None:
+                with torch.no_grad(), evaluation_mode(model):
+                    losses = self._teacher_graph(model, sources, update)[1]
+            right = losses.probabilities
+        recorded = self.cost.record(done, rollout, greedy, right)
         token_logs: dict[str, Tensor] = {}
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)
@@ -154,10 +162,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         for name, total in recorded.items():
             logs[prefix + name] = total
         logs.update(token_logs)
-        if self._adds_cross_entropy and not self._in_one_pass:
-            graph, teacher_logs = self._teacher_graph(model, sources, update)
+        if teacher is not None:
             weight = self.settings.cross_entropy_weight
-            added_loss, added_value, observed = _summed(graph, per_token, batch, only="observed")
+            added_loss, added_value, observed = _summed(teacher, per_token, batch, only="observed")
             loss, value = loss + weight * added_loss, value + weight * added_value
             logs.update(teacher_logs, **observed)
         self.estimators.learn()
@@ -210,7 +217,7 @@ class StochasticGraphCriterion(FairseqCriterion):
 
     def _teacher_graph(
         self, model: Any, sources: Batch, update: int
-    ) -> tuple[StochasticGraph, dict[str, Tensor]]:
+    ) -> tuple[StochasticGraph, TokenLosses, dict[str, Tensor]]:
         """The cross-entropy that is added to another cost, over the teacher's prefix if any."""
         layers = self.estimators.layers["cross_entropy"]
         with StochasticGraph(default_estimator=layers, update=update) as graph:
@@ -220,7 +227,7 @@ class StochasticGraphCriterion(FairseqCriterion):
         if self.settings.teacher_prefix != "0":
             counts, logs = counts & self.rollouts.forced_prefix(sources, update), {}
         graph.cost("cross_entropy", losses.smoothed, mask=counts)
-        return graph, logs
+        return graph, losses, logs
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, **options: Any) -> Any:
         """Load what fits: the checkpoint may be that of another objective.

@@ -15,6 +15,7 @@ from criterions.stochastic_graph import (
     CostToGo,
     Estimator,
     Expectation,
+    ExpectedCost,
     GreedyDecode,
     GumbelSoftmax,
     LearnedBaseline,
@@ -70,6 +71,7 @@ class CriterionEstimators(nn.Module):
     and under an added cross-entropy, which has neither samples nor a greedy output to compare with
     and so takes a moving average.
     ``compare_with_greedy``: whether the cost of the greedy output is the baseline of either.
+    ``expects_costs``: whether the tokens' baseline is the cost that is expected after each.
     ``reads_states``: whether the tokens' baseline reads the decoder's states.
     ``temperature``: of relaxed feeding, by update.
 
@@ -122,6 +124,7 @@ class CriterionEstimators(nn.Module):
             isinstance(estimator.baseline, GreedyDecode)
             for estimator in (self.token, self.layers["cost"])
         )
+        self.expects_costs = isinstance(self.token.baseline, ExpectedCost)
         self.reads_states = isinstance(self.token.baseline, LearnedBaseline)
         if any(True for _ in self.buffers()) and not any(True for _ in self.parameters()):
             # fairseq saves a criterion's state only if it has a parameter; its legacy_ddp takes

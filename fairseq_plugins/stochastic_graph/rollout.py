@@ -128,11 +128,9 @@ class Rollouts:
             "--teacher-forcing", settings.teacher_forcing, at_least, 0, at_most=1
         )
         self.teacher_prefix = schedule_of("--teacher-prefix", settings.teacher_prefix, at_least, 0)
-        self.sampling = None
-        if settings.feed == "sample":
-            self.sampling = Sampling(
-                settings.sample_temperature, settings.sample_topk, settings.sample_topp
-            )
+        drawn = settings.sample_temperature, settings.sample_topk, settings.sample_topp
+        sampling = Sampling(*drawn)  # whose values are checked whatever is fed
+        self.sampling = sampling if settings.feed == "sample" else None
 
     def of(self, model: Any, sources: Batch, update: int, *, replay: bool = True) -> Rollout:
         """Decode what ``--feed`` asks for, in training.
@@ -183,19 +181,14 @@ class Rollouts:
     def greedy(self, model: Any, sources: Batch, update: int | None) -> Rollout:
         """The most probable tokens, one row for each source, while no layer draws.
 
-        Args:
-            model: in any mode.
-            sources: the batch.
-            update: number of the update; None outside training, where there is no teacher.
+        The model may be in any mode; ``update`` as of :meth:`forced_prefix`.
         """
         return self._decoded(model, sources, self.forced_prefix(sources, update))
 
     def forced_prefix(self, batch: Batch, update: int | None) -> Tensor:
         """``[rows, tgt_len]`` bool: the reference's first tokens, that are always fed.
 
-        Args:
-            batch: with the references.
-            update: number of the update; None outside training, where there is no teacher.
+        ``update`` is its number; None outside training, where there is no teacher.
         """
         teacher = 0 if update is None else int(self.teacher_prefix(update))
         return batch.first_tokens(max(batch.prefix_size, teacher))

@@ -42,6 +42,12 @@ class TokenLosses:
         smoothed = label_smoothed(plain, uniform, label_smoothing, vocab)
         return cls(smoothed, plain, batch.counts)
 
+    @property
+    def probabilities(self) -> Tensor:
+        """``[rows, tgt_len]``: of each token; a mean over enumerated values.  No gradient."""
+        found = (-self.plain.detach()).exp()
+        return found if found.dim() == 2 else found.flatten(0, -3).mean(0)
+
     def total(self, losses: Tensor) -> Tensor:
         """Sum of ``[rows, tgt_len]`` over the tokens that count."""
         return losses.masked_fill(~self.counts, 0).sum()
@@ -59,14 +65,18 @@ class CrossEntropy(Cost):
     per_token: ClassVar[bool] = True
     bears_enumeration: ClassVar[bool] = True
 
-    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
+    def record(
+        self,
+        done: ScoredPass,
+        rollout: Rollout,
+        greedy: Rollout | None,
+        right: Tensor | None,
+    ) -> Logs:
         settings, batch = self.settings, rollout.batch
         if settings.records_tokens:
             # The last token is fed to no one.
             is_fed = columns_of(rollout.tokens) < batch.reference.num_tokens.unsqueeze(1) - 1
-            distribution = self.token_distribution(done)
-            mask = rollout.action_mask & is_fed
-            self.record_tokens(done, FED, distribution, rollout.tokens, mask)
+            done.record_tokens(FED, rollout.tokens, rollout.action_mask & is_fed)
         losses = TokenLosses.of(done.logits, batch, settings.label_smoothing)
         before = [FED] if settings.records_tokens else []
         done.graph.cost("cross_entropy", losses.smoothed, mask=losses.counts, before=before)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from criterions.candidate_losses import unique_samples
+from criterions.candidate_losses import (
+    CANDIDATE_LOSSES,
+    effective_sample_size,
+    first_occurrences,
+    unique_samples,
+)
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import GreedyDecode
 from fairseq_plugins.batch import Batch
-from fairseq_plugins.rewards import build_reward
-from fairseq_plugins.stochastic_graph.candidate_set import record_candidates
-from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
+from fairseq_plugins.rewards import RewardOptions, TokenValues, build_reward
+from fairseq_plugins.stochastic_graph.config import Settings
+from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
@@ -27,42 +32,36 @@ class NegativeReward(Cost):
 
     reads_logits: ClassVar[bool] = False
 
-    def __init__(self, options: CostOptions) -> None:
-        super().__init__(options)
-        settings = options.settings
+    def __init__(
+        self, settings: Settings, task: Any, sum_over_workers: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(settings, task, sum_over_workers)
         self.bounds = _bounds_of("--reward-clip", settings.reward_clip)
-        self.reward = build_reward(
-            settings.reward,
-            level=settings.reward_level,
-            task=options.task,
-            workers=settings.reward_workers,
-            bpe=settings.reward_remove_bpe,
-            detokenizer=settings.reward_detok,
-            detokenizer_args=settings.reward_detok_args,
-            sacrebleu_tokenizer=settings.reward_sacrebleu_tokenizer,
-            max_order=settings.max_order,
-            smoothing=settings.smoothing,
-            sentence_end=settings.sentence_end,
-        )
-        if settings.credit == "reward_to_go" and not self.reward.per_token:
-            raise ValueError(
-                f"--credit reward_to_go does not go with --reward {settings.reward}: it does "
-                "not tell what each token adds; use sentence_bleu or gleu"
-            )
+        self.reward = build_reward(RewardOptions.of(settings, task))
+        for name, value in (("credit", "reward_to_go"), ("baseline", "expected")):
+            if getattr(settings, name) == value and not self.reward.per_token:
+                raise ValueError(
+                    f"--{name} {value} does not go with --reward {settings.reward}: it does not "
+                    "tell what each token adds; use sentence_bleu or gleu"
+                )
 
-    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
+    def record(
+        self,
+        done: ScoredPass,
+        rollout: Rollout,
+        greedy: Rollout | None,
+        right: Tensor | None,
+    ) -> Logs:
         settings, graph = self.settings, done.graph
-        if not settings.emits_greedily or settings.feed == "teacher":
-            distribution = self.token_distribution(done)
         if settings.feed == "teacher" or settings.relaxed:
             eos, pad = self.dictionary.eos(), self.dictionary.pad()
-            rollout = rollout.emitting(distribution, eos, pad, greedy=settings.emits_greedily)
+            tokens, greedily = done.token_distribution, settings.emits_greedily
+            rollout = rollout.emitting(tokens, eos, pad, greedy=greedily)
         outputs, samples = rollout.outputs, rollout.batch.samples
         if settings.emits_greedily:
             _check_layers_have_scores(done)
         elif settings.records_tokens:
-            mask = rollout.action_mask
-            self.record_tokens(done, EMITTED, distribution, rollout.tokens, mask)
+            done.record_tokens(EMITTED, rollout.tokens, rollout.action_mask)
 
         logs: Logs = {}
         if settings.credit == "reward_to_go":
@@ -76,10 +75,13 @@ class NegativeReward(Cost):
             rewards = self.reward(outputs)
             costs = self._cost(rewards, samples)
             if settings.estimator == "candidate_set":
-                size = record_candidates(done, distribution, rollout, costs, settings)
+                size = self._record_candidates(done, rollout, costs)
                 logs["effective_sample_size"] = size
             else:
                 graph.cost("reward", costs)
+        if right is not None:
+            right = rollout.batch.after_prefix(right)
+            self._expect(self.reward.token_values(outputs, right), done, rollout)
         if greedy is not None:
             self._compare_with(greedy, done, logs)
 
@@ -105,11 +107,74 @@ class NegativeReward(Cost):
         normalization = self.settings.reward_normalization
         if normalization != "none":
             rewards = normalize_rewards(
-                rewards.view(-1, samples), normalization, self.options.sum_over_workers
+                rewards.view(-1, samples), normalization, self.sum_over_workers
             ).flatten()
         if self.bounds != (None, None):
             rewards = clip_rewards(rewards, *self.bounds)
         return 1 - rewards if normalization == "none" else -rewards
+
+    def _record_candidates(self, done: ScoredPass, rollout: Rollout, costs: Tensor) -> Tensor:
+        """Add the loss of each source's candidates; the sum of their effective sample sizes.
+
+        A layer's outcome for one candidate has part in the loss of the whole set, which is the cost
+        of each of its rows: with a score function, every score term would be too small by the size
+        of the set.
+
+        Args:
+            done: the pass with gradient.
+            rollout: the candidates, those of a source side by side.
+            costs: ``[rows]``.
+
+        Raises:
+            ValueError: a layer of the model has a score term.
+        """
+        for node in done.layers:
+            if node.log_prob is not None:
+                raise ValueError(
+                    f"--estimator candidate_set does not go with the score function of {node}: use "
+                    "--layer-estimator straight_through, none, expectation or mode, or --estimator "
+                    "score_function"
+                )
+        settings, samples, mask = self.settings, rollout.batch.samples, rollout.action_mask
+
+        def grouped(rows: Tensor) -> Tensor:
+            return rows.unflatten(0, (-1, samples))
+
+        log_probs = done.token_distribution.log_prob(rollout.tokens).masked_fill(~mask, 0)
+        log_probs = grouped(log_probs.sum(1))
+        # Of the same candidates the first counts; </s> distinguishes an output from a cut one.
+        different = first_occurrences(grouped(rollout.tokens), grouped(rollout.num_tokens))
+        # An empty reference has no probability: decoding never ends before the first token.
+        different = different & log_probs.detach().isfinite()
+        loss_of, costs = CANDIDATE_LOSSES[settings.candidate_loss], grouped(costs)
+        if settings.candidate_loss == "risk":
+            alpha = settings.candidate_sharpness
+            loss = loss_of(log_probs, costs, alpha=alpha, mask=different)
+        else:
+            # The other losses compare scores of outputs of different lengths.
+            alpha, lengths = 1.0, grouped(mask.sum(1)).clamp(min=1)
+            loss = loss_of(log_probs, costs, mask=different, lengths=lengths)
+            log_probs = log_probs / lengths
+        done.graph.cost(f"candidate_{settings.candidate_loss}", loss.repeat_interleave(samples))
+        return effective_sample_size(alpha * log_probs.detach(), different).sum()
+
+    def _expect(self, expected: TokenValues, done: ScoredPass, rollout: Rollout) -> None:
+        """Let what is expected of the cost after each token be the baseline of the tokens.
+
+        As it depends on the token, the gradient of its mean over all tokens is added.
+        """
+        prefix = rollout.tokens.size(1) - expected.other.size(1)
+        pad = torch.nn.functional.pad
+        done.graph.set_baseline_input(EMITTED, 1 - pad(expected.emitted, (prefix, 0)))
+        # The probabilities sum to 1: only tokens that differ from the others are looked up.
+        tokens = expected.tokens.t().unsqueeze(2).expand(-1, -1, rollout.tokens.size(1))
+        probabilities = done.token_distribution.log_prob(tokens).exp().permute(1, 2, 0)
+        gains = expected.values - expected.other.unsqueeze(2)
+        gains = pad(gains.masked_fill(~expected.known.unsqueeze(1), 0), (0, 0, prefix, 0))
+        mean = -(probabilities * gains).sum(2)
+        # Its gradient alone counts.
+        mean = mean - mean.detach()
+        done.graph.cost("expected_reward", mean, mask=rollout.action_mask, parents=[])
 
     def _compare_with(self, greedy: Rollout, done: ScoredPass, logs: Logs) -> None:
         """Let the cost of the greedy outputs be the baseline of the nodes that ask for it."""

@@ -17,6 +17,7 @@ from criterions.token_categorical import TokenCategorical
 from fairseq_plugins import decoding
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.decoding import DecodedTokens
+from fairseq_plugins.rewards import Outputs
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +161,16 @@ def reward_of(output):
     return sum(number(*output[: i + 1]) / 4 for i in range(len(output)))
 
 
+def outputs_of(tiny, decoded):
+    return Outputs(
+        tokens=decoded.tokens,
+        lengths=decoded.lengths,
+        references=torch.tensor([tiny.target]),
+        reference_lengths=torch.tensor([len(tiny.target) - 1]),
+        sources=tiny.sample["net_input"]["src_tokens"],
+    )
+
+
 def rewarded(tiny, **options):
     criterion = tiny.criterion(**{"objective": "reinforce", **options})
     criterion.cost.reward = Table()
@@ -214,6 +225,32 @@ def test_reinforce_with_every_baseline(corpus, monkeypatch, arch, baseline, cred
     expected, probabilities = true_gradient(tiny, outputs, lambda o, _: 1 - reward_of(o))
     actual = tiny.average(criterion, monkeypatch, outputs, probabilities)
     assert_same_gradients(actual, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"sentence_end": "ngram"}, {"reward": "gleu"}])
+@pytest.mark.parametrize("weight", [0, 0.5])
+@both_architectures
+def test_the_expected_cost_as_the_baseline(corpus, monkeypatch, arch, weight, options):
+    """Outputs may have the reference's words, another one, and the unknown word."""
+    tiny = Tiny(corpus, arch, words=2, target=(4, 3, 4))
+    rewards = {"baseline": "expected", "max_decode_length": 3, **options}
+    criterion = tiny.criterion(objective="reinforce", cross_entropy_weight=weight, **rewards)
+    outputs = tiny.outputs(3)
+
+    def cost(output, _):
+        rows = tiny.decoded([output])
+        return 1 - criterion.cost.reward(outputs_of(tiny, rows))[0]
+
+    expected, probabilities = true_gradient(tiny, outputs, cost)
+    if weight:
+        cross_entropy, tokens, _ = tiny.criterion(objective="cross_entropy")(
+            tiny.model, tiny.sample
+        )
+        added = tiny.gradient(weight * cross_entropy / tokens)
+        expected = [one + other for one, other in zip(expected, added, strict=True)]
+    actual = tiny.average(criterion, monkeypatch, outputs, probabilities)
+    assert sum(float(g.norm()) for g in expected) > 1e-2
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)  # rewards are float32
 
 
 @pytest.mark.parametrize(
