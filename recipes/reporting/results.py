@@ -55,9 +55,10 @@ def chosen_scores(layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
     """
     evaluation = layout.recipe.evaluation
     lines, sources = _references(layout, layout.recipe.data.valid)
-    name, options = evaluation.selected_by, MetricOptions(**vars(evaluation))
+    name = evaluation.selected_by
+    options = MetricOptions(**{**vars(evaluation), "metrics": [name]})
     texts = {str(key): read_lines(path) for key, path in outputs.items()}
-    scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
+    scored = compare(texts, lines, None, options, sources).systems
     return {key: scored[str(key)].scores[name].value for key in outputs}
 
 
@@ -249,5 +250,5 @@ def _start_bleu(layout: Layout, decoded: Decoded, start: str) -> float | None:
         return None
     model = layout.sentencepiece(layout.recipe.target_lang)
     reference = detokenised(generate_log(valid), model, "T")
-    scores = compare({start: read_lines(valid)}, [reference], metrics=["bleu"])
+    scores = compare({start: read_lines(valid)}, [reference], None, MetricOptions(["bleu"]))
     return scores.systems[start].scores["bleu"].value

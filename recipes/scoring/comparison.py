@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.base import Metric
-from sacrebleu.significance import PairedTest, Result
+from sacrebleu.significance import PairedTest
 
 from recipes.errors import RecipeError
-from recipes.schema.recipe import Evaluation
 from recipes.scoring.metrics import MetricOptions, References, SentenceMean, find_metric
 from recipes.scoring.output_statistics import (
     average_probability,
-    bucket_scores,
     consecutive_repeats,
-    reference_buckets,
+    length_buckets,
 )
 
 Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's name
@@ -98,10 +96,8 @@ def evaluate(
     Args:
         logs: what fairseq-generate printed, by system, as far as it is known.
     """
-    tests = options.metrics, options.bootstrap_samples, options.randomization_trials
-    result = compare(texts, references, baseline, *tests, options, sources)
-    buckets = options.length_buckets, options.smallest_bucket
-    describe(result, texts, references, baseline, options, *buckets)
+    result = compare(texts, references, baseline, options, sources)
+    describe(result, texts, references, baseline, options)
     for system, log in logs.items():
         row = result.systems[system]
         row.average_probability = None if log is None else average_probability(log)
@@ -134,9 +130,6 @@ def compare(
     systems: Systems,
     references: References,
     baseline: str | None = None,
-    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
-    samples: int = Evaluation.bootstrap_samples,
-    trials: int = Evaluation.randomization_trials,
     options: MetricOptions | None = None,
     sources: Sequence[str] | None = None,
 ) -> Comparison:
@@ -145,21 +138,19 @@ def compare(
     Args:
         references: one list of lines for each reference set.
         baseline: the system to compare with; None scores without a test or intervals.
-        metrics: see :func:`~recipes.scoring.metrics.find_metric`.
-        samples: resamples of the bootstrap that gives the intervals, at least 1.
-        trials: shuffles of approximate randomisation; 0 leaves the test out.
-        options: of the metrics.
+        options: metrics, and how much is resampled and shuffled.
         sources: what was translated, for metrics that read it.
 
     Raises:
         RecipeError: see :func:`check_lines`.
     """
     check_lines(systems, references)
+    options = options or MetricOptions()
     result = Comparison({system: SystemScores() for system in systems})
-    for name in metrics:
-        metric = find_metric(name).build(options or MetricOptions(), references, sources)
+    for name in options.metrics:
+        metric = find_metric(name).build(options, references, sources)
         if baseline is not None:
-            _test(result, name, metric, systems, baseline, samples, trials)
+            _test(result, name, metric, systems, baseline, options)
             continue
         for system, lines in systems.items():
             result.systems[system].scores[name] = Score(metric.corpus_score(lines, None).score)
@@ -173,10 +164,10 @@ def _test(
     metric: Metric,
     systems: Systems,
     baseline: str,
-    samples: int,
-    trials: int,
+    options: MetricOptions,
 ) -> None:
     """Scores with intervals and p-values; the signatures then name seed and resamples too."""
+    samples, trials = options.bootstrap_samples, options.randomization_trials
     outcomes, result.signatures[name] = _paired_test(systems, baseline, metric, "bs", samples)
     for system, found in outcomes.items():
         # sacrebleu gives numpy's float32 for some of them.
@@ -190,10 +181,11 @@ def _test(
         statistics = metric._extract_corpus_statistics(list(systems[system]), None)
         return [list(map(float, row)) for row in statistics]
 
-    outcomes, signature = _paired_test(systems, baseline, metric, "ar", trials)
-    result.randomization_signatures[name] = signature
+    outcomes, result.randomization_signatures[name] = _paired_test(
+        systems, baseline, metric, "ar", trials
+    )
     for system, found in outcomes.items():
-        if system != baseline:
+        if found.p_value is not None:  # the baseline has none
             # Sentences that count the same leave nothing to test; sacrebleu's formula gives
             # 1 / (trials + 1).  Counting takes time: only scores that are equal are looked into.
             same = found.score == outcomes[baseline].score and counted(system) == counted(baseline)
@@ -202,7 +194,7 @@ def _test(
 
 def _paired_test(
     systems: Systems, baseline: str, metric: Metric, test_type: str, trials: int
-) -> tuple[dict[str, Result], str]:
+) -> tuple[dict[str, Any], str]:
     """sacrebleu's results by system, and the signature that names test, trials and seed.
 
     Args:
@@ -211,16 +203,10 @@ def _paired_test(
     """
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     order = [baseline, *(name for name in systems if name != baseline)]
+    named = [(system, systems[system]) for system in order]
     # Processes (0 lets sacrebleu choose how many) are for what is quick to copy.
-    alone = len(order) <= 2 or isinstance(metric, SentenceMean)
-    test = PairedTest(
-        [(system, systems[system]) for system in order],
-        {"metric": metric},
-        None,
-        test_type=test_type,
-        n_samples=trials,
-        n_jobs=1 if alone else 0,
-    )
+    jobs = 1 if len(order) <= 2 or isinstance(metric, SentenceMean) else 0
+    test = PairedTest(named, {"metric": metric}, None, test_type, trials, n_jobs=jobs)
     signatures, columns = test()
     (column,) = (key for key in columns if key != "System")
     return dict(zip(order, columns[column], strict=True)), str(signatures[column])
@@ -232,37 +218,30 @@ def describe(
     references: References,
     baseline: str | None = None,
     options: MetricOptions | None = None,
-    bounds: Sequence[int] = (10, 20, 30, 40, 50),
-    smallest: int = Evaluation.smallest_bucket,
 ) -> None:
-    """Add to ``result`` of :func:`compare` what BLEU is made of, repetition, and BLEU by length.
-
-    Args:
-        bounds: see :func:`~recipes.scoring.output_statistics.length_buckets`.
-        smallest: sentences that a bucket must have.
-    """
+    """Add to ``result`` of :func:`compare` what BLEU is made of, repetition, and BLEU by length."""
     options = options or MetricOptions()
     bleu = options.bleu(references)
     every_reference = [line for lines in references for line in lines]
     repeats = consecutive_repeats(options.tokens(every_reference))
     result.reference_consecutive_repeats_per_100_tokens = repeats
-    buckets = reference_buckets(references, options, bounds, smallest)
-    scores = bucket_scores(systems, references, options, buckets)
     for system, lines in systems.items():
         row, score = result.systems[system], bleu.corpus_score(lines, None)
         row.length_ratio, row.brevity_penalty = score.ratio, score.bp
         row.precisions = list(score.precisions)
         row.geometric_mean = math.prod(score.precisions) ** (1 / len(score.precisions))
         row.consecutive_repeats_per_100_tokens = consecutive_repeats(options.tokens(lines))
-        row.length_buckets = [
-            {
-                "from": bucket.shortest,
-                "to": bucket.longest,
-                "sentences": len(bucket.positions),
-                "bleu": scores[system][number],
-            }
-            for number, bucket in enumerate(buckets)
-        ]
-        if baseline is not None and system != baseline:
-            for number, entry in enumerate(row.length_buckets):
-                entry["baseline_bleu"] = scores[baseline][number]
+    # A sentence's length is that of its first reference, in BLEU's tokens.
+    first = [next(filter(str.strip, row), "") for row in zip(*references, strict=True)]
+    lengths = [len(tokens) for tokens in options.tokens(first)]
+    for bucket in length_buckets(lengths, options.length_buckets, options.smallest_bucket):
+        bleu = options.bleu([[lines[i] for i in bucket.positions] for lines in references])
+        scores = {
+            system: bleu.corpus_score([lines[i] for i in bucket.positions], None).score
+            for system, lines in systems.items()
+        }
+        about = {"from": bucket.shortest, "to": bucket.longest, "sentences": len(bucket.positions)}
+        for system, score in scores.items():
+            compared = baseline is not None and system != baseline
+            theirs = {"baseline_bleu": scores[baseline]} if compared else {}
+            result.systems[system].length_buckets.append({**about, "bleu": score, **theirs})
