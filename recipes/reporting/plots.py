@@ -8,29 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from recipes.reporting.tables import (
-    arms_of,
-    column_name,
-    differences,
-    main_title,
-    splits_and_beams,
-)
+from recipes.fairseq_commands.training_log import CURVES
+from recipes.reporting.tables import arms_of, column_name, differences, main_title, splits_and_beams
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = {
-    "bleu": "valid BLEU (greedy, while training)",
-    "expected_bleu": "expected BLEU",
-    "reward_greedy": "reward of greedy output",
-    "reward": "reward of sampled output (training)",
-    "entropy": "entropy of the tokens drawn (nats, training)",
-    "nll_loss": "negative log-likelihood (bits / token)",
-    "kl": "KL divergence of the latent variable (nats / sentence)",
-    "length_ratio": "length ratio",
-    "sample_length": "length of output (tokens)",
-}
 _COLORS = 10  # of matplotlib's cycle
 _MARKERS = "osD^vPX"  # no divisor in common with the colours: arms of one colour differ in it
 
@@ -100,7 +84,7 @@ def plot_gains(results: dict[str, Any]) -> Plot:
 
 def plot_curves(results: dict[str, Any]) -> Plot | None:
     """A panel for each metric that some arm logged, over updates; None where there is none."""
-    metrics = [m for m in METRICS if any(curve_of(results, s, m) for s in results["curves"])]
+    metrics = [m for m in CURVES if any(curve_of(results, s, m) for s in results["curves"])]
     if not metrics:
         return None
     ends: list[str] = []
@@ -108,7 +92,7 @@ def plot_curves(results: dict[str, Any]) -> Plot | None:
     def draw(figure: Figure) -> None:
         panels = list(figure.subplots(-(-len(metrics) // 2), 2, squeeze=False).flat)
         for panel, metric in zip(panels, metrics, strict=False):
-            ends.append(f"{METRICS[metric]}: {_draw_curves(panel, results, metric)}")
+            ends.append(f"{CURVES[metric]}: {_draw_curves(panel, results, metric)}")
         for panel in panels[len(metrics) :]:
             panel.set_axis_off()
         lines: dict[str, Any] = {}
@@ -135,7 +119,7 @@ def _draw_curves(axis: Axes, results: dict[str, Any], metric: str) -> str:
                 name = None if number else arm
                 axis.plot(*points, markersize=3.5, linewidth=1.4, label=name, **style)
                 ends.append(f"{system} {points[1][-1]:.4g}")
-    axis.set_title(METRICS[metric], fontsize=10)
+    axis.set_title(CURVES[metric], fontsize=10)
     axis.set_xlim(left=0)
     axis.set_xlabel("updates")
     axis.grid(linewidth=0.6)

@@ -69,11 +69,7 @@ def _references(layout: Layout, split: str) -> tuple[list[list[str]], list[str]]
 
 
 def collect_results(
-    layout: Layout,
-    decoded: Decoded,
-    commands: list[tuple[str, str]],
-    lenpen: Lenpen,
-    command: str,
+    layout: Layout, decoded: Decoded, commands: list[tuple[str, str]], lenpen: Lenpen, command: str
 ) -> dict[str, Any]:
     """Score all decodings and gather settings, times and curves.
 

@@ -16,17 +16,8 @@ START = "start"  # the system of the checkpoint that all arms start from
 CONSTANT_REWARD = "constant_reward"
 # Names of --objective whose cost is a reward, unless --cost says otherwise.
 REWARD_OBJECTIVES = (
-    "mixer",
-    "reinforce",
-    "self_critical",
-    "leave_one_out",
-    "group_normalized",
-    "minimum_risk",
-    "sequence_nll",
-    "max_margin",
-    "multi_margin",
-    "softmax_margin",
-    "trainable_greedy",
+    *("mixer", "reinforce", "self_critical", "leave_one_out", "group_normalized", "minimum_risk"),
+    *("sequence_nll", "max_margin", "multi_margin", "softmax_margin", "trainable_greedy"),
 )
 _FAIRSEQ_SEED = 1  # where no --seed is given
 _SEED = re.compile(r"\.seed(\d+)\Z")
@@ -59,7 +50,7 @@ def seed_of(flags: Sequence[str]) -> int:
     Raises:
         ConfigError: it is not a number.
     """
-    value = flag_value(list(flags), "--seed")
+    value = flag_value(flags, "--seed")
     try:
         return _FAIRSEQ_SEED if value is None else int(value)
     except ValueError:
@@ -68,18 +59,15 @@ def seed_of(flags: Sequence[str]) -> int:
 
 def with_seed(flags: Sequence[str], seed: int) -> list[str]:
     """``flags`` with another ``--seed``."""
-    return [*without_flag(list(flags), "--seed"), "--seed", str(seed)]
+    return [*without_flag(flags, "--seed"), "--seed", str(seed)]
 
 
 def has_reward(flags: Sequence[str]) -> bool:
     """Whether an arm trains on a reward of ``--criterion stochastic_graph``."""
-    given = list(flags)
-    if flag_value(given, "--criterion") != "stochastic_graph":
+    if flag_value(flags, "--criterion") != "stochastic_graph":
         return False
-    cost = flag_value(given, "--cost")
-    if cost is not None:
-        return cost == "reward"
-    return flag_value(given, "--objective") in REWARD_OBJECTIVES
+    cost = flag_value(flags, "--cost")
+    return cost == "reward" if cost else flag_value(flags, "--objective") in REWARD_OBJECTIVES
 
 
 def expand(
