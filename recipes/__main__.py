@@ -111,24 +111,11 @@ def _run(args: argparse.Namespace, given: list[str], console: Console) -> None:
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
-    run = Run(
-        recipe,
-        work_dir,
-        args.data_dir,
-        console.print,
-        dry_run=args.dry_run,
-        redo=tuple(args.redo),
-        cache_dir=args.cache_dir,
-        seeds=args.seeds,
-        arms=args.arms,
-        constant_reward=args.control == "constant-reward",
-        jobs=args.jobs,
-        until=args.until,
-        take_over=args.take_over,
-        arguments=_this_time().parse_known_args(given)[1],
-        shared_start=args.shared_start,
-        launcher=args.launcher,
-    )
+    names = ("dry_run", "redo", "cache_dir", "seeds", "arms", "jobs", "until", "take_over")
+    options = {name: getattr(args, name) for name in (*names, "shared_start", "launcher")}
+    options["constant_reward"] = args.control == "constant-reward"
+    options["arguments"] = _this_time().parse_known_args(given)[1]
+    run = Run(recipe, work_dir, args.data_dir, console.print, **options)
     if run_recipe(run) and not args.dry_run:
         _report(work_dir, args, console)
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -34,7 +34,7 @@ from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Evaluation, TextSource
 from recipes.scoring.comparison import Comparison, evaluate
 from recipes.scoring.metrics import METRICS, MetricOptions, metric_facts
-from recipes.text import file_hash, read_lines, write_lines, write_text
+from recipes.text import Say, file_hash, read_lines, write_lines, write_text
 
 _SCHEMA = 5  # it says what command made it, of which files
 _STDOUT = Path("-")
@@ -266,7 +266,7 @@ class _System:
 
 
 def _systems(
-    args: argparse.Namespace, references: list[list[str]], say: Callable[[str], None]
+    args: argparse.Namespace, references: list[list[str]], say: Say
 ) -> tuple[str | None, dict[str, _System]]:
     """The baseline's name, and all systems by name, each only once, the baseline first."""
     baseline = args.baseline_checkpoint or args.baseline
@@ -309,10 +309,7 @@ def _given(path: Path, args: argparse.Namespace, references: list[list[str]]) ->
 
 
 def _decoded(
-    checkpoint: Path,
-    args: argparse.Namespace,
-    references: list[list[str]],
-    say: Callable[[str], None],
+    checkpoint: Path, args: argparse.Namespace, references: list[list[str]], say: Say
 ) -> _System:
     """Decode with a checkpoint, with several of them (``A.pt:B.pt``), or with the average of the
     last ``--average`` in a folder.
@@ -354,7 +351,7 @@ def _origin(log: Path, model: Path | None) -> str:
     return f"H- lines of {log}, put together by {model}"
 
 
-def _averaged(folder: Path, args: argparse.Namespace, say: Callable[[str], None]) -> Path:
+def _averaged(folder: Path, args: argparse.Namespace, say: Say) -> Path:
     """The average of the last checkpoints in ``folder``."""
     if args.average is None:
         raise RecipeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TextIO
 
 from recipes.errors import RecipeError
 
+Say = Callable[[str], None]  # prints one line
 _LONGEST_LINE = 10_000_000  # characters; a whole TMX file may be one line
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, 
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.errors import RecipeError
 from recipes.schema.recipe import Data, Recipe, TextSource
-from recipes.text import write_text, written_together
+from recipes.text import Say, write_text, written_together
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Preparation:
     text_dir: Path
     data_dir: Path | None
     cache_dir: Path | None
-    say: Callable[[str], None]
+    say: Say
     references: list[Path] = field(default_factory=list)
     _paths: dict[str, Path] = field(default_factory=dict)
 

@@ -6,13 +6,12 @@ import logging
 import pickle
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import RecipeError
-from recipes.text import replaced
+from recipes.text import Say, replaced
 
 LAST = "checkpoint_last.pt"  # what fairseq-train continues from
 _EPOCH = re.compile(r"checkpoint(\d+)\.pt\Z")
@@ -77,7 +76,7 @@ def checkpoint_updates(path: Path) -> int:
         raise BrokenCheckpointError(f"{path} is no checkpoint of fairseq-train") from None
 
 
-def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
+def mend_last_checkpoint(save_dir: Path, say: Say) -> None:
     """Replace a ``checkpoint_last.pt`` that is cut off by the newest whole checkpoint.
 
     fairseq-train writes one checkpoint under a temporary name, renames it, and then copies it to

@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes.data.segmentation import decode_pieces, load_sentencepiece
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.process import run_command
-from recipes.text import read_lines, write_lines
+from recipes.text import Say, read_lines, write_lines
 
 _OUTPUT = re.compile(r"^(?P<kind>[HTD])-(?P<index>\d+)\t(?P<rest>.*)$")
 _SCORED = "HD"  # lines with a score before the text
@@ -132,7 +132,7 @@ def decode(
     sentencepiece_model: Path | None,
     stage: str,
     lines: int | None = None,
-    on_line: Callable[[str], None] | None = None,
+    on_line: Say | None = None,
     launch: Callable[..., None] = run_command,
 ) -> None:
     """Run fairseq-generate (``argv``) and write the detokenised hypotheses to ``output``.
@@ -163,7 +163,7 @@ def generate_log(output: Path) -> Path:
     return output.with_name(f"{output.name}.log")
 
 
-def generation_progress(say: Callable[[str], None], lines: int) -> Callable[[str], None]:
+def generation_progress(say: Say, lines: int) -> Say:
     """A line handler for fairseq-generate: sentences done, every quarter of a large set."""
     done = 0
     step = max(lines // 4, 200)

@@ -6,11 +6,12 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from recipes.errors import CommandError
+from recipes.text import Say
 
 _LAST_LINES = 20
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.25  # seconds between two looks at a log
@@ -50,7 +51,7 @@ def run_command(
     argv: list[str],
     log: Path,
     stage: str,
-    on_line: Callable[[str], None] | None = None,
+    on_line: Say | None = None,
     append: bool = False,
     keep_open: tuple[int, ...] = (),
     environment: Mapping[str, str] | None = None,

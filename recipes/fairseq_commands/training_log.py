@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from recipes.text import Say
+
 # What curves are drawn of, and their titles; of each, a run logs what its criterion has.
 CURVES = {
     "bleu": "valid BLEU (greedy, while training)",
@@ -101,8 +103,8 @@ def read_training_log(path: Path) -> TrainingLog:
 
 
 def training_progress(
-    say: Callable[[str], None], last: int | None = None, now: Callable[[], float] = monotonic
-) -> Callable[[str], None]:
+    say: Say, last: int | None = None, now: Callable[[], float] = monotonic
+) -> Say:
     """A line handler for fairseq-train: one short line for every line of figures.
 
     Args:

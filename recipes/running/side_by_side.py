@@ -52,7 +52,7 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
             run.processes.stop()
             raise
     for branch in branches.values():
-        run.merge(branch)
+        run.commands += branch.commands
     return {name: future.result() for name, future in futures.items()}
 
 

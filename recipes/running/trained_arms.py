@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recipes.errors import ConfigError
@@ -44,6 +44,13 @@ class TrainedArm(Arm):
         return f"arm {self.arm}" + ("" if self.own_seed else f" seed {self.seed}")
 
 
+@dataclass
+class TrainedRecipe(Recipe):
+    """A recipe with an arm for everything that is trained."""
+
+    arms: Mapping[str, TrainedArm]
+
+
 def seed_of(flags: Sequence[str]) -> int:
     """The seed that fairseq-train takes from ``flags``.
 
@@ -77,7 +84,7 @@ def expand(
     constant_reward: bool = False,
     more: Sequence[str] = (),
     shared_start: bool = False,
-) -> Recipe:
+) -> TrainedRecipe:
     """The recipe with an arm for everything that is trained.
 
     Args:
@@ -116,9 +123,9 @@ def expand(
             if key != name and key in recipe.arms:
                 raise ConfigError(f"arms: {key!r} is what the runner calls a run of arm {name!r}")
             found[key] = trained
-    expanded = dataclasses.replace(recipe, arms=found)
-    check_recipe(expanded)
-    return expanded
+    trained_recipe = TrainedRecipe(**{**vars(recipe), "arms": found})
+    check_recipe(trained_recipe)
+    return trained_recipe
 
 
 def _derived(

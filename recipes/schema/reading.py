@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -299,7 +299,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list) or not value:
             raise ConfigError(f"{path}: expected a list with at least one item, found {value!r}")
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: expected a mapping, found {value!r}")
         return {str(k): _convert(inner[1], v, f"{path}.{k}") for k, v in value.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -286,7 +286,7 @@ class Recipe:
     architecture: list[str]
     cross_entropy: Training
     finetune: Training
-    arms: dict[str, Arm]
+    arms: Mapping[str, Arm]
     annealing: Training | None = None
     description: str = ""
     control: str = "cross_entropy"
