@@ -1,18 +1,7 @@
 """Sentence pairs out of the file formats that parallel text comes in.
 
 Every reader yields ``(source, references)``: the source line and the list of its references,
-which has one line everywhere but in formats for several references.
-
-======================  =========================================================================
-format                  what is read
-======================  =========================================================================
-plain                   a line a sentence, one file for each language
-iwslt-tags              train.tags.* of IWSLT: lines of metadata, in tags, are left out
-sgml                    the text between <seg ...> and </seg>, of NIST's SGML and IWSLT's XML
-tmx                     translation memory: the segments of each unit in the two languages
-tsv                     columns of one file
-tsv-references          source, then any number of references
-======================  =========================================================================
+which has one line everywhere but in formats for several references. ``docs/recipes.md`` lists them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -304,6 +304,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path}: expected a mapping, found {value!r}")
         return {str(k): _convert(inner[1], v, f"{path}.{k}") for k, v in value.items()}
     if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in inner:
+            raise ConfigError(f"{path}: {value!r} is not one of {', '.join(inner)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
