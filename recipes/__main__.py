@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,8 +23,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="recipes that come with the package")
     a_name = "a recipe's name, or the path of your own .yaml file"
     setting = "change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends"
-    settings = {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": setting}
-    copies = {"type": Path, "help": "also write the report here, as NAME.md"}
+    settings: dict[str, Any] = {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": setting,
+    }
+    copies: dict[str, Any] = {"type": Path, "help": "also write the report here, as NAME.md"}
 
     show = commands.add_parser("show", help="print a recipe as YAML, with all that its bases give")
     show.add_argument("name", help=a_name)

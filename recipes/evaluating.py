@@ -114,8 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bootstrap-samples", type=int, default=default.bootstrap_samples, help=resamples)
     shuffles = "shuffles of approximate randomisation, 0 for no test (%(default)s)"
     add("--randomization-trials", type=int, default=default.randomization_trials, help=shuffles)
-    longest = {"metavar": "WORDS", "help": "longest reference of each bucket but the last"}
-    add("--length-buckets", nargs="+", type=int, default=default.length_buckets, **longest)
+    longest = "longest reference (words) of each bucket but the last"
+    add("--length-buckets", nargs="+", type=int, default=default.length_buckets, help=longest)
     merged = "sentences; smaller buckets are merged with a neighbour (%(default)s)"
     add("--smallest-bucket", type=int, default=default.smallest_bucket, help=merged)
 
@@ -136,7 +136,7 @@ def main(
         RecipeError: something is missing, contradictory, or does not fit together.
     """
     if args.json == _STDOUT:
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     if not args.checkpoint and not args.hypotheses:
         raise RecipeError("nothing to score: give --checkpoint or --hypotheses")
     if bool(args.test_set) != bool(args.language_pair):
@@ -149,11 +149,7 @@ def main(
     args.search_flags = [*shlex.split(args.generate_flags), *search_flags]
     _check_search_flags(args.search_flags, args.sentencepiece)
     references, sources = _references(args)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    lines = list(references.values())
+    say, lines = console.print, list(references.values())
     baseline, systems = _systems(args, lines, say)
     texts = {name: read_lines(system.text) for name, system in systems.items()}
     logs = {name: system.log for name, system in systems.items()}
@@ -163,10 +159,7 @@ def main(
         say(line)
     scored = _scored(list(systems.values()), list(references), len(lines[0]))
     say(scored)
-    check = _sacrebleu_command(args, [s.text for s in systems.values()], options, baseline)
-    if len(lines) > 1 and not all(line.strip() for reference in lines for line in reference):
-        # The command has no way to say that a sentence has fewer references than others.
-        check = None
+    check = _sacrebleu_command(args, [s.text for s in systems.values()], options, lines)
     if check is not None:
         say(f"the same scores: {check}")
     if args.json:
@@ -359,7 +352,7 @@ def _averaged(folder: Path, args: argparse.Namespace, say: Say) -> Path:
             "of its last N"
         )
     paths = last_checkpoints(folder, args.average)
-    output = args.output_dir / f"{_file_name(folder)}.average{args.average}.pt"
+    output: Path = args.output_dir / f"{_file_name(folder)}.average{args.average}.pt"
     say(f"average of {', '.join(path.name for path in paths)}: {output}")
     average_checkpoints(paths, output)
     return output
@@ -459,9 +452,10 @@ def _notes(
                     f"note: {len(empty)} of {len(lines)} {kind} of {name} are empty, the first in "
                     f"line {empty[0]}{remark}"
                 )
-    for name, lines in texts.items() if baseline is not None else ():
-        pairs = zip(lines, texts[baseline], strict=True)
-        count = sum(line != other for line, other in pairs)
+    if baseline is None:
+        return notes
+    for name, lines in texts.items():
+        count = sum(line != other for line, other in zip(lines, texts[baseline], strict=True))
         if 0 < count < _FEW_DIFFERENCES:
             notes.append(
                 f"note: {name} and the baseline differ in {count} of {len(lines)} lines; from so "
@@ -479,15 +473,20 @@ def _scored(systems: list[_System], references: list[str], lines: int) -> str:
 
 
 def _sacrebleu_command(
-    args: argparse.Namespace, texts: list[Path], options: MetricOptions, baseline: str | None
+    args: argparse.Namespace, texts: list[Path], options: MetricOptions, references: list[list[str]]
 ) -> str | None:
-    """The command line of sacrebleu that gives these scores, as far as it has the metrics."""
+    """The command line of sacrebleu that gives these scores, as far as it has the metrics.
+
+    It has no way to say that a sentence has fewer references than others.
+    """
     metrics = [name for name in args.metrics if name in METRICS and METRICS[name].by_sacrebleu]
-    if not metrics:
+    fewer = not all(line.strip() for lines in references for line in lines)
+    if not metrics or (len(references) > 1 and fewer):
         return None
     test_set = ["-t", args.test_set, "-l", args.language_pair]
     source = test_set if args.test_set else map(str, args.reference)
     command = ["sacrebleu", *source, "-i", *map(str, texts), "-m", *metrics, *options.flags()]
-    if baseline is not None and len(texts) > 1 and args.randomization_trials:
+    compared = args.baseline or args.baseline_checkpoint
+    if compared and len(texts) > 1 and args.randomization_trials:
         command += ["--paired-ar", "--paired-ar-n", str(args.randomization_trials)]
     return shlex.join(command)

@@ -95,7 +95,7 @@ def _reason(error: Exception) -> str:
     """What went wrong, out of the chain of messages that requests, urllib3 and pooch make."""
     text = (str(error) or type(error).__name__).splitlines()[0]
     system = text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.RequestException):
         return f"cannot be reached ({system})"

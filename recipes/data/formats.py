@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from typing import Any
 from xml.etree import ElementTree
 
 from sacremoses import MosesDetokenizer
@@ -45,9 +46,10 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
         return _tsv(first, lines(first), columns)
     if source.format == "tsv-references":
         return _tsv_references(first, lines(first))
-    side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
+    sides: dict[str, Callable[[Iterable[str]], Iterator[str]]]
+    sides = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}
     names = [first, second, *source.references]
-    return zipped(names, [side(lines(name)) for name in names])
+    return zipped(names, [sides[source.format](lines(name)) for name in names])
 
 
 def zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
@@ -80,8 +82,8 @@ def _segments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _tmx(name: str, lines: Iterable[str], languages: tuple[str, str]) -> Iterator[Pair]:
-    parser = ElementTree.XMLPullParser(["start", "end"])
-    root = None
+    parser: Any = ElementTree.XMLPullParser(["start", "end"])
+    root: Any = None
     try:
         for line in lines:
             parser.feed(f"{line}\n")

@@ -22,7 +22,7 @@ class BrokenCheckpointError(RecipeError):
     """A part of a file, or no checkpoint at all."""
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Any:
     """A checkpoint of fairseq, loaded without running code that is stored in it.
 
     torch before 2.4 knows no list of what may be loaded, and unpickles everything.
@@ -126,7 +126,7 @@ def average_checkpoints(paths: list[Path], output: Path) -> None:
             raise RecipeError(f"{path}: its parameters are not those of {paths[0]}")
         for name, value in parameters.items():
             # float64: the mean of equal parameters must be that parameter again.
-            sums[name] = sums.get(name, 0) + value.double()  # type: ignore[operator]
+            sums[name] = sums.get(name, 0) + value.double()
     for name, value in result["model"].items():
         if value.is_floating_point():
             result["model"][name] = (sums[name] / len(paths)).to(value.dtype)

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from recipes.errors import CommandError
 from recipes.text import Say
@@ -25,12 +25,12 @@ class Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
-    def start(self, argv: list[str], stage: str, **options: object) -> subprocess.Popen[bytes]:
+    def start(self, argv: list[str], stage: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a process, unless :meth:`stop` was called."""
         with self._lock:
             if self._stopped:
                 raise CommandError(f"stage {stage!r} was not started, as another one failed")
-            process = subprocess.Popen(argv, **options)  # type: ignore[call-overload]
+            process: subprocess.Popen[bytes] = subprocess.Popen(argv, **options)
             self._running.add(process)
             return process
 

@@ -27,7 +27,7 @@ class Plot:
     description: str
 
 
-def style_of(results: dict[str, Any]) -> dict[str, dict[str, str]]:
+def style_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every arm, the same in all plots."""
     return {
         arm: {"color": f"C{number % _COLORS}", "marker": _MARKERS[number % len(_MARKERS)]}

@@ -34,7 +34,7 @@ def load_results(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RecipeError(f"{path} does not exist; run the recipe first")
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if results.get("schema") != SCHEMA:
         raise RecipeError(
             f"{path} is of another version; run the recipe again, which then only scores again"
@@ -168,7 +168,7 @@ def html_page(results: dict[str, Any], examples: dict[str, Any] | None, gains: P
 
 
 def _template(name: str) -> str:
-    return resources.files("recipes").joinpath("templates", name).read_text(encoding="utf-8")
+    return (resources.files("recipes") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _inline(svg: str) -> str:

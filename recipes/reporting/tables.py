@@ -44,10 +44,10 @@ def print_table(table: Table, console: Console) -> None:
     if len(header) > len(rows) + 1:
         header, *rows = map(list, zip(header, *rows, strict=True))
     title = Text(table.title, "bold")
-    layout = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+    layout: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
     shown = TerminalTable(title=title, title_justify="left", padding=(0, 1, 0, 0), **layout)
     for number, name in enumerate(header):
-        side = {"justify": "right"} if number else {"min_width": _NARROWEST}
+        side: dict[str, Any] = {"justify": "right"} if number else {"min_width": _NARROWEST}
         shown.add_column(Text(name.replace("`", "")), overflow="fold", **side)
     for first, *cells in rows:
         remarked = (REMARK.sub("\\1\n\\2", cell) for cell in cells)
@@ -140,14 +140,14 @@ def main_title(results: Results) -> str:
     return str(results["metrics"][results["selection"]]["title"])
 
 
-def figures(results: Results, system: str, column: Column) -> dict[str, Any]:
-    """All statistics of a system's output."""
+def figures(results: Results, system: str, column: Column) -> Any:
+    """All statistics of a system's output, by name."""
     split, beam = column
     return results["systems"][system]["scores"][split][beam]
 
 
-def value_of(found: dict[str, Any], measure: str) -> float | None:
-    """A metric's score, or another figure of :func:`figures`."""
+def value_of(found: dict[str, Any], measure: str) -> Any:
+    """A metric's score, or another figure of :func:`figures`; None where it is not known."""
     scored = found["scores"].get(measure)
     return scored["value"] if scored else found[measure]
 
@@ -348,7 +348,7 @@ def statistics_table(results: Results, column: Column) -> Table:
     """What BLEU is made of, and repetition."""
 
     def mean(arm: str, form: str, key: str, part: Any = None) -> str:
-        def figure(found: dict[str, Any]) -> float | None:
+        def figure(found: dict[str, Any]) -> Any:
             return found[key] if part is None else found[key][part]
 
         known = mean_of(results, arm, column, figure)
@@ -464,7 +464,7 @@ def _stage_means(results: Results, arm: str, key: str, form: str) -> str:
     return THEN.join(means)
 
 
-def _trainings(results: Results, system: str) -> list[dict[str, Any]]:
+def _trainings(results: Results, system: str) -> Any:
     """The trainings of a system, in order: one, but for a start that took two stages."""
     record = results["systems"][system]
     return record.get("stages", [record])

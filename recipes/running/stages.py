@@ -70,7 +70,7 @@ class Stage:
     def damaged(self, record: dict[str, Any]) -> Path | None:
         """The first output that is not what it wrote; records of former versions do not say."""
         for name, expected in record.get("outputs", {}).items():
-            path = self.record.parent / name
+            path = self.record.parent / str(name)
             if not path.exists() or file_hash(path) != expected:
                 return path
         return None

@@ -23,7 +23,7 @@ from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Arm, Recipe, Task
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
 
 _SUFFIXES = (".yaml", ".yml")
 # What may be written as one string: the key that it stands for.
@@ -245,7 +245,7 @@ def _name_texts(raw: dict[str, Any]) -> None:
                 source["text"] = {x: text.replace("{lang}", str(x)) for x in languages}
 
 
-def _build(cls: type, raw: Any, path: str) -> Any:
+def _build(cls: Any, raw: Any, path: str) -> Any:
     """Dataclass ``cls`` from what YAML holds at key path ``path``."""
     where = path or "the recipe"
     if isinstance(raw, str) and cls in _SHORT:

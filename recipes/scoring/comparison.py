@@ -242,6 +242,7 @@ def describe(
         }
         about = {"from": bucket.shortest, "to": bucket.longest, "sentences": len(bucket.positions)}
         for system, score in scores.items():
-            compared = baseline is not None and system != baseline
-            theirs = {"baseline_bleu": scores[baseline]} if compared else {}
-            result.systems[system].length_buckets.append({**about, "bleu": score, **theirs})
+            entry = {**about, "bleu": score}
+            if baseline is not None and system != baseline:
+                entry["baseline_bleu"] = scores[baseline]
+            result.systems[system].length_buckets.append(entry)
