@@ -51,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     shared = "with --seeds: the arms of all seeds start from the recipe's own start"
     add("--shared-start", action="store_true", help=shared)
     arms = "train these arms and the control alone; others count if they are finished (all)"
-    add("--arms", type=_names, default=(), metavar="NAME,NAME", help=arms)
+    add(
+        "--arms",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help=arms,
+    )
     control = "beside every arm with a reward, train NAME.constant_reward, whose reward is always 1"
     add("--control", choices=["constant-reward"], help=control)
     launcher = "start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'"
@@ -134,11 +140,6 @@ def _report(work_dir: Path, args: argparse.Namespace, console: Console) -> None:
     console.print(f"everything lies in {work_dir}")
 
 
-def _terminated(number: int, frame: object) -> None:
-    """Let a SIGTERM unwind like Ctrl-C, so that the running fairseq command is ended too."""
-    raise KeyboardInterrupt
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -153,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"only evaluate takes flags after --, not {args.command}")
     # Names and paths of the user's are no markup.
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _terminated)
+    # A SIGTERM unwinds like Ctrl-C, so that the running fairseq command is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.command == "list":
             _list(console)

@@ -58,16 +58,6 @@ def load_checkpoint(path: Path) -> Any:
         raise BrokenCheckpointError(f"{path} is cut off, or no checkpoint") from error
 
 
-def _newest_whole(save_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that can be loaded, other than the last one."""
-    others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        with suppress(RecipeError):
-            checkpoint_updates(path)
-            return path
-    return None
-
-
 def checkpoint_updates(path: Path) -> int:
     """Number of optimiser updates a checkpoint has seen since its run started."""
     try:
@@ -92,14 +82,17 @@ def mend_last_checkpoint(save_dir: Path, say: Say) -> None:
             checkpoint_updates(last)
         return
     except BrokenCheckpointError:
-        other = _newest_whole(save_dir)
-    if other is None:
-        say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
-        last.rename(last.with_name(f"{LAST}.cut-off"))
-        return
-    say(f"  {last} was cut off when the training was killed; continues from {other.name}")
-    with replaced([last]) as (temporary,):
-        shutil.copyfile(other, temporary)
+        pass
+    others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(RecipeError):
+            checkpoint_updates(other)
+            say(f"  {last} was cut off when the training was killed; continues from {other.name}")
+            with replaced([last]) as (temporary,):
+                shutil.copyfile(other, temporary)
+            return
+    say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
+    last.rename(last.with_name(f"{LAST}.cut-off"))
 
 
 def last_checkpoints(save_dir: Path, count: int) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Plot:
 
     svg: str
     description: str
+
+    @property
+    def address(self) -> str:
+        """The address of an image that is its content."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 def style_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,8 @@ _NARROWEST = 9  # characters of the first column in a line
 _CONFIDENCE = 0.95
 Results = dict[str, Any]
 Column = tuple[str, str]  # split, beam
+Figure = Callable[[Any], Any]  # of all statistics of an output, one
+Cells = Mapping[str, Callable[[str], str]]  # an arm's cell, by the head of its column
 
 
 @dataclass
@@ -63,25 +65,23 @@ def print_table(table: Table, console: Console) -> None:
 class OverSeeds:
     """One figure over ``n`` seeds; of one seed only the mean is known.
 
-    Args:
-        mean: of the figures.
-        deviation: their standard deviation, n - 1 in the denominator.
-        half_width: of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom.
-        p_value: of a t-test against a mean of 0, two-sided: for differences between systems of the
-            same seed, the paired t-test.
+    ``p_value`` is that of a two-sided t-test against a mean of 0: for differences between systems
+    of the same seed, the paired t-test.
     """
 
     n: int
     mean: float
-    deviation: float | None = None
-    half_width: float | None = None
+    deviation: float | None = None  # n - 1 in the denominator
+    half_width: float | None = None  # of the 95 % interval of the mean, by Student's t
     p_value: float | None = None
 
 
-def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Summarise the figures of each seed, at least one."""
+def over_seeds(values: Sequence[Any]) -> OverSeeds | None:
+    """Summarise the figures of each seed; None where there are none, or one is not known."""
     from scipy.stats import t as student
 
+    if not values or None in values:
+        return None
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return OverSeeds(n, mean)
@@ -152,17 +152,14 @@ def value_of(found: dict[str, Any], measure: str) -> Any:
     return scored["value"] if scored else found[measure]
 
 
-def mean_of(
-    results: Results, arm: str, column: Column, figure: Callable[[dict[str, Any]], float | None]
-) -> OverSeeds | None:
+def mean_of(results: Results, arm: str, column: Column, figure: Figure) -> OverSeeds | None:
     """A figure over the seeds of an arm; None where it is not known for all of them."""
-    values = [figure(figures(results, s, column)) for s in arms_of(results)[arm]]
-    return None if None in values else over_seeds([v for v in values if v is not None])
+    return over_seeds([figure(figures(results, s, column)) for s in arms_of(results)[arm]])
 
 
 def score(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
     """One of :func:`measures` over the seeds of an arm."""
-    return mean_of(results, arm, column, lambda found: value_of(found, measure))
+    return mean_of(results, arm, column, partial(value_of, measure=measure))
 
 
 def differences(results: Results, arm: str, measure: str, column: Column) -> list[float]:
@@ -180,8 +177,8 @@ def differences(results: Results, arm: str, measure: str, column: Column) -> lis
 
 def difference(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
     """:func:`differences` over seeds; None for the baseline itself, or where not known."""
-    changes = differences(results, arm, measure, column)
-    return None if arm == results["baseline"] or not changes else over_seeds(changes)
+    compared = arm != results["baseline"]
+    return over_seeds(differences(results, arm, measure, column)) if compared else None
 
 
 def measures(results: Results) -> dict[str, str]:
@@ -214,16 +211,11 @@ def score_cell(results: Results, arm: str, measure: str, column: Column) -> str:
 
 
 def _by_arm(
-    results: Results,
-    title: str,
-    columns: Mapping[str, Callable[[str], str]],
-    caption: str = "",
-    notes: Sequence[str] = (),
+    results: Results, title: str, columns: Cells, caption: str = "", notes: Sequence[str] = ()
 ) -> Table:
-    """A row for each arm; ``columns`` has each cell by the head of its column."""
-    rows = [
-        [label(results, arm), *(cell(arm) for cell in columns.values())] for arm in arms_of(results)
-    ]
+    """A row for each arm."""
+    cells = columns.values()
+    rows = [[label(results, arm), *(cell(arm) for cell in cells)] for arm in arms_of(results)]
     return Table(title, ["arm", *columns], rows, caption, list(notes))
 
 
@@ -348,10 +340,7 @@ def statistics_table(results: Results, column: Column) -> Table:
     """What BLEU is made of, and repetition."""
 
     def mean(arm: str, form: str, key: str, part: Any = None) -> str:
-        def figure(found: dict[str, Any]) -> Any:
-            return found[key] if part is None else found[key][part]
-
-        known = mean_of(results, arm, column, figure)
+        known = mean_of(results, arm, column, lambda f: f[key] if part is None else f[key][part])
         return "" if known is None else f"{known.mean:{form}}"
 
     columns = {
@@ -376,15 +365,11 @@ def length_table(results: Results, column: Column) -> Table:
     """BLEU by the length of the reference."""
 
     def cell(arm: str, number: int) -> str:
-        def change(found: dict[str, Any]) -> float | None:
-            bucket = found["length_buckets"][number]
-            theirs = bucket.get("baseline_bleu")
-            return None if theirs is None else bucket["bleu"] - theirs
-
-        found = mean_of(results, arm, column, lambda f: f["length_buckets"][number]["bleu"])
-        changed = mean_of(results, arm, column, change)
-        text = "" if found is None else f"{found.mean:.2f}"
-        return text if changed is None else f"{text} ({changed.mean:+.2f})"
+        buckets = [figures(results, s, column)["length_buckets"] for s in arms_of(results)[arm]]
+        mine = [bucket[number] for bucket in buckets]
+        text = f"{statistics.fmean(bucket['bleu'] for bucket in mine):.2f}"
+        changes = [b["bleu"] - b["baseline_bleu"] for b in mine if "baseline_bleu" in b]
+        return text + (f" ({statistics.fmean(changes):+.2f})" if len(changes) == len(mine) else "")
 
     buckets = figures(results, next(iter(results["systems"])), column)["length_buckets"]
     columns = {

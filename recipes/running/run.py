@@ -31,44 +31,28 @@ from recipes.text import Say, file_hash
 class Run:
     """One run of a recipe in ``work_dir``.
 
-    Args:
-        given: the recipe as it was read; ``recipe`` is that with all arms that are trained.
-        data_dir: folder of the text files, in place of downloads.
-        say: prints one line.
-        dry_run: print the commands, run nothing.
-        redo: names of stages to redo although nothing changed.
-        cache_dir: where downloads are kept; the user's cache folder if not given.
-        seeds: see :func:`~recipes.running.trained_arms.expand`, as for ``shared_start``; arms that
-            were trained in ``work_dir`` before are evaluated too, whatever their seed.
-        arms: names of the arms to train.
-        constant_reward: train the controls of arms with a reward.
-        jobs: how many arms are trained and decoded side by side.
-        until: name of the stage to end after.
-        take_over: outputs that no record tells of count as made by this recipe.
-        arguments: of ``python -m recipes`` that make the same run.
-        launcher: words before each training and decoding, which may start it on another machine.
-
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
     """
 
     given: InitVar[Recipe]
     work_dir: Path
-    data_dir: Path | None = None
+    data_dir: Path | None = None  # of the text files, in place of downloads
     say: Say = print
-    dry_run: bool = False
-    redo: tuple[str, ...] = ()
-    cache_dir: Path | None = None
+    dry_run: bool = False  # print the commands, run nothing
+    redo: tuple[str, ...] = ()  # stages to redo although nothing changed
+    cache_dir: Path | None = None  # of downloads; the user's cache folder if not given
+    # For these see expand(); what was trained in work_dir before is evaluated too.
     seeds: Sequence[int] = ()
     arms: Sequence[str] = ()
     constant_reward: bool = False
-    jobs: int = 1
-    until: str | None = None
-    take_over: bool = False
-    arguments: Sequence[str] = ()
+    jobs: int = 1  # arms trained and decoded side by side
+    until: str | None = None  # the stage to end after
+    take_over: bool = False  # outputs that no record tells of count as made by this recipe
+    arguments: Sequence[str] = ()  # of ``python -m recipes`` that make the same run
     shared_start: bool = False
-    launcher: Sequence[str] = ()
-    recipe: TrainedRecipe = field(init=False)
+    launcher: Sequence[str] = ()  # words before what is trained and decoded: they start it
+    recipe: TrainedRecipe = field(init=False)  # with all arms that are trained
     layout: Layout = field(init=False)
     say_shell: Say = field(init=False)
     commands: list[tuple[str, str]] = field(init=False, default_factory=list)  # stage, shell line

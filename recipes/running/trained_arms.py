@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,20 +22,15 @@ _FAIRSEQ_SEED = 1  # where no --seed is given
 _SEED = re.compile(r"\.seed(\d+)\Z")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainedArm(Arm):
-    """An arm of :func:`expand`: one fine-tuning run with one seed.
+    """An arm of :func:`expand`: one fine-tuning run with one seed."""
 
-    ``arm`` is the name it shares with the other seeds, ``own_seed`` whether its seed is that of
-    the recipe file, in which case it has no seed in its own name. ``start`` is the system that it
-    starts from. One that was not ``asked`` for counts if it was trained before.
-    """
-
-    arm: str = dataclasses.field(kw_only=True)
-    seed: int = dataclasses.field(kw_only=True)
-    own_seed: bool = dataclasses.field(kw_only=True)
-    start: str = dataclasses.field(kw_only=True)
-    asked: bool = dataclasses.field(default=True, kw_only=True)
+    arm: str  # the name it shares with the other seeds
+    seed: int
+    own_seed: bool  # that of the recipe file: it has no seed in its own name
+    start: str  # the system that it starts from
+    asked: bool = True  # another one counts if it was trained before
 
     @property
     def stage(self) -> str:
@@ -110,9 +104,9 @@ def expand(
             f"stochastic_graph ({', '.join(wanted)})"
         )
     found: dict[str, TrainedArm] = {}
+    every_seed = [*seeds, *(int(match[1]) for name in more if (match := _SEED.search(name)))]
     # The control and its seeds come first, as in the report.
     for name in sorted(recipe.arms, key=lambda name: name != recipe.control):
-        every_seed = [*seeds, *_seeds_in_names(more)]
         for key, trained in _derived(recipe, name, every_seed, shared_start).items():
             controlled = constant_reward or recipe.constant_reward
             asked = name in wanted and (controlled or trained.arm == name)
@@ -132,27 +126,19 @@ def _derived(
     recipe: Recipe, name: str, seeds: Sequence[int], shared_start: bool
 ) -> dict[str, TrainedArm]:
     """Everything that can be trained from an arm: its own seed first, then ``seeds``."""
-    variants = {name: recipe.arms[name]}
+    given = recipe.arms[name]
+    variants = {name: given}
     own = seed_of(recipe.arm_flags(name))
     if has_reward(recipe.arm_flags(name)):
-        variants[f"{name}.{CONSTANT_REWARD}"] = _constant_reward(recipe.arms[name])
+        flags = [*without_flag(given.flags, "--reward"), "--reward", "constant"]
+        description = f"every output has the reward 1; else as: {given.description}"
+        variants[f"{name}.{CONSTANT_REWARD}"] = Arm(flags, description, given.budget)
     found = {}
     for arm, settings in variants.items():
         found[arm] = TrainedArm(**vars(settings), arm=arm, seed=own, own_seed=True, start=START)
         for seed in sorted({*seeds} - {own}):
-            given = {**vars(settings), "flags": with_seed(settings.flags, seed)}
+            changed = {**vars(settings), "flags": with_seed(settings.flags, seed)}
             start = START if shared_start else f"{START}.seed{seed}"
-            found[f"{arm}.seed{seed}"] = TrainedArm(
-                **given, arm=arm, seed=seed, own_seed=False, start=start
-            )
+            trained = TrainedArm(**changed, arm=arm, seed=seed, own_seed=False, start=start)
+            found[f"{arm}.seed{seed}"] = trained
     return found
-
-
-def _seeds_in_names(names: Sequence[str]) -> list[int]:
-    return [int(match[1]) for name in names if (match := _SEED.search(name))]
-
-
-def _constant_reward(arm: Arm) -> Arm:
-    flags = [*without_flag(arm.flags, "--reward"), "--reward", "constant"]
-    description = f"every output has the reward 1; else as: {arm.description}"
-    return Arm(flags, description, arm.budget)

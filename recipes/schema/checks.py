@@ -93,8 +93,11 @@ def _check_data(data: Data, languages: tuple[str, str]) -> None:
         )
     for split, sources in data.sources.items():
         for number, source in enumerate(sources):
-            for name in source.files:
-                _check_below_data_dir(f"data.sources.{split}", name)
+            for name in source.files:  # they are only read
+                path = PurePosixPath(name)
+                outside = path.is_absolute() or ".." in path.parts or not path.parts
+                rule = f": {name!r} is no path below --data-dir, without '..'"
+                require(f"data.sources.{split}", (not outside, rule))
             _check_source(source, f"data.sources.{split}[{number}]", data, languages)
     for split in data.references:
         known = split in data.tests or split in data.sources
@@ -108,13 +111,6 @@ def _check_data(data: Data, languages: tuple[str, str]) -> None:
             (length is None or length >= 1, "max_length: at least 1 word"),
             (ratio is None or ratio >= 1, "max_length_ratio: longer over shorter, at least 1"),
         )
-
-
-def _check_below_data_dir(where: str, name: str) -> None:
-    """Check a file that is only read, in ``--data-dir`` or as a download of ``data.files``."""
-    path = PurePosixPath(name)
-    outside = path.is_absolute() or ".." in path.parts or not path.parts
-    require(where, (not outside, f": {name!r} is no path below --data-dir, without '..'"))
 
 
 def _check_hold_out(hold_out: HoldOut, data: Data) -> None:

@@ -30,38 +30,21 @@ Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's 
 
 @dataclass
 class Score:
-    """One figure of one system.
-
-    ``p_value`` (approximate randomisation) is that of the difference to the baseline, None for the
-    baseline itself; ``interval`` is the half width of the 95 % bootstrap interval around ``mean``.
-    """
+    """One figure of one system."""
 
     value: float
-    p_value: float | None = None
-    mean: float | None = None
-    interval: float | None = None
+    p_value: float | None = None  # of the difference to the baseline; None for that itself
+    mean: float | None = None  # of the bootstrap
+    interval: float | None = None  # half width of its 95 % interval around ``mean``
 
 
 @dataclass
 class SystemScores:
-    """All figures of one system.
+    """All figures of one system; ``docs/evaluation.md`` describes them."""
 
-    Args:
-        scores: by metric.
-        length_ratio: BLEU's tokens of the hypotheses / those of the closest references.
-        precisions: clipped n-gram precisions of BLEU, n = 1 to 4, in percent.
-        geometric_mean: of the precisions: BLEU without its brevity penalty.
-        brevity_penalty: BLEU's.
-        length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
-            where there is a baseline, its ``baseline_bleu`` on the same sentences.
-        consecutive_repeats_per_100_tokens: see
-            :func:`~recipes.scoring.output_statistics.consecutive_repeats`.
-        average_probability: see :mod:`recipes.scoring.output_statistics`; None when not known.
-    """
-
-    scores: dict[str, Score] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)  # by metric
     length_ratio: float = 0.0
-    precisions: list[float] = field(default_factory=list)
+    precisions: list[float] = field(default_factory=list)  # n = 1 to 4, in percent
     geometric_mean: float = 0.0
     brevity_penalty: float = 1.0
     length_buckets: list[dict[str, Any]] = field(default_factory=list)
@@ -71,14 +54,10 @@ class SystemScores:
 
 @dataclass
 class Comparison:
-    """Scores of several systems on one test set, and the signature of every metric.
-
-    ``signatures`` are those of the scores, with the bootstrap's resamples and seed where there is
-    a baseline; ``randomization_signatures`` those of the test.
-    """
+    """Scores of several systems on one test set, and the signature of every metric."""
 
     systems: dict[str, SystemScores]
-    signatures: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)  # with those of the bootstrap, if any
     randomization_signatures: dict[str, str] = field(default_factory=dict)
     reference_consecutive_repeats_per_100_tokens: float | None = None
 

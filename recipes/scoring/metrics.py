@@ -93,21 +93,13 @@ class MetricOptions(Evaluation):
 
 @dataclass(frozen=True)
 class KnownMetric:
-    """An entry of the registry.
-
-    Args:
-        title: its name in tables.
-        build: makes the metric, with its references (and sources) read in.
-        lower_is_better: whether a lower score is the better one.
-        digits: decimals that tables show.
-        by_sacrebleu: whether the ``sacrebleu`` command has it, under the same name.
-    """
+    """An entry of the registry; ``build`` makes the metric, with references and sources read in."""
 
     title: str
     build: Callable[[MetricOptions, References, Sequence[str] | None], Metric]
     lower_is_better: bool = False
-    digits: int = 2
-    by_sacrebleu: bool = False
+    digits: int = 2  # decimals that tables show
+    by_sacrebleu: bool = False  # whether the ``sacrebleu`` command has it, under the same name
 
     def best(self, scores: Mapping[K, float]) -> K:
         """The key of the best score, the first of equal ones."""

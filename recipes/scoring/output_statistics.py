@@ -55,8 +55,6 @@ def length_buckets(
         bounds: longest length of each bucket but the last, ascending.
         smallest: sentences that a bucket must have.
     """
-    if not lengths:
-        return []
     longest = max(lengths)
     ends = [bound for bound in bounds if bound < longest]
     # Up to the next bound where there is one: 21 to 30, though the longest has 28.
