@@ -7,6 +7,7 @@ so that outputs of equal quality give about .43, and hardly anything gives more.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
 
 from recipes.errors import RecipeError
-from recipes.scoring.metrics import MetricOptions, References, SentenceMean, find_metric
+from recipes.scoring.metrics import MetricOptions, References, find_metric
 from recipes.scoring.output_statistics import (
     average_probability,
     consecutive_repeats,
@@ -147,46 +148,47 @@ def _test(
 ) -> None:
     """Scores with intervals and p-values; the signatures then name seed and resamples too."""
     samples, trials = options.bootstrap_samples, options.randomization_trials
-    outcomes, result.signatures[name] = _paired_test(systems, baseline, metric, "bs", samples)
+    # Both tests go on from what the metric counts in each sentence, which takes the most time.
+    statistics = {
+        system: metric._extract_corpus_statistics(list(lines), None)
+        for system, lines in systems.items()
+    }
+    outcomes, result.signatures[name] = _paired_test(statistics, baseline, metric, "bs", samples)
     for system, found in outcomes.items():
         # sacrebleu gives numpy's float32 for some of them.
         score = Score(float(found.score), None, float(found.mean), float(found.ci))
         result.systems[system].scores[name] = score
     if not trials or len(systems) == 1:
         return
-
-    def counted(system: str) -> list[list[float]]:
-        """What the metric adds up, of each sentence."""
-        statistics = metric._extract_corpus_statistics(list(systems[system]), None)
-        return [list(map(float, row)) for row in statistics]
-
-    outcomes, result.randomization_signatures[name] = _paired_test(
-        systems, baseline, metric, "ar", trials
-    )
+    outcomes, signature = _paired_test(statistics, baseline, metric, "ar", trials)
+    result.randomization_signatures[name] = signature
     for system, found in outcomes.items():
-        if found.p_value is not None:  # the baseline has none
-            # Sentences that count the same leave nothing to test; sacrebleu's formula gives
-            # 1 / (trials + 1).  Counting takes time: only scores that are equal are looked into.
-            same = found.score == outcomes[baseline].score and counted(system) == counted(baseline)
-            result.systems[system].scores[name].p_value = 1.0 if same else float(found.p_value)
+        if system != baseline:
+            # sacrebleu counts the shuffles with a larger difference than the one seen. Those with
+            # the same one count too; where k sentences differ, 2 in 2^k are known to have it: all
+            # sentences exchanged, and none.
+            pairs = zip(statistics[system], statistics[baseline], strict=True)
+            differing = sum(list(ours) != list(theirs) for ours, theirs in pairs)
+            p_value = min(float(found.p_value) + 2.0 ** (1 - differing), 1.0)
+            result.systems[system].scores[name].p_value = p_value
 
 
 def _paired_test(
-    systems: Systems, baseline: str, metric: Metric, test_type: str, trials: int
+    statistics: Mapping[str, Any], baseline: str, metric: Metric, test_type: str, trials: int
 ) -> tuple[dict[str, Any], str]:
     """sacrebleu's results by system, and the signature that names test, trials and seed.
 
     Args:
+        statistics: what the metric counts in each sentence, by system.
         test_type: ``bs``, bootstrap resampling, of which only the intervals are of use, or ``ar``,
             approximate randomisation.
     """
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    order = [baseline, *(name for name in systems if name != baseline)]
-    named = [(system, systems[system]) for system in order]
-    # Processes (0 lets sacrebleu choose how many) are for what is quick to copy.
-    jobs = 1 if len(order) <= 2 or isinstance(metric, SentenceMean) else 0
-    test = PairedTest(named, {"metric": metric}, None, test_type, trials, n_jobs=jobs)
-    signatures, columns = test()
+    order = [baseline, *(name for name in statistics if name != baseline)]
+    named = [(system, statistics[system]) for system in order]
+    of_statistics: Any = copy.copy(metric)
+    of_statistics._extract_corpus_statistics = lambda counted, references: counted
+    signatures, columns = PairedTest(named, {"metric": of_statistics}, None, test_type, trials)()
     (column,) = (key for key in columns if key != "System")
     return dict(zip(order, columns[column], strict=True)), str(signatures[column])
 

@@ -126,20 +126,16 @@ class SentenceMean(Metric):
         self._score = score
         self._references = references
         self._sources = sources
-        self._known: dict[tuple[str, ...], list[list[float]]] = {}
 
     def _extract_corpus_statistics(self, hypotheses: Sequence[str], references: Any) -> Any:
         """Score and 1 for each sentence: of a set of sentences, their sums give the mean."""
-        key = tuple(hypotheses)
-        if key not in self._known:  # two tests ask for the same, and a model takes minutes
-            scores = list(map(float, self._score(hypotheses, self._references, self._sources)))
-            if len(scores) != len(key) or not all(map(math.isfinite, scores)):
-                raise RecipeError(
-                    f"metric {self.title}: expected {len(key)} finite numbers, one for each "
-                    f"sentence, found {len(scores)} values"
-                )
-            self._known[key] = [[score, 1.0] for score in scores]
-        return self._known[key]
+        scores = list(map(float, self._score(hypotheses, self._references, self._sources)))
+        if len(scores) != len(hypotheses) or not all(map(math.isfinite, scores)):
+            raise RecipeError(
+                f"metric {self.title}: expected {len(hypotheses)} finite numbers, one for each "
+                f"sentence, found {len(scores)} values"
+            )
+        return [[score, 1.0] for score in scores]
 
     def _aggregate_and_compute(self, stats: Any) -> Score:
         return self._compute_score_from_stats([sum(column) for column in zip(*stats, strict=True)])

@@ -1,8 +1,10 @@
 """Figures are those of the sacrebleu command, to the digit."""
 
+import itertools
 import json
 
 import pytest
+from sacrebleu.metrics import BLEU
 from sacrebleu_command import paired_table, sacrebleu_command
 
 from recipes.errors import RecipeError
@@ -129,21 +131,34 @@ def test_a_sentence_without_a_second_reference_is_scored_by_the_first(texts, met
     assert result.systems["first"].scores == alone.systems["first"].scores
 
 
-def test_tests_in_several_processes_give_the_same(texts, monkeypatch):
-    monkeypatch.setattr("sacrebleu.significance.mp.cpu_count", lambda: 8)
-    names = ("first", "second", "third")
-    arguments = {"baseline": "first", "metrics": ["bleu"], "samples": 20, "trials": 20}
-    many = scored(texts, names, **arguments)
-    for name in names[1:]:
-        alone = scored(texts, ("first", name), **arguments)
-        assert many.systems[name] == alone.systems[name]
-
-
 def test_equal_outputs_differ_by_nothing(texts):
     lines, reference = read_lines(texts["first"]), read_lines(texts["reference"])
     options = MetricOptions(["bleu"], bootstrap_samples=50, randomization_trials=50)
     result = compare({"a": lines, "b": list(lines)}, [reference], "a", options)
     assert result.systems["b"].scores["bleu"].p_value == 1.0
+
+
+@pytest.mark.parametrize("changed", [1, 3, 6])
+def test_few_sentences_that_differ_have_the_p_value_of_all_exchanges(texts, changed):
+    baseline, reference = read_lines(texts["first"]), read_lines(texts["reference"])
+    numbers = [n for n, line in enumerate(baseline) if line != reference[n]][:changed]
+    assert len(numbers) == changed
+    lines = [reference[n] if n in numbers else line for n, line in enumerate(baseline)]
+    options = MetricOptions(["bleu"], bootstrap_samples=10, randomization_trials=2000)
+    result = compare({"a": baseline, "b": lines}, [reference], "a", options)
+    metric = BLEU()
+
+    def difference(exchanged: tuple[int, ...]) -> float:
+        pair = [list(baseline), list(lines)]
+        for n in exchanged:
+            pair[0][n], pair[1][n] = pair[1][n], pair[0][n]
+        one, other = (metric.corpus_score(side, [reference]).score for side in pair)
+        return abs(one - other)
+
+    every = itertools.product(*((None, n) for n in numbers))
+    found = [difference(tuple(n for n in chosen if n is not None)) for chosen in every]
+    expected = sum(value >= difference(()) - 1e-9 for value in found) / len(found)
+    assert result.systems["b"].scores["bleu"].p_value == pytest.approx(expected, abs=0.03)
 
 
 def test_a_baseline_alone_has_its_interval(texts):
