@@ -7,14 +7,10 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recipes.fairseq_commands.training_log import CURVES
 from recipes.reporting.tables import arms_of, column_name, differences, main_title, splits_and_beams
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COLORS = 10  # of matplotlib's cycle
 _MARKERS = "osD^vPX"  # no divisor in common with the colours: arms of one colour differ in it
@@ -62,7 +58,7 @@ def plot_gains(results: dict[str, Any]) -> Plot:
     arms = [arm for arm in arms_of(results) if arm != results["baseline"]]
     styles, means = style_of(results), []
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         axis, step = figure.subplots(), 0.7 / max(len(arms), 1)
         for number, arm in enumerate(arms):
             for row, column in enumerate(columns):
@@ -95,7 +91,7 @@ def plot_curves(results: dict[str, Any]) -> Plot | None:
         return None
     ends: list[str] = []
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         panels = list(figure.subplots(-(-len(metrics) // 2), 2, squeeze=False).flat)
         for panel, metric in zip(panels, metrics, strict=False):
             ends.append(f"{CURVES[metric]}: {_draw_curves(panel, results, metric)}")
@@ -113,7 +109,7 @@ def plot_curves(results: dict[str, Any]) -> Plot | None:
     return Plot(svg, f"Curves over updates; last values: {'; '.join(ends)}.")
 
 
-def _draw_curves(axis: Axes, results: dict[str, Any], metric: str) -> str:
+def _draw_curves(axis: Any, results: dict[str, Any], metric: str) -> str:
     """Draw the metric's curve of every system, the control's dashed; their last values."""
     ends = []
     styles = style_of(results)
@@ -132,7 +128,7 @@ def _draw_curves(axis: Axes, results: dict[str, Any], metric: str) -> str:
     return ", ".join(ends)
 
 
-def _svg(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
     """A figure of this size in inches; the same results give the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
