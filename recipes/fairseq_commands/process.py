@@ -22,7 +22,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._started: list[subprocess.Popen[bytes]] = []
         self._stopped = False
 
     def start(self, argv: list[str], stage: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -31,20 +31,15 @@ class Processes:
             if self._stopped:
                 raise CommandError(f"stage {stage!r} was not started, as another one failed")
             process: subprocess.Popen[bytes] = subprocess.Popen(argv, **options)
-            self._running.add(process)
+            self._started.append(process)
             return process
-
-    def ended(self, process: subprocess.Popen[bytes]) -> None:
-        """Forget a process."""
-        with self._lock:
-            self._running.discard(process)
 
     def stop(self) -> None:
         """End what runs; nothing is started any more."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                process.terminate()
+            for process in self._started:
+                process.terminate()  # does nothing to one that has ended
 
 
 def run_command(
@@ -96,8 +91,6 @@ def run_command(
             process.terminate()
             process.wait()
             raise
-        finally:
-            processes.ended(process)
     if code != 0:
         reason = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         shown = "\n".join(f"    {line}" for line in last)

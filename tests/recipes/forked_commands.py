@@ -1,13 +1,14 @@
 """Commands typed into a shell, run in forks of one process that has imported fairseq already.
 
-``python forked_commands.py FOLDER`` puts ``python``, ``fairseq-preprocess``, ``fairseq-train`` and
-``fairseq-generate`` into FOLDER, for the front of PATH. Each hands its arguments, folder,
+``python -u forked_commands.py FOLDER`` puts ``python``, ``fairseq-preprocess``, ``fairseq-train``
+and ``fairseq-generate`` into FOLDER, for the front of PATH. Each hands its arguments, folder,
 environment and standard streams over to this process. The plugin is not imported here:
 ``--user-dir`` loads it.
 """
 
 import importlib
 import json
+import logging
 import os
 import runpy
 import signal
@@ -39,7 +40,9 @@ def run(argv: list[str]) -> None:
         runpy.run_module("recipes", run_name="__main__", alter_sys=True)
     else:
         sys.argv = argv
-        importlib.import_module(f"fairseq_cli.{program.removeprefix('fairseq-')}").cli_main()
+        logging.root.handlers.clear()  # each sets its own when it is imported first
+        module = sys.modules[f"fairseq_cli.{program.removeprefix('fairseq-')}"]
+        importlib.reload(module).cli_main()
 
 
 def answer(client: socket.socket, folder: Path) -> None:

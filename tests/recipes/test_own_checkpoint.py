@@ -3,13 +3,10 @@
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FORKED = Path(__file__).with_name("forked_commands.py")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What makes it small; each must be there.
 SMALLER = {
@@ -32,7 +29,7 @@ SMALLER = {
 }
 
 
-def test_the_whole_chain_runs(tmp_path, data_dir):
+def test_the_whole_chain_runs(forked_programs, tmp_path, data_dir):
     (commands,) = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for theirs, ours in SMALLER.items():
         assert theirs in commands, theirs
@@ -40,24 +37,19 @@ def test_the_whole_chain_runs(tmp_path, data_dir):
     for text in data_dir.iterdir():
         (tmp_path / text.name).symlink_to(text)
     (tmp_path / "fairseq_plugins").symlink_to(ROOT / "fairseq_plugins")
-    programs = tmp_path / "programs"
-    programs.mkdir()
     environment = {
         **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PATH": f"{forked_programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    options = {"env": environment, "text": True}
-    command = [sys.executable, FORKED, programs]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **options)
-    try:
-        assert server.stdout.readline() == "ready\n"
-        shell = ["bash", "-e", "-c", commands]
-        done = subprocess.run(shell, cwd=tmp_path, capture_output=True, **options)
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.communicate()
+    done = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["baseline"] == "tuned/label_smoothed_cross_entropy/checkpoint_best.pt"
