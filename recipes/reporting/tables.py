@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 
 from rich import box
@@ -101,12 +102,10 @@ def splits_and_beams(results: Results) -> list[Column]:
 
 def main_column(results: Results) -> Column:
     """Where there is room for one column: the first test set with the largest beam."""
-    columns: dict[str, Column] = {}
-    for split, beam in splits_and_beams(results):
-        if split not in columns or int(beam) > int(columns[split][1]):
-            columns[split] = split, beam
-    # The first split is the validation set.
-    return list(columns.values())[min(1, len(columns) - 1)]
+    columns = splits_and_beams(results)
+    splits = list(dict(columns))  # the first is the validation set
+    split = splits[min(1, len(splits) - 1)]
+    return max((c for c in columns if c[0] == split), key=lambda column: int(column[1]))
 
 
 def column_name(results: Results, column: Column) -> str:
@@ -247,12 +246,21 @@ def how_to_read(results: Results) -> list[str]:
     """What was compared with what, and what the cells of the tables of scores hold."""
     texts = ", ".join(f"`{name}`" for name in results["scored_text"].values())
     means = ", ".join(f"`{arm}` {value:.2f}" for arm, value in results["baselines"].items())
+    # How converged the start is: the less, the more any arm gains.
+    stages = THEN.join(
+        f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
+        for stage in results["systems"][START]["stages"]
+    )
+    valid = next(iter(results["scored_text"]))
+    columns = [column for column in splits_and_beams(results) if column[0] == valid]
+    found = ((score(results, START, results["selection"], c), c[1]) for c in columns)
+    scores = (f"{value.mean:.2f} ({results['searches'][beam]})" for value, beam in found if value)
     sentences = [
         f"Scored: detokenised output against the original text of {texts}. Every arm that was run "
         "with this recipe file is listed.",
         f"Differences and p-values are to `{results['baseline']}`, the best baseline on valid "
         f"(mean {main_title(results)} over searches and seeds: {means}).",
-        _convergence(results),
+        f"The start: {stages}; valid {main_title(results)} {', '.join(scores)}.",
         "Chosen on valid, for every system alike: its checkpoint and its length penalty for each "
         "beam (see Cost).",
     ]
@@ -280,43 +288,26 @@ def signatures(results: Results) -> list[str]:
     return [*lines, *(f"{metric}, approximate randomisation: {text}" for metric, text in tests)]
 
 
-def _convergence(results: Results) -> str:
-    """How converged the start is: the less, the more any arm gains."""
-    stages = THEN.join(
-        f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
-        for stage in results["systems"][START]["stages"]
-    )
-    scores = []
-    for column in splits_and_beams(results):
-        # The first split is the validation set.
-        if column[0] == next(iter(results["scored_text"])):
-            found = score(results, START, results["selection"], column)
-            assert found is not None
-            scores.append(f"{found.mean:.2f} ({results['searches'][column[1]]})")
-    return f"The start: {stages}; valid {main_title(results)} {', '.join(scores)}."
-
-
 def seed_table(results: Results) -> Table | None:
     """The main score over the seeds, and the paired difference; None where no arm has several."""
     if not has_seeds(results):
         return None
-    measure = results["selection"]
-    rows = []
-    for column in splits_and_beams(results):
-        for arm, systems in arms_of(results).items():
-            found = score(results, arm, measure, column)
-            assert found is not None
-            row = [label(results, arm), column_name(results, column), str(found.n)]
-            row += _interval(found, "")
-            change = difference(results, arm, measure, column)
-            if change is None:
-                row += [""] * 5
-            else:
-                over = "" if change.p_value is None else f"{change.p_value:.4f}"
-                known = (figures(results, s, column)["scores"][measure]["p_value"] for s in systems)
-                each = " ".join(f"{p:.3f}" for p in known if p is not None)
-                row += [*_interval(change, "+"), over, each]
-            rows.append(row)
+    measure, rows = results["selection"], []
+    for column, arm in product(splits_and_beams(results), arms_of(results)):
+        found = score(results, arm, measure, column)
+        assert found is not None
+        row = [label(results, arm), column_name(results, column), str(found.n)]
+        row += _interval(found, "")
+        change = difference(results, arm, measure, column)
+        if change is None:
+            row += [""] * 5
+        else:
+            over = "" if change.p_value is None else f"{change.p_value:.4f}"
+            tested = (figures(results, s, column)["scores"] for s in arms_of(results)[arm])
+            known = (scores[measure]["p_value"] for scores in tested)
+            each = " ".join(f"{p:.3f}" for p in known if p is not None)
+            row += [*_interval(change, "+"), over, each]
+        rows.append(row)
     spread = ["standard deviation", "95 % interval"]
     header = ["arm", "set", "seeds", main_title(results), *spread, "difference", *spread]
     return Table(
@@ -344,13 +335,11 @@ def statistics_table(results: Results, column: Column) -> Table:
         return "" if known is None else f"{known.mean:{form}}"
 
     columns = {
-        **{
-            f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
-            for n in range(4)
-        },
-        "brevity penalty": partial(mean, form=".3f", key="brevity_penalty"),
-        "repeats in a row / 100 tokens": partial(mean, form=".2f", key=REPEATS),
+        f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
+        for n in range(4)
     }
+    columns["brevity penalty"] = partial(mean, form=".3f", key="brevity_penalty")
+    columns["repeats in a row / 100 tokens"] = partial(mean, form=".2f", key=REPEATS)
     repeats = results[f"reference_{REPEATS}"][column[0]]
     return _by_arm(
         results,
@@ -386,11 +375,12 @@ def length_table(results: Results, column: Column) -> Table:
 def cost_table(results: Results) -> Table:
     """Updates, time, and what was chosen on valid."""
 
-    def trainings(arm: str) -> list[list[dict[str, Any]]]:
-        return [_trainings(results, system) for system in arms_of(results)[arm]]
+    def updates(arm: str) -> str:
+        trainings = _trainings(results, arms_of(results)[arm][0])
+        return THEN.join(str(training["updates"]) for training in trainings)
 
     def checkpoints(arm: str) -> str:
-        last = [stages[-1] for stages in trainings(arm)]
+        last = [_trainings(results, system)[-1] for system in arms_of(results)[arm]]
         return " / ".join(f"{t['checkpoint_update']} ({t['validations']})" for t in last)
 
     def penalties(arm: str) -> str:
@@ -407,7 +397,7 @@ def cost_table(results: Results) -> Table:
         results,
         "Cost, and what was chosen on valid",
         {
-            "updates": lambda arm: THEN.join(str(t["updates"]) for t in trainings(arm)[0]),
+            "updates": updates,
             "checkpoint: update (of so many validations)": checkpoints,
             "length penalty": penalties,
             "seconds of training": partial(_stage_means, results, key="seconds", form=".0f"),
