@@ -16,18 +16,9 @@ from rich.console import Console
 
 from recipes.data.test_sets import read_test_set
 from recipes.errors import RecipeError
+from recipes.fairseq_commands import decoding
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
 from recipes.fairseq_commands.commands import generate_command
-from recipes.fairseq_commands.decoding import (
-    check_targets,
-    check_whole_words,
-    decode,
-    detokenised,
-    generate_log,
-    generation_progress,
-    is_generate_log,
-    parse_generate,
-)
 from recipes.reporting import tables
 from recipes.schema.checks import check_evaluation
 from recipes.schema.flags import flag_value
@@ -283,19 +274,20 @@ def _given(path: Path, args: argparse.Namespace, references: list[list[str]]) ->
     Raises:
         RecipeError: the file does not exist, is in subwords, or its ids are not the references'.
     """
-    if not is_generate_log(path):
-        lines, log = read_lines(path), generate_log(path)
-        check_whole_words(lines, str(path))
-        beside = log.is_file() and is_generate_log(log) and len(parse_generate(log)) == len(lines)
-        return _System(path, log=log if beside else None)
-    lines = detokenised(path, args.sentencepiece)
+    if not decoding.is_generate_log(path):
+        lines, log = read_lines(path), decoding.generate_log(path)
+        decoding.check_whole_words(lines, str(path))
+        beside = log.is_file() and decoding.is_generate_log(log)
+        same = beside and len(decoding.parse_generate(log)) == len(lines)
+        return _System(path, log=log if same else None)
+    lines = decoding.detokenised(path, args.sentencepiece)
     for number, reference in enumerate(references):
         if len(lines) != len(reference):
             raise RecipeError(
                 f"{path}: ids do not match: sentences 0 to {len(lines) - 1}, but reference {number}"
                 f" has {len(reference)} lines"
             )
-    check_targets(path, args.sentencepiece, references)
+    decoding.check_targets(path, args.sentencepiece, references)
     output = args.output_dir / f"{_file_name(path)}.txt"
     write_lines(output, lines)
     return _System(output, _origin(path, args.sentencepiece), path)
@@ -331,10 +323,10 @@ def _decoded(
     output = args.output_dir / f"{name}.{languages[1]}"
     say(f"$ {command}")
     lines = len(references[0])
-    progress = generation_progress(say, lines)
-    decode(command.argv(), output, args.sentencepiece, f"decode {checkpoint}", lines, progress)
-    log = generate_log(output)
-    check_targets(log, args.sentencepiece, references)
+    stage, progress = f"decode {checkpoint}", decoding.generation_progress(say, lines)
+    decoding.decode(command.argv(), output, args.sentencepiece, stage, lines, progress)
+    log = decoding.generate_log(output)
+    decoding.check_targets(log, args.sentencepiece, references)
     return _System(output, _origin(log, args.sentencepiece), log)
 
 

@@ -16,17 +16,7 @@ def training_log(save_dir: Path) -> Path:
 
 @dataclass
 class Layout:
-    """File names of one run of ``recipe`` in ``work_dir``, text read from ``text_dir``.
-
-    Attributes:
-        segmented: folder of the files in pieces.
-        binarized: folder that fairseq-preprocess writes.
-        results: the evaluation's figures.
-        dictionaries: those that fairseq-preprocess writes, by role.
-        sides: split and language of every file of the text.
-        starts: the starts that the arms continue: ``start``, and ``start.seedN`` of further seeds.
-        systems: everything decoded: the starts, then the control, then the other arms.
-    """
+    """File names of one run of ``recipe`` in ``work_dir``, text read from ``text_dir``."""
 
     recipe: TrainedRecipe
     work_dir: Path
@@ -34,14 +24,16 @@ class Layout:
 
     def __post_init__(self) -> None:
         recipe, languages = self.recipe, self.recipe.languages
-        self.segmented = self.work_dir / "segmented"
-        self.binarized = self.work_dir / "binarized"
-        self.results = self.work_dir / "results.json"
-        self.dictionaries = {
-            f"dictionary {lang}": self.binarized / f"dict.{lang}.txt" for lang in languages
-        }
+        self.segmented = self.work_dir / "segmented"  # the text in pieces
+        self.binarized = self.work_dir / "binarized"  # what fairseq-preprocess writes
+        self.results = self.work_dir / "results.json"  # the evaluation's figures
+        dictionaries = {lang: self.binarized / f"dict.{lang}.txt" for lang in languages}
+        self.dictionaries = {f"dictionary {lang}": path for lang, path in dictionaries.items()}
+        # Split and language of every file of the text.
         self.sides = [(split, lang) for split in recipe.data.splits for lang in languages]
+        # What the arms continue: ``start``, and ``start.seedN`` of further seeds.
         self.starts = list(dict.fromkeys(arm.start for arm in recipe.arms.values()))
+        # Everything decoded: the starts, then the control, then the other arms.
         self.systems = list(dict.fromkeys([*self.starts, recipe.control, *recipe.arms]))
 
     def record(self, name: str) -> Path:
