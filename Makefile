@@ -9,7 +9,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(firstword $(foreach python,$(CANDIDATES),\
 	$(shell $(python) -c '$(SUPPORTED)' 2>/dev/null && echo $(python))))
 
-.PHONY: help demo test quick lint format benchmark clean
+.PHONY: help demo test quick coverage lint format benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +31,10 @@ test: lint ## lint, type check and all tests
 
 quick: lint ## lint, type check and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+coverage: $(INSTALLED) ## all tests, and which lines of the objectives and the plugin they leave out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --cov \
+		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check

@@ -128,6 +128,7 @@ setup(
             "mypy>=1.10",
             "pyro-ppl>=1.8",  # an independent implementation of stochastic graphs, to compare with
             "pytest>=8",
+            "pytest-cov>=7",
             "pytest-xdist>=3",
             "ruff>=0.9",
             "setuptools>=70.1",  # tests/packaging installs the project without build isolation

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,8 +23,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="recipes that come with the package")
     a_name = "a recipe's name, or the path of your own .yaml file"
     setting = "change a key of the recipe, as arms.NAME.flags='--lr 1e-4'; KEY+=VALUE appends"
-    settings = {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": setting}
-    copies = {"type": Path, "help": "also write the report here, as NAME.md"}
+    settings: dict[str, Any] = {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": setting,
+    }
+    copies: dict[str, Any] = {"type": Path, "help": "also write the report here, as NAME.md"}
 
     show = commands.add_parser("show", help="print a recipe as YAML, with all that its bases give")
     show.add_argument("name", help=a_name)
@@ -45,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     shared = "with --seeds: the arms of all seeds start from the recipe's own start"
     add("--shared-start", action="store_true", help=shared)
     arms = "train these arms and the control alone; others count if they are finished (all)"
-    add("--arms", type=_names, default=(), metavar="NAME,NAME", help=arms)
+    add(
+        "--arms",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help=arms,
+    )
     control = "beside every arm with a reward, train NAME.constant_reward, whose reward is always 1"
     add("--control", choices=["constant-reward"], help=control)
     launcher = "start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'"
@@ -111,24 +123,11 @@ def _run(args: argparse.Namespace, given: list[str], console: Console) -> None:
 
     recipe = load_recipe(args.name, args.set)
     work_dir = args.work_dir or Path("runs") / recipe.name
-    run = Run(
-        recipe,
-        work_dir,
-        args.data_dir,
-        console.print,
-        dry_run=args.dry_run,
-        redo=tuple(args.redo),
-        cache_dir=args.cache_dir,
-        seeds=args.seeds,
-        arms=args.arms,
-        constant_reward=args.control == "constant-reward",
-        jobs=args.jobs,
-        until=args.until,
-        take_over=args.take_over,
-        arguments=_this_time().parse_known_args(given)[1],
-        shared_start=args.shared_start,
-        launcher=args.launcher,
-    )
+    names = ("dry_run", "redo", "cache_dir", "seeds", "arms", "jobs", "until", "take_over")
+    options = {name: getattr(args, name) for name in (*names, "shared_start", "launcher")}
+    options["constant_reward"] = args.control == "constant-reward"
+    options["arguments"] = _this_time().parse_known_args(given)[1]
+    run = Run(recipe, work_dir, args.data_dir, console.print, **options)
     if run_recipe(run) and not args.dry_run:
         _report(work_dir, args, console)
 
@@ -139,11 +138,6 @@ def _report(work_dir: Path, args: argparse.Namespace, console: Console) -> None:
     for path in written:
         console.print(str(path))
     console.print(f"everything lies in {work_dir}")
-
-
-def _terminated(number: int, frame: object) -> None:
-    """Let a SIGTERM unwind like Ctrl-C, so that the running fairseq command is ended too."""
-    raise KeyboardInterrupt
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"only evaluate takes flags after --, not {args.command}")
     # Names and paths of the user's are no markup.
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _terminated)
+    # A SIGTERM unwinds like Ctrl-C, so that the running fairseq command is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.command == "list":
             _list(console)

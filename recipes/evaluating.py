@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -16,25 +16,16 @@ from rich.console import Console
 
 from recipes.data.test_sets import read_test_set
 from recipes.errors import RecipeError
+from recipes.fairseq_commands import decoding
 from recipes.fairseq_commands.checkpoints import average_checkpoints, last_checkpoints
 from recipes.fairseq_commands.commands import generate_command
-from recipes.fairseq_commands.decoding import (
-    check_targets,
-    check_whole_words,
-    decode,
-    detokenised,
-    generate_log,
-    generation_progress,
-    is_generate_log,
-    parse_generate,
-)
 from recipes.reporting import tables
 from recipes.schema.checks import check_evaluation
 from recipes.schema.flags import flag_value
 from recipes.schema.recipe import Evaluation, TextSource
 from recipes.scoring.comparison import Comparison, evaluate
 from recipes.scoring.metrics import METRICS, MetricOptions, metric_facts
-from recipes.text import file_hash, read_lines, write_lines, write_text
+from recipes.text import Say, file_hash, read_lines, write_lines, write_text
 
 _SCHEMA = 5  # it says what command made it, of which files
 _STDOUT = Path("-")
@@ -114,8 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bootstrap-samples", type=int, default=default.bootstrap_samples, help=resamples)
     shuffles = "shuffles of approximate randomisation, 0 for no test (%(default)s)"
     add("--randomization-trials", type=int, default=default.randomization_trials, help=shuffles)
-    longest = {"metavar": "WORDS", "help": "longest reference of each bucket but the last"}
-    add("--length-buckets", nargs="+", type=int, default=default.length_buckets, **longest)
+    longest = "longest reference (words) of each bucket but the last"
+    add("--length-buckets", nargs="+", type=int, default=default.length_buckets, help=longest)
     merged = "sentences; smaller buckets are merged with a neighbour (%(default)s)"
     add("--smallest-bucket", type=int, default=default.smallest_bucket, help=merged)
 
@@ -136,7 +127,7 @@ def main(
         RecipeError: something is missing, contradictory, or does not fit together.
     """
     if args.json == _STDOUT:
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     if not args.checkpoint and not args.hypotheses:
         raise RecipeError("nothing to score: give --checkpoint or --hypotheses")
     if bool(args.test_set) != bool(args.language_pair):
@@ -149,11 +140,7 @@ def main(
     args.search_flags = [*shlex.split(args.generate_flags), *search_flags]
     _check_search_flags(args.search_flags, args.sentencepiece)
     references, sources = _references(args)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    lines = list(references.values())
+    say, lines = console.print, list(references.values())
     baseline, systems = _systems(args, lines, say)
     texts = {name: read_lines(system.text) for name, system in systems.items()}
     logs = {name: system.log for name, system in systems.items()}
@@ -163,10 +150,7 @@ def main(
         say(line)
     scored = _scored(list(systems.values()), list(references), len(lines[0]))
     say(scored)
-    check = _sacrebleu_command(args, [s.text for s in systems.values()], options, baseline)
-    if len(lines) > 1 and not all(line.strip() for reference in lines for line in reference):
-        # The command has no way to say that a sentence has fewer references than others.
-        check = None
+    check = _sacrebleu_command(args, [s.text for s in systems.values()], options, lines)
     if check is not None:
         say(f"the same scores: {check}")
     if args.json:
@@ -266,7 +250,7 @@ class _System:
 
 
 def _systems(
-    args: argparse.Namespace, references: list[list[str]], say: Callable[[str], None]
+    args: argparse.Namespace, references: list[list[str]], say: Say
 ) -> tuple[str | None, dict[str, _System]]:
     """The baseline's name, and all systems by name, each only once, the baseline first."""
     baseline = args.baseline_checkpoint or args.baseline
@@ -290,29 +274,27 @@ def _given(path: Path, args: argparse.Namespace, references: list[list[str]]) ->
     Raises:
         RecipeError: the file does not exist, is in subwords, or its ids are not the references'.
     """
-    if not is_generate_log(path):
-        lines, log = read_lines(path), generate_log(path)
-        check_whole_words(lines, str(path))
-        beside = log.is_file() and is_generate_log(log) and len(parse_generate(log)) == len(lines)
-        return _System(path, log=log if beside else None)
-    lines = detokenised(path, args.sentencepiece)
+    if not decoding.is_generate_log(path):
+        lines, log = read_lines(path), decoding.generate_log(path)
+        decoding.check_whole_words(lines, str(path))
+        beside = log.is_file() and decoding.is_generate_log(log)
+        same = beside and len(decoding.parse_generate(log)) == len(lines)
+        return _System(path, log=log if same else None)
+    lines = decoding.detokenised(path, args.sentencepiece)
     for number, reference in enumerate(references):
         if len(lines) != len(reference):
             raise RecipeError(
                 f"{path}: ids do not match: sentences 0 to {len(lines) - 1}, but reference {number}"
                 f" has {len(reference)} lines"
             )
-    check_targets(path, args.sentencepiece, references)
+    decoding.check_targets(path, args.sentencepiece, references)
     output = args.output_dir / f"{_file_name(path)}.txt"
     write_lines(output, lines)
     return _System(output, _origin(path, args.sentencepiece), path)
 
 
 def _decoded(
-    checkpoint: Path,
-    args: argparse.Namespace,
-    references: list[list[str]],
-    say: Callable[[str], None],
+    checkpoint: Path, args: argparse.Namespace, references: list[list[str]], say: Say
 ) -> _System:
     """Decode with a checkpoint, with several of them (``A.pt:B.pt``), or with the average of the
     last ``--average`` in a folder.
@@ -341,10 +323,10 @@ def _decoded(
     output = args.output_dir / f"{name}.{languages[1]}"
     say(f"$ {command}")
     lines = len(references[0])
-    progress = generation_progress(say, lines)
-    decode(command.argv(), output, args.sentencepiece, f"decode {checkpoint}", lines, progress)
-    log = generate_log(output)
-    check_targets(log, args.sentencepiece, references)
+    stage, progress = f"decode {checkpoint}", decoding.generation_progress(say, lines)
+    decoding.decode(command.argv(), output, args.sentencepiece, stage, lines, progress)
+    log = decoding.generate_log(output)
+    decoding.check_targets(log, args.sentencepiece, references)
     return _System(output, _origin(log, args.sentencepiece), log)
 
 
@@ -354,7 +336,7 @@ def _origin(log: Path, model: Path | None) -> str:
     return f"H- lines of {log}, put together by {model}"
 
 
-def _averaged(folder: Path, args: argparse.Namespace, say: Callable[[str], None]) -> Path:
+def _averaged(folder: Path, args: argparse.Namespace, say: Say) -> Path:
     """The average of the last checkpoints in ``folder``."""
     if args.average is None:
         raise RecipeError(
@@ -362,7 +344,7 @@ def _averaged(folder: Path, args: argparse.Namespace, say: Callable[[str], None]
             "of its last N"
         )
     paths = last_checkpoints(folder, args.average)
-    output = args.output_dir / f"{_file_name(folder)}.average{args.average}.pt"
+    output: Path = args.output_dir / f"{_file_name(folder)}.average{args.average}.pt"
     say(f"average of {', '.join(path.name for path in paths)}: {output}")
     average_checkpoints(paths, output)
     return output
@@ -462,9 +444,10 @@ def _notes(
                     f"note: {len(empty)} of {len(lines)} {kind} of {name} are empty, the first in "
                     f"line {empty[0]}{remark}"
                 )
-    for name, lines in texts.items() if baseline is not None else ():
-        pairs = zip(lines, texts[baseline], strict=True)
-        count = sum(line != other for line, other in pairs)
+    if baseline is None:
+        return notes
+    for name, lines in texts.items():
+        count = sum(line != other for line, other in zip(lines, texts[baseline], strict=True))
         if 0 < count < _FEW_DIFFERENCES:
             notes.append(
                 f"note: {name} and the baseline differ in {count} of {len(lines)} lines; from so "
@@ -482,15 +465,20 @@ def _scored(systems: list[_System], references: list[str], lines: int) -> str:
 
 
 def _sacrebleu_command(
-    args: argparse.Namespace, texts: list[Path], options: MetricOptions, baseline: str | None
+    args: argparse.Namespace, texts: list[Path], options: MetricOptions, references: list[list[str]]
 ) -> str | None:
-    """The command line of sacrebleu that gives these scores, as far as it has the metrics."""
+    """The command line of sacrebleu that gives these scores, as far as it has the metrics.
+
+    It has no way to say that a sentence has fewer references than others.
+    """
     metrics = [name for name in args.metrics if name in METRICS and METRICS[name].by_sacrebleu]
-    if not metrics:
+    fewer = not all(line.strip() for lines in references for line in lines)
+    if not metrics or (len(references) > 1 and fewer):
         return None
     test_set = ["-t", args.test_set, "-l", args.language_pair]
     source = test_set if args.test_set else map(str, args.reference)
     command = ["sacrebleu", *source, "-i", *map(str, texts), "-m", *metrics, *options.flags()]
-    if baseline is not None and len(texts) > 1 and args.randomization_trials:
+    compared = args.baseline or args.baseline_checkpoint
+    if compared and len(texts) > 1 and args.randomization_trials:
         command += ["--paired-ar", "--paired-ar-n", str(args.randomization_trials)]
     return shlex.join(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from recipes.errors import RecipeError
 from recipes.running.run import Run
 from recipes.running.stages import Ended
@@ -58,9 +60,8 @@ def stage_names(run: Run) -> list[str]:
     for start in layout.starts:
         names += (f"{name} stage" for name in layout.start_stages(start))
     names += (arm.stage for arm in recipe.arms.values())
-    for system in layout.systems:
-        for split in recipe.data.splits[1:]:
-            for beam in recipe.decoding.beams:
-                for lenpen in recipe.decoding.lenpen if beam > 1 else [1.0]:
-                    names.append(decode_stage_name(run, system, split, beam, lenpen))
+    decoded = product(layout.systems, recipe.data.splits[1:], recipe.decoding.beams)
+    for system, split, beam in decoded:
+        for lenpen in recipe.decoding.lenpen if beam > 1 else [1.0]:
+            names.append(decode_stage_name(run, system, split, beam, lenpen))
     return [*names, "evaluate"]

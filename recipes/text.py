@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TextIO
 
 from recipes.errors import RecipeError
 
+Say = Callable[[str], None]  # prints one line
 _LONGEST_LINE = 10_000_000  # characters; a whole TMX file may be one line
 
 
@@ -84,18 +85,13 @@ def written_together(paths: Sequence[Path]) -> Iterator[list[TextIO]]:
 
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to a temporary name beside ``path``, then rename it."""
-    write_bytes(path, content.encode("utf-8"))
+    with written_together([path]) as (file,):
+        file.write(content)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write one line each, ended by a newline; atomic like :func:`write_text`."""
     write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary name beside ``path``, then rename it."""
-    with replaced([path]) as (temporary,):
-        temporary.write_bytes(content)
 
 
 def file_hash(path: Path) -> str:

@@ -251,11 +251,6 @@ def _expand(text: str, rng: random.Random) -> str:
         text = chosen
 
 
-def _patterns() -> list[list[str]]:
-    lines = re.sub(r"\n(?=[=| ])", "", _SENTENCES.strip()).splitlines()
-    return [[side.strip() for side in line.split("=")] for line in lines]
-
-
 def version() -> str:
     """Babel's version: its locale data decides the wording."""
     return f"babel {babel.__version__}"
@@ -264,7 +259,8 @@ def version() -> str:
 def pairs(count: int, seed: int) -> list[Pair]:
     """``count`` sentence pairs; no German and no English sentence occurs twice."""
     rng = random.Random(seed)
-    patterns = _patterns()
+    lines = re.sub(r"\n(?=[=| ])", "", _SENTENCES.strip()).splitlines()
+    patterns = [[side.strip() for side in line.split("=")] for line in lines]
     found: dict[str, str] = {}
     english_seen: set[str] = set()
     while len(found) < count:

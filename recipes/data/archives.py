@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recipes.errors import RecipeError
 from recipes.text import lines_of_stream
@@ -41,7 +41,7 @@ def lines_of(path: Path, member: str | None = None) -> Iterator[str]:
         raise RecipeError(f"{name} cannot be unpacked ({error}); is the file complete?") from error
 
 
-def _open(path: Path, member: str | None, stack: ExitStack) -> IO[bytes]:
+def _open(path: Path, member: str | None, stack: ExitStack) -> Any:
     if member is None:
         return _decompressed(stack.enter_context(open(path, "rb")), path.name, stack)
     if zipfile.is_zipfile(path):
@@ -62,12 +62,9 @@ def _open(path: Path, member: str | None, stack: ExitStack) -> IO[bytes]:
     raise _no_member(path, member, others)
 
 
-def _decompressed(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
-    if name.endswith(".gz"):
-        return stack.enter_context(gzip.open(stream))  # type: ignore[return-value]
-    if name.endswith(".xz"):
-        return stack.enter_context(lzma.open(stream))
-    return stream
+def _decompressed(stream: IO[bytes], name: str, stack: ExitStack) -> Any:
+    opened: Any = {".gz": gzip.open, ".xz": lzma.open}.get(name[-3:])
+    return stack.enter_context(opened(stream)) if opened else stream
 
 
 def _no_member(path: Path, member: str, others: list[str]) -> RecipeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.progress import wrap_file
 
 from recipes.errors import RecipeError
 from recipes.schema.recipe import DownloadedFile
+from recipes.text import Say
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _BLOCK = 1 << 18
@@ -27,9 +28,7 @@ def default_cache_dir() -> Path:
     return Path(base) / "fairseq-sequence-training"
 
 
-def fetch(
-    name: str, file: DownloadedFile, cache_dir: Path, say: Callable[[str], None]
-) -> tuple[Path, str]:
+def fetch(name: str, file: DownloadedFile, cache_dir: Path, say: Say) -> tuple[Path, str]:
     """The file in the cache, downloaded if it is not there; and its SHA-256.
 
     Raises:
@@ -57,7 +56,7 @@ def fetch(
 
 
 @contextmanager
-def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _one_at_a_time(cache_dir: Path, say: Say) -> Iterator[None]:
     """Hold the cache's lock, so that two runs do not download the same."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     folder = os.open(cache_dir, os.O_RDONLY)
@@ -72,7 +71,7 @@ def _one_at_a_time(cache_dir: Path, say: Callable[[str], None]) -> Iterator[None
         os.close(folder)
 
 
-def _download(target: Path, file: DownloadedFile, say: Callable[[str], None]) -> None:
+def _download(target: Path, file: DownloadedFile, say: Say) -> None:
     say(f"  {file.address} -> {target}")
     pooch.get_logger().setLevel("ERROR")
     checksum = file.sha256 and f"sha256:{file.sha256}"
@@ -96,7 +95,7 @@ def _reason(error: Exception) -> str:
     """What went wrong, out of the chain of messages that requests, urllib3 and pooch make."""
     text = (str(error) or type(error).__name__).splitlines()[0]
     system = text.rpartition(": ")[2].rstrip(")").rstrip("\"'")
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.RequestException):
         return f"cannot be reached ({system})"

@@ -1,18 +1,7 @@
 """Sentence pairs out of the file formats that parallel text comes in.
 
 Every reader yields ``(source, references)``: the source line and the list of its references,
-which has one line everywhere but in formats for several references.
-
-======================  =========================================================================
-format                  what is read
-======================  =========================================================================
-plain                   a line a sentence, one file for each language
-iwslt-tags              train.tags.* of IWSLT: lines of metadata, in tags, are left out
-sgml                    the text between <seg ...> and </seg>, of NIST's SGML and IWSLT's XML
-tmx                     translation memory: the segments of each unit in the two languages
-tsv                     columns of one file
-tsv-references          source, then any number of references
-======================  =========================================================================
+which has one line everywhere but in formats for several references. ``docs/recipes.md`` lists them.
 """
 
 from __future__ import annotations
@@ -21,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from typing import Any
 from xml.etree import ElementTree
 
 from sacremoses import MosesDetokenizer
@@ -56,9 +46,10 @@ def read_pairs(source: TextSource, lines: Lines, languages: tuple[str, str]) -> 
         return _tsv(first, lines(first), columns)
     if source.format == "tsv-references":
         return _tsv_references(first, lines(first))
-    side = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}[source.format]
+    sides: dict[str, Callable[[Iterable[str]], Iterator[str]]]
+    sides = {"plain": iter, "iwslt-tags": _without_metadata, "sgml": _segments}
     names = [first, second, *source.references]
-    return zipped(names, [side(lines(name)) for name in names])
+    return zipped(names, [sides[source.format](lines(name)) for name in names])
 
 
 def zipped(names: list[str], sides: list[Iterator[str]]) -> Iterator[Pair]:
@@ -91,8 +82,8 @@ def _segments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _tmx(name: str, lines: Iterable[str], languages: tuple[str, str]) -> Iterator[Pair]:
-    parser = ElementTree.XMLPullParser(["start", "end"])
-    root = None
+    parser: Any = ElementTree.XMLPullParser(["start", "end"])
+    root: Any = None
     try:
         for line in lines:
             parser.feed(f"{line}\n")

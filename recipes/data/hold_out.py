@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from recipes.data.formats import Pair
-
-
-def cut_every(pairs: Iterable[Pair], every: int) -> Iterator[tuple[bool, Pair]]:
-    """All pairs, each with whether it is held out: the ``every``-th, the one after as many ..."""
-    for number, pair in enumerate(pairs, start=1):
-        yield number % every == 0, pair
 
 
 def cut_clusters(
@@ -30,9 +24,13 @@ def cut_clusters(
         The pairs that are left for training, in their order, and those of each split.
     """
     clusters = _clusters(pairs)
-    order = sorted(clusters, key=lambda members: _key(pairs, members))
+
+    def key(members: list[int]) -> tuple[bytes, str]:
+        smallest = min(pairs[index][0] for index in members)
+        return hashlib.blake2b(smallest.encode(), digest_size=8).digest(), smallest
+
     held_out: dict[str, list[int]] = {split: [] for split in sizes}
-    for members in order:
+    for members in sorted(clusters, key=key):
         for split, size in sizes.items():
             if len(held_out[split]) + len(members) <= size:
                 held_out[split] += members
@@ -71,8 +69,3 @@ def _clusters(pairs: list[Pair]) -> list[list[int]]:
     for index in range(len(pairs)):
         members[labels[index]].append(index)
     return list(members.values())
-
-
-def _key(pairs: list[Pair], members: list[int]) -> tuple[bytes, str]:
-    smallest = min(pairs[index][0] for index in members)
-    return hashlib.blake2b(smallest.encode(), digest_size=8).digest(), smallest

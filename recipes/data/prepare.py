@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,41 +13,29 @@ from recipes.data.archives import lines_of
 from recipes.data.cleaning import Cleaner
 from recipes.data.download import default_cache_dir, fetch
 from recipes.data.formats import Pair, detokeniser, read_pairs, zipped
-from recipes.data.hold_out import cut_clusters, cut_every, with_several_references
+from recipes.data.hold_out import cut_clusters, with_several_references
 from recipes.data.origins import CUT, FOLDER, SOURCES, origin, reference_files, source_files
 from recipes.data.test_sets import language_pair, read_test_set
 from recipes.errors import RecipeError
-from recipes.schema.recipe import Data, Recipe, TextSource
-from recipes.text import write_text, written_together
+from recipes.schema.recipe import Recipe, TextSource
+from recipes.text import Say, write_text, written_together
 
 
 @dataclass
 class Preparation:
-    """Makes the text of ``recipe`` in ``text_dir``.
-
-    Args:
-        data_dir: folder that takes the place of the downloads: PREFIX.LANG, or the files named
-            in ``data.sources``.
-        cache_dir: where downloads are kept; the user's cache folder if not given.
-        say: prints one line.
-        references: files written beside :meth:`outputs`.
-    """
+    """Makes the text of ``recipe`` in ``text_dir``."""
 
     recipe: Recipe
     text_dir: Path
-    data_dir: Path | None
-    cache_dir: Path | None
-    say: Callable[[str], None]
-    references: list[Path] = field(default_factory=list)
+    data_dir: Path | None  # in place of downloads: PREFIX.LANG, or the files of ``data.sources``
+    cache_dir: Path | None  # of downloads; the user's cache folder if not given
+    say: Say
+    references: list[Path] = field(default_factory=list)  # written beside :meth:`outputs`
     _paths: dict[str, Path] = field(default_factory=dict)
 
-    @property
-    def data(self) -> Data:
-        """What the recipe says about its text."""
-        return self.recipe.data
-
-    def _origin(self, split: str) -> str | None:
-        return origin(self.recipe, self.data_dir, split)
+    def __post_init__(self) -> None:
+        self.data = self.recipe.data
+        self.origins = {s: origin(self.recipe, self.data_dir, s) for s in self.data.splits}
 
     def settings(self) -> dict[str, Any]:
         """What the text depends on, beside the files of ``data_dir``."""
@@ -57,20 +45,19 @@ class Preparation:
         for file in data["files"].values():
             for key in ("address", "licence"):
                 file.pop(key)
-        origins = {split: self._origin(split) for split in self.data.splits}
-        return {**data, "languages": list(self.recipe.languages), "origins": origins}
+        return {**data, "languages": list(self.recipe.languages), "origins": self.origins}
 
     def inputs(self) -> dict[str, Path]:
         """The files of ``data_dir`` that are read."""
         if self.data_dir is None:
             return {}
         names: list[str] = []
-        for split in self.data.splits:
-            if self._origin(split) == FOLDER:
+        for split, kind in self.origins.items():
+            if kind == FOLDER:
                 names += [f"{split}.{lang}" for lang in self.recipe.languages]
                 references = reference_files(self.recipe, self.data_dir, split)
                 names += [str(file.relative_to(self.data_dir)) for file in references]
-            elif self._origin(split) == SOURCES:
+            elif kind == SOURCES:
                 names += source_files(self.data, split)
         return {name: self.data_dir / name for name in names}
 
@@ -81,10 +68,8 @@ class Preparation:
     def details(self) -> list[str]:
         """What will be downloaded, one line each."""
         lines = []
-        for split in self.data.splits:
-            if self._origin(split) != SOURCES:
-                continue
-            for source in self.data.sources.get(split, []):
+        for split, kind in self.origins.items():
+            for source in self.data.sources[split] if kind == SOURCES else []:
                 if source.sacrebleu:
                     pair = language_pair(source, self.recipe.languages)
                     lines.append(f"{split}: sacrebleu's {source.sacrebleu} {pair}")
@@ -102,7 +87,7 @@ class Preparation:
         """Write all splits."""
         # The small ones first: what fails should fail before the large downloads.
         for split in [*self.data.tests, self.data.valid]:
-            if self._origin(split) != CUT:
+            if self.origins[split] != CUT:
                 self._write(split, list(self._pairs(split)))
         pairs = self._pairs(self.data.train)
         if self.data.cleaning is None:
@@ -120,7 +105,7 @@ class Preparation:
     def _write_training(self, pairs: Iterable[Pair]) -> None:
         """The training text, without the splits that are cut out of it."""
         hold_out = self.data.hold_out
-        cut = [split for split in self.data.splits if self._origin(split) == CUT]
+        cut = [split for split, kind in self.origins.items() if kind == CUT]
         if hold_out is not None and hold_out.clusters and cut:
             pairs, parts = cut_clusters(list(pairs), hold_out.clusters)
             if hold_out.several is not None:
@@ -131,8 +116,8 @@ class Preparation:
             cut = []
         every = hold_out.every if hold_out is not None and cut else None
         with written_together(self._files(self.data.train, *cut)) as files:
-            rows = cut_every(pairs, every) if every else ((False, pair) for pair in pairs)
-            for held_out, (source, references) in rows:
+            for number, (source, references) in enumerate(pairs, start=1):
+                held_out = every is not None and number % every == 0
                 _line(files[2:] if held_out else files[:2], source, references[0])
 
     def _files(self, *splits: str) -> list[Path]:
@@ -163,7 +148,7 @@ class Preparation:
 
     def _pairs(self, split: str) -> Iterator[Pair]:
         """All pairs of a split, detokenised and lower-cased."""
-        if self._origin(split) == FOLDER:
+        if self.origins[split] == FOLDER:
             pairs = self._given(split)
         else:
             pairs = (p for source in self.data.sources[split] for p in self._read(source))

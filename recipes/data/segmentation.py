@@ -12,7 +12,7 @@ import sentencepiece
 
 from recipes.errors import RecipeError
 from recipes.schema.recipe import SentencePiece
-from recipes.text import iterate_lines, write_bytes, written_together
+from recipes.text import iterate_lines, replaced, written_together
 
 _BLOCK = 20000  # lines
 
@@ -42,7 +42,8 @@ def train_sentencepiece(files: Iterable[Path], model: Path, settings: SentencePi
         raise RecipeError(
             f"sentencepiece.vocab_size: {settings.vocab_size} does not suit this text: {error}"
         ) from error
-    write_bytes(model, buffer.getvalue())
+    with replaced([model]) as (temporary,):
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _sample(lines: Callable[[], Iterator[str]], size: int | None) -> Iterator[str]:

@@ -43,7 +43,7 @@ def read_test_set(source: TextSource, languages: tuple[str, str]) -> list[Pair]:
         RecipeError: sacrebleu cannot get the test set.
     """
     pair = language_pair(source, languages)
-    dataset = DATASETS[source.sacrebleu]
+    dataset: Any = DATASETS[str(source.sacrebleu)]
     where = f"sacrebleu's test set {source.sacrebleu} {pair} ({', '.join(dataset.data)})"
     try:
         sources = [line.strip() for line in dataset.source(pair)]

@@ -6,13 +6,12 @@ import logging
 import pickle
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import RecipeError
-from recipes.text import replaced
+from recipes.text import Say, replaced
 
 LAST = "checkpoint_last.pt"  # what fairseq-train continues from
 _EPOCH = re.compile(r"checkpoint(\d+)\.pt\Z")
@@ -23,7 +22,7 @@ class BrokenCheckpointError(RecipeError):
     """A part of a file, or no checkpoint at all."""
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Any:
     """A checkpoint of fairseq, loaded without running code that is stored in it.
 
     torch before 2.4 knows no list of what may be loaded, and unpickles everything.
@@ -59,16 +58,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise BrokenCheckpointError(f"{path} is cut off, or no checkpoint") from error
 
 
-def _newest_whole(save_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that can be loaded, other than the last one."""
-    others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        with suppress(RecipeError):
-            checkpoint_updates(path)
-            return path
-    return None
-
-
 def checkpoint_updates(path: Path) -> int:
     """Number of optimiser updates a checkpoint has seen since its run started."""
     try:
@@ -77,7 +66,7 @@ def checkpoint_updates(path: Path) -> int:
         raise BrokenCheckpointError(f"{path} is no checkpoint of fairseq-train") from None
 
 
-def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
+def mend_last_checkpoint(save_dir: Path, say: Say) -> None:
     """Replace a ``checkpoint_last.pt`` that is cut off by the newest whole checkpoint.
 
     fairseq-train writes one checkpoint under a temporary name, renames it, and then copies it to
@@ -93,14 +82,17 @@ def mend_last_checkpoint(save_dir: Path, say: Callable[[str], None]) -> None:
             checkpoint_updates(last)
         return
     except BrokenCheckpointError:
-        other = _newest_whole(save_dir)
-    if other is None:
-        say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
-        last.rename(last.with_name(f"{LAST}.cut-off"))
-        return
-    say(f"  {last} was cut off when the training was killed; continues from {other.name}")
-    with replaced([last]) as (temporary,):
-        shutil.copyfile(other, temporary)
+        pass
+    others = [path for path in save_dir.glob("checkpoint*.pt") if path.name != LAST]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(RecipeError):
+            checkpoint_updates(other)
+            say(f"  {last} was cut off when the training was killed; continues from {other.name}")
+            with replaced([last]) as (temporary,):
+                shutil.copyfile(other, temporary)
+            return
+    say(f"  {last} was cut off when the training was killed; no other checkpoint: begins anew")
+    last.rename(last.with_name(f"{LAST}.cut-off"))
 
 
 def last_checkpoints(save_dir: Path, count: int) -> list[Path]:
@@ -127,7 +119,7 @@ def average_checkpoints(paths: list[Path], output: Path) -> None:
             raise RecipeError(f"{path}: its parameters are not those of {paths[0]}")
         for name, value in parameters.items():
             # float64: the mean of equal parameters must be that parameter again.
-            sums[name] = sums.get(name, 0) + value.double()  # type: ignore[operator]
+            sums[name] = sums.get(name, 0) + value.double()
     for name, value in result["model"].items():
         if value.is_floating_point():
             result["model"][name] = (sums[name] / len(paths)).to(value.dtype)

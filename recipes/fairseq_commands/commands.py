@@ -8,23 +8,20 @@ import shutil
 import sys
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from recipes.errors import RecipeError
-from recipes.schema.flags import flag_value, without_flag
+from recipes.schema.flags import flag_groups, flag_value, without_flag
 from recipes.schema.recipe import Recipe, Task
 
 PLUGIN = "fairseq_plugins"
 TENSORBOARD = "--tensorboard-logdir"
 # Not part of what a command computes: where it runs and how it talks.
-_MACHINE_FLAGS = {
-    "--cpu": 0,
-    "--no-progress-bar": 0,
-    "--user-dir": 1,
-    "--log-format": 1,
-    TENSORBOARD: 1,
-    "--wandb-project": 1,
-}
+_MACHINE_FLAGS = (
+    *("--cpu", "--no-progress-bar", "--user-dir", "--log-format"),
+    *(TENSORBOARD, "--wandb-project"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,9 @@ class Command:
 
     def fingerprint(self, work_dir: Path) -> list[str]:
         """What the command computes: its arguments, independent of folder and machine."""
-        arguments: list[str] = [self.program]
-        skip = 0
-        for argument in self.arguments:
-            if skip:
-                skip -= 1
-            elif (flag := str(argument).partition("=")[0]) in _MACHINE_FLAGS:
-                skip = 0 if "=" in str(argument) else _MACHINE_FLAGS[flag]
-            else:
-                arguments.append(str(argument).replace(f"{work_dir}/", "{work}/"))
-        return arguments
+        words = (str(argument).replace(f"{work_dir}/", "{work}/") for argument in self.arguments)
+        kept = (group for flag, group in flag_groups(words) if flag not in _MACHINE_FLAGS)
+        return [self.program, *chain.from_iterable(kept)]
 
 
 def display_path(argument: str | Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes.data.segmentation import decode_pieces, load_sentencepiece
 from recipes.errors import RecipeError
 from recipes.fairseq_commands.process import run_command
-from recipes.text import read_lines, write_lines
+from recipes.text import Say, read_lines, write_lines
 
 _OUTPUT = re.compile(r"^(?P<kind>[HTD])-(?P<index>\d+)\t(?P<rest>.*)$")
 _SCORED = "HD"  # lines with a score before the text
@@ -105,24 +105,16 @@ def check_targets(log: Path, model: Path | None, references: Sequence[Sequence[s
     if not any((m := _OUTPUT.match(line)) and m["kind"] == "T" for line in read_lines(log)):
         return
     targets = [" ".join(line.split()) for line in detokenised(log, model, "T")]
-    own = 0
-    elsewhere: dict[int, int] = {}
-    lines: dict[str, int] = {}
     sets = [[" ".join(line.split()) for line in reference] for reference in references]
-    for reference in sets:
-        for number, line in enumerate(reference):
-            lines.setdefault(line, number)
-    for number, target in enumerate(targets):
-        if any(number < len(reference) and reference[number] == target for reference in sets):
-            own += 1
-        elif target in lines:
-            elsewhere[number] = lines[target]
-    if len(elsewhere) > own:
+    first = {line: n for lines in sets[::-1] for n, line in [*enumerate(lines)][::-1]}
+    own = [any(lines[n : n + 1] == [target] for lines in sets) for n, target in enumerate(targets)]
+    elsewhere = {n: first[t] for n, t in enumerate(targets) if t in first and not own[n]}
+    if len(elsewhere) > sum(own):
         number, line = next(iter(elsewhere.items()))
         raise RecipeError(
             f"{log}: ids do not match: the target T-{number} is line {line + 1} of the reference, "
-            f"not line {number + 1} ({len(elsewhere)} such sentences, {own} in their place); the "
-            "binarised split is in another order than the reference"
+            f"not line {number + 1} ({len(elsewhere)} such sentences, {sum(own)} in their place); "
+            "the binarised split is in another order than the reference"
         )
 
 
@@ -132,7 +124,7 @@ def decode(
     sentencepiece_model: Path | None,
     stage: str,
     lines: int | None = None,
-    on_line: Callable[[str], None] | None = None,
+    on_line: Say | None = None,
     launch: Callable[..., None] = run_command,
 ) -> None:
     """Run fairseq-generate (``argv``) and write the detokenised hypotheses to ``output``.
@@ -163,7 +155,7 @@ def generate_log(output: Path) -> Path:
     return output.with_name(f"{output.name}.log")
 
 
-def generation_progress(say: Callable[[str], None], lines: int) -> Callable[[str], None]:
+def generation_progress(say: Say, lines: int) -> Say:
     """A line handler for fairseq-generate: sentences done, every quarter of a large set."""
     done = 0
     step = max(lines // 4, 200)

@@ -6,11 +6,12 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from recipes.errors import CommandError
+from recipes.text import Say
 
 _LAST_LINES = 20
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.25  # seconds between two looks at a log
@@ -21,36 +22,31 @@ class Processes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._started: list[subprocess.Popen[bytes]] = []
         self._stopped = False
 
-    def start(self, argv: list[str], stage: str, **options: object) -> subprocess.Popen[bytes]:
+    def start(self, argv: list[str], stage: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a process, unless :meth:`stop` was called."""
         with self._lock:
             if self._stopped:
                 raise CommandError(f"stage {stage!r} was not started, as another one failed")
-            process = subprocess.Popen(argv, **options)  # type: ignore[call-overload]
-            self._running.add(process)
+            process: subprocess.Popen[bytes] = subprocess.Popen(argv, **options)
+            self._started.append(process)
             return process
-
-    def ended(self, process: subprocess.Popen[bytes]) -> None:
-        """Forget a process."""
-        with self._lock:
-            self._running.discard(process)
 
     def stop(self) -> None:
         """End what runs; nothing is started any more."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                process.terminate()
+            for process in self._started:
+                process.terminate()  # does nothing to one that has ended
 
 
 def run_command(
     argv: list[str],
     log: Path,
     stage: str,
-    on_line: Callable[[str], None] | None = None,
+    on_line: Say | None = None,
     append: bool = False,
     keep_open: tuple[int, ...] = (),
     environment: Mapping[str, str] | None = None,
@@ -95,8 +91,6 @@ def run_command(
             process.terminate()
             process.wait()
             raise
-        finally:
-            processes.ended(process)
     if code != 0:
         reason = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         shown = "\n".join(f"    {line}" for line in last)

@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-# What curves are drawn of; of each, a run logs what its criterion has.
-CURVES = (
-    "bleu",
-    "expected_bleu",
-    "reward_greedy",
-    "reward",
-    "entropy",
-    "nll_loss",
-    "kl",
-    "length_ratio",
-    "sample_length",
-)
+from recipes.text import Say
 
+# What curves are drawn of, and their titles; of each, a run logs what its criterion has.
+CURVES = {
+    "bleu": "valid BLEU (greedy, while training)",
+    "expected_bleu": "expected BLEU",
+    "reward_greedy": "reward of greedy output",
+    "reward": "reward of sampled output (training)",
+    "entropy": "entropy of the tokens drawn (nats, training)",
+    "nll_loss": "negative log-likelihood (bits / token)",
+    "kl": "KL divergence of the latent variable (nats / sentence)",
+    "length_ratio": "length ratio",
+    "sample_length": "length of output (tokens)",
+}
 _SHOWN = ("loss", "nll_loss", "expected_bleu", "bleu", "reward", "length_ratio", "ups")
 
 _LINE = re.compile(r"[\d-]+ [\d:]+ \| INFO \| (?P<tag>\w+) \| epoch +0*(?P<epoch>\d+)(?P<rest>.*)")
@@ -42,17 +43,17 @@ class TrainingLog:
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     valid: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+    def curve(self, metric: str) -> list[list[float]]:
         """Updates and values of a metric: in validation or, where only training logs it, there."""
         for lines in (self.valid, self.inner):
             points = [(u, v[metric]) for u, v in sorted(lines.items()) if metric in v]
             if points:
-                return [u for u, _ in points], [value for _, value in points]
-        return [], []
+                return [[u for u, _ in points], [value for _, value in points]]
+        return []
 
     def curves(self) -> dict[str, list[list[float]]]:
-        """``[updates, values]`` of every metric in :data:`CURVES` that was logged."""
-        return {metric: list(self.curve(metric)) for metric in CURVES if self.curve(metric)[0]}
+        """:meth:`curve` of every metric in :data:`CURVES` that was logged."""
+        return {metric: curve for metric in CURVES if (curve := self.curve(metric))}
 
     def resumed_at(self, update: int) -> None:
         """Forget what came after ``update``, from which training went on."""
@@ -102,8 +103,8 @@ def read_training_log(path: Path) -> TrainingLog:
 
 
 def training_progress(
-    say: Callable[[str], None], last: int | None = None, now: Callable[[], float] = monotonic
-) -> Callable[[str], None]:
+    say: Say, last: int | None = None, now: Callable[[], float] = monotonic
+) -> Say:
     """A line handler for fairseq-train: one short line for every line of figures.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import BLEU
+from sacrebleu import BLEU
 
 from recipes.reporting.tables import arms_of, column_name, figures, main_column
 from recipes.running.trained_arms import START

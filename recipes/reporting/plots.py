@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from recipes.reporting.tables import (
-    arms_of,
-    column_name,
-    differences,
-    main_title,
-    splits_and_beams,
-)
+from recipes.fairseq_commands.training_log import CURVES
+from recipes.reporting.tables import arms_of, column_name, differences, main_title, splits_and_beams
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-METRICS = {
-    "bleu": "valid BLEU (greedy, while training)",
-    "expected_bleu": "expected BLEU",
-    "reward_greedy": "reward of greedy output",
-    "reward": "reward of sampled output (training)",
-    "entropy": "entropy of the tokens drawn (nats, training)",
-    "nll_loss": "negative log-likelihood (bits / token)",
-    "kl": "KL divergence of the latent variable (nats / sentence)",
-    "length_ratio": "length ratio",
-    "sample_length": "length of output (tokens)",
-}
 _COLORS = 10  # of matplotlib's cycle
 _MARKERS = "osD^vPX"  # no divisor in common with the colours: arms of one colour differ in it
 
@@ -42,8 +23,13 @@ class Plot:
     svg: str
     description: str
 
+    @property
+    def address(self) -> str:
+        """The address of an image that is its content."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
-def style_of(results: dict[str, Any]) -> dict[str, dict[str, str]]:
+
+def style_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every arm, the same in all plots."""
     return {
         arm: {"color": f"C{number % _COLORS}", "marker": _MARKERS[number % len(_MARKERS)]}
@@ -72,7 +58,7 @@ def plot_gains(results: dict[str, Any]) -> Plot:
     arms = [arm for arm in arms_of(results) if arm != results["baseline"]]
     styles, means = style_of(results), []
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         axis, step = figure.subplots(), 0.7 / max(len(arms), 1)
         for number, arm in enumerate(arms):
             for row, column in enumerate(columns):
@@ -100,15 +86,15 @@ def plot_gains(results: dict[str, Any]) -> Plot:
 
 def plot_curves(results: dict[str, Any]) -> Plot | None:
     """A panel for each metric that some arm logged, over updates; None where there is none."""
-    metrics = [m for m in METRICS if any(curve_of(results, s, m) for s in results["curves"])]
+    metrics = [m for m in CURVES if any(curve_of(results, s, m) for s in results["curves"])]
     if not metrics:
         return None
     ends: list[str] = []
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         panels = list(figure.subplots(-(-len(metrics) // 2), 2, squeeze=False).flat)
         for panel, metric in zip(panels, metrics, strict=False):
-            ends.append(f"{METRICS[metric]}: {_draw_curves(panel, results, metric)}")
+            ends.append(f"{CURVES[metric]}: {_draw_curves(panel, results, metric)}")
         for panel in panels[len(metrics) :]:
             panel.set_axis_off()
         lines: dict[str, Any] = {}
@@ -123,7 +109,7 @@ def plot_curves(results: dict[str, Any]) -> Plot | None:
     return Plot(svg, f"Curves over updates; last values: {'; '.join(ends)}.")
 
 
-def _draw_curves(axis: Axes, results: dict[str, Any], metric: str) -> str:
+def _draw_curves(axis: Any, results: dict[str, Any], metric: str) -> str:
     """Draw the metric's curve of every system, the control's dashed; their last values."""
     ends = []
     styles = style_of(results)
@@ -135,14 +121,14 @@ def _draw_curves(axis: Axes, results: dict[str, Any], metric: str) -> str:
                 name = None if number else arm
                 axis.plot(*points, markersize=3.5, linewidth=1.4, label=name, **style)
                 ends.append(f"{system} {points[1][-1]:.4g}")
-    axis.set_title(METRICS[metric], fontsize=10)
+    axis.set_title(CURVES[metric], fontsize=10)
     axis.set_xlim(left=0)
     axis.set_xlabel("updates")
     axis.grid(linewidth=0.6)
     return ", ".join(ends)
 
 
-def _svg(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
     """A figure of this size in inches; the same results give the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
@@ -34,7 +33,7 @@ def load_results(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RecipeError(f"{path} does not exist; run the recipe first")
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if results.get("schema") != SCHEMA:
         raise RecipeError(
             f"{path} is of another version; run the recipe again, which then only scores again"
@@ -143,7 +142,7 @@ def html_page(results: dict[str, Any], examples: dict[str, Any] | None, gains: P
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(code=_code, aside=_aside, inline=_inline)
+    environment.filters.update(code=_code, aside=_aside)
     curves = plot_curves(results)
     return environment.get_template("report.html").render(
         results=results,
@@ -168,12 +167,7 @@ def html_page(results: dict[str, Any], examples: dict[str, Any] | None, gains: P
 
 
 def _template(name: str) -> str:
-    return resources.files("recipes").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _inline(svg: str) -> str:
-    """The address of an image that is its content."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    return (resources.files("recipes") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _code(text: str) -> Markup:

@@ -38,15 +38,6 @@ Lenpen = Mapping[tuple[str, int], float]  # by system, beam
 K = TypeVar("K")
 
 
-def _device() -> str:
-    """What the training runs on, in words."""
-    if has_gpu():
-        import torch
-
-        return torch.cuda.get_device_name()
-    return f"CPU, {os.cpu_count()} cores"
-
-
 def chosen_scores(layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
     """Scores on valid, by the metric that the recipe chooses by, as the evaluation has them.
 
@@ -55,9 +46,10 @@ def chosen_scores(layout: Layout, outputs: Mapping[K, Path]) -> dict[K, float]:
     """
     evaluation = layout.recipe.evaluation
     lines, sources = _references(layout, layout.recipe.data.valid)
-    name, options = evaluation.selected_by, MetricOptions(**vars(evaluation))
+    name = evaluation.selected_by
+    options = MetricOptions(**{**vars(evaluation), "metrics": [name]})
     texts = {str(key): read_lines(path) for key, path in outputs.items()}
-    scored = compare(texts, lines, metrics=[name], options=options, sources=sources).systems
+    scored = compare(texts, lines, None, options, sources).systems
     return {key: scored[str(key)].scores[name].value for key in outputs}
 
 
@@ -68,11 +60,7 @@ def _references(layout: Layout, split: str) -> tuple[list[list[str]], list[str]]
 
 
 def collect_results(
-    layout: Layout,
-    decoded: Decoded,
-    commands: list[tuple[str, str]],
-    lenpen: Lenpen,
-    command: str,
+    layout: Layout, decoded: Decoded, commands: list[tuple[str, str]], lenpen: Lenpen, command: str
 ) -> dict[str, Any]:
     """Score all decodings and gather settings, times and curves.
 
@@ -92,7 +80,15 @@ def collect_results(
         if arm not in baselines and not arm.endswith(CONSTANT_REWARD)
     }
     best = metric.best(candidates)
+    device = f"CPU, {os.cpu_count()} cores"
+    if has_gpu():
+        import torch
+
+        device = torch.cuda.get_device_name()
     logs = {arm: training_log(layout.save_dir(arm)) for arm in systems if arm in recipe.arms}
+    texts = [layout.text(*side) for side in layout.sides]
+    for split in recipe.data.splits[1:]:
+        texts += reference_files(recipe, layout.text_dir, split)
     found = ((name, metadata.distributions(name=name)) for name in _DISTRIBUTIONS)
     return {
         "schema": SCHEMA,
@@ -105,7 +101,7 @@ def collect_results(
             "python": platform.python_version(),
             **{name: package.version for name, packages in found for package in packages},
         },
-        "device": _device(),
+        "device": device,
         "control": recipe.control,
         "baseline": best,
         "baselines": candidates,
@@ -115,7 +111,9 @@ def collect_results(
         "bootstrap_samples": evaluation.bootstrap_samples,
         "randomization_trials": evaluation.randomization_trials,
         **_scores(layout, decoded, systems, best),
-        "text_sha256": _text_checksums(layout),
+        "text_sha256": {
+            str(f.relative_to(layout.text_dir)): file_hash(f) for f in texts if f.is_file()
+        },
         "searches": {str(beam): _search(recipe, beam) for beam in recipe.decoding.beams},
         "shared_flags": shlex.join(recipe.finetune.flags),
         "systems": systems,
@@ -151,15 +149,6 @@ def _scores(
                     by_split = systems[system]["scores"].setdefault(split, {})
                     by_split[str(beam)] = {**asdict(scores), "baseline": baseline}
     return common
-
-
-def _text_checksums(layout: Layout) -> dict[str, str]:
-    """SHA-256 of every file of the text, with all references."""
-    recipe = layout.recipe
-    files = [layout.text(*side) for side in layout.sides]
-    for split in recipe.data.splits[1:]:
-        files += reference_files(recipe, layout.text_dir, split)
-    return {str(f.relative_to(layout.text_dir)): file_hash(f) for f in files if f.is_file()}
 
 
 def _search(recipe: Recipe, beam: int) -> str:
@@ -242,12 +231,12 @@ def paired_systems(systems: Mapping[str, dict[str, Any]], baseline: str) -> dict
 
 
 def _start_bleu(layout: Layout, decoded: Decoded, start: str) -> float | None:
-    """Where the curves of valid BLEU begin: the start's greedy output scored as fairseq does
-    during training, that is against the references put together from their pieces."""
+    """The start's greedy output on valid scored as fairseq does during training, that is against
+    the references put together from their pieces: where the curves begin."""
     valid = decoded.get((layout.recipe.data.valid, 1, start))
     if valid is None:
         return None
     model = layout.sentencepiece(layout.recipe.target_lang)
     reference = detokenised(generate_log(valid), model, "T")
-    scores = compare({start: read_lines(valid)}, [reference], metrics=["bleu"])
+    scores = compare({start: read_lines(valid)}, [reference], None, MetricOptions(["bleu"]))
     return scores.systems[start].scores["bleu"].value

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 
 from rich import box
@@ -25,6 +26,8 @@ _NARROWEST = 9  # characters of the first column in a line
 _CONFIDENCE = 0.95
 Results = dict[str, Any]
 Column = tuple[str, str]  # split, beam
+Figure = Callable[[Any], Any]  # of all statistics of an output, one
+Cells = Mapping[str, Callable[[str], str]]  # an arm's cell, by the head of its column
 
 
 @dataclass
@@ -44,10 +47,10 @@ def print_table(table: Table, console: Console) -> None:
     if len(header) > len(rows) + 1:
         header, *rows = map(list, zip(header, *rows, strict=True))
     title = Text(table.title, "bold")
-    layout = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+    layout: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
     shown = TerminalTable(title=title, title_justify="left", padding=(0, 1, 0, 0), **layout)
     for number, name in enumerate(header):
-        side = {"justify": "right"} if number else {"min_width": _NARROWEST}
+        side: dict[str, Any] = {"justify": "right"} if number else {"min_width": _NARROWEST}
         shown.add_column(Text(name.replace("`", "")), overflow="fold", **side)
     for first, *cells in rows:
         remarked = (REMARK.sub("\\1\n\\2", cell) for cell in cells)
@@ -63,25 +66,23 @@ def print_table(table: Table, console: Console) -> None:
 class OverSeeds:
     """One figure over ``n`` seeds; of one seed only the mean is known.
 
-    Args:
-        mean: of the figures.
-        deviation: their standard deviation, n - 1 in the denominator.
-        half_width: of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom.
-        p_value: of a t-test against a mean of 0, two-sided: for differences between systems of the
-            same seed, the paired t-test.
+    ``p_value`` is that of a two-sided t-test against a mean of 0: for differences between systems
+    of the same seed, the paired t-test.
     """
 
     n: int
     mean: float
-    deviation: float | None = None
-    half_width: float | None = None
+    deviation: float | None = None  # n - 1 in the denominator
+    half_width: float | None = None  # of the 95 % interval of the mean, by Student's t
     p_value: float | None = None
 
 
-def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Summarise the figures of each seed, at least one."""
+def over_seeds(values: Sequence[Any]) -> OverSeeds | None:
+    """Summarise the figures of each seed; None where there are none, or one is not known."""
     from scipy.stats import t as student
 
+    if not values or None in values:
+        return None
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return OverSeeds(n, mean)
@@ -101,12 +102,10 @@ def splits_and_beams(results: Results) -> list[Column]:
 
 def main_column(results: Results) -> Column:
     """Where there is room for one column: the first test set with the largest beam."""
-    columns: dict[str, Column] = {}
-    for split, beam in splits_and_beams(results):
-        if split not in columns or int(beam) > int(columns[split][1]):
-            columns[split] = split, beam
-    # The first split is the validation set.
-    return list(columns.values())[min(1, len(columns) - 1)]
+    columns = splits_and_beams(results)
+    splits = list(dict(columns))  # the first is the validation set
+    split = splits[min(1, len(splits) - 1)]
+    return max((c for c in columns if c[0] == split), key=lambda column: int(column[1]))
 
 
 def column_name(results: Results, column: Column) -> str:
@@ -140,29 +139,26 @@ def main_title(results: Results) -> str:
     return str(results["metrics"][results["selection"]]["title"])
 
 
-def figures(results: Results, system: str, column: Column) -> dict[str, Any]:
-    """All statistics of a system's output."""
+def figures(results: Results, system: str, column: Column) -> Any:
+    """All statistics of a system's output, by name."""
     split, beam = column
     return results["systems"][system]["scores"][split][beam]
 
 
-def value_of(found: dict[str, Any], measure: str) -> float | None:
-    """A metric's score, or another figure of :func:`figures`."""
+def value_of(found: dict[str, Any], measure: str) -> Any:
+    """A metric's score, or another figure of :func:`figures`; None where it is not known."""
     scored = found["scores"].get(measure)
     return scored["value"] if scored else found[measure]
 
 
-def mean_of(
-    results: Results, arm: str, column: Column, figure: Callable[[dict[str, Any]], float | None]
-) -> OverSeeds | None:
+def mean_of(results: Results, arm: str, column: Column, figure: Figure) -> OverSeeds | None:
     """A figure over the seeds of an arm; None where it is not known for all of them."""
-    values = [figure(figures(results, s, column)) for s in arms_of(results)[arm]]
-    return None if None in values else over_seeds([v for v in values if v is not None])
+    return over_seeds([figure(figures(results, s, column)) for s in arms_of(results)[arm]])
 
 
 def score(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
     """One of :func:`measures` over the seeds of an arm."""
-    return mean_of(results, arm, column, lambda found: value_of(found, measure))
+    return mean_of(results, arm, column, partial(value_of, measure=measure))
 
 
 def differences(results: Results, arm: str, measure: str, column: Column) -> list[float]:
@@ -180,8 +176,8 @@ def differences(results: Results, arm: str, measure: str, column: Column) -> lis
 
 def difference(results: Results, arm: str, measure: str, column: Column) -> OverSeeds | None:
     """:func:`differences` over seeds; None for the baseline itself, or where not known."""
-    changes = differences(results, arm, measure, column)
-    return None if arm == results["baseline"] or not changes else over_seeds(changes)
+    compared = arm != results["baseline"]
+    return over_seeds(differences(results, arm, measure, column)) if compared else None
 
 
 def measures(results: Results) -> dict[str, str]:
@@ -214,16 +210,11 @@ def score_cell(results: Results, arm: str, measure: str, column: Column) -> str:
 
 
 def _by_arm(
-    results: Results,
-    title: str,
-    columns: Mapping[str, Callable[[str], str]],
-    caption: str = "",
-    notes: Sequence[str] = (),
+    results: Results, title: str, columns: Cells, caption: str = "", notes: Sequence[str] = ()
 ) -> Table:
-    """A row for each arm; ``columns`` has each cell by the head of its column."""
-    rows = [
-        [label(results, arm), *(cell(arm) for cell in columns.values())] for arm in arms_of(results)
-    ]
+    """A row for each arm."""
+    cells = columns.values()
+    rows = [[label(results, arm), *(cell(arm) for cell in cells)] for arm in arms_of(results)]
     return Table(title, ["arm", *columns], rows, caption, list(notes))
 
 
@@ -255,12 +246,21 @@ def how_to_read(results: Results) -> list[str]:
     """What was compared with what, and what the cells of the tables of scores hold."""
     texts = ", ".join(f"`{name}`" for name in results["scored_text"].values())
     means = ", ".join(f"`{arm}` {value:.2f}" for arm, value in results["baselines"].items())
+    # How converged the start is: the less, the more any arm gains.
+    stages = THEN.join(
+        f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
+        for stage in results["systems"][START]["stages"]
+    )
+    valid = next(iter(results["scored_text"]))
+    columns = [column for column in splits_and_beams(results) if column[0] == valid]
+    found = ((score(results, START, results["selection"], c), c[1]) for c in columns)
+    scores = (f"{value.mean:.2f} ({results['searches'][beam]})" for value, beam in found if value)
     sentences = [
         f"Scored: detokenised output against the original text of {texts}. Every arm that was run "
         "with this recipe file is listed.",
         f"Differences and p-values are to `{results['baseline']}`, the best baseline on valid "
         f"(mean {main_title(results)} over searches and seeds: {means}).",
-        _convergence(results),
+        f"The start: {stages}; valid {main_title(results)} {', '.join(scores)}.",
         "Chosen on valid, for every system alike: its checkpoint and its length penalty for each "
         "beam (see Cost).",
     ]
@@ -288,43 +288,26 @@ def signatures(results: Results) -> list[str]:
     return [*lines, *(f"{metric}, approximate randomisation: {text}" for metric, text in tests)]
 
 
-def _convergence(results: Results) -> str:
-    """How converged the start is: the less, the more any arm gains."""
-    stages = THEN.join(
-        f"{stage['stage']} of {stage['epochs']} epochs ({stage['updates']} updates)"
-        for stage in results["systems"][START]["stages"]
-    )
-    scores = []
-    for column in splits_and_beams(results):
-        # The first split is the validation set.
-        if column[0] == next(iter(results["scored_text"])):
-            found = score(results, START, results["selection"], column)
-            assert found is not None
-            scores.append(f"{found.mean:.2f} ({results['searches'][column[1]]})")
-    return f"The start: {stages}; valid {main_title(results)} {', '.join(scores)}."
-
-
 def seed_table(results: Results) -> Table | None:
     """The main score over the seeds, and the paired difference; None where no arm has several."""
     if not has_seeds(results):
         return None
-    measure = results["selection"]
-    rows = []
-    for column in splits_and_beams(results):
-        for arm, systems in arms_of(results).items():
-            found = score(results, arm, measure, column)
-            assert found is not None
-            row = [label(results, arm), column_name(results, column), str(found.n)]
-            row += _interval(found, "")
-            change = difference(results, arm, measure, column)
-            if change is None:
-                row += [""] * 5
-            else:
-                over = "" if change.p_value is None else f"{change.p_value:.4f}"
-                known = (figures(results, s, column)["scores"][measure]["p_value"] for s in systems)
-                each = " ".join(f"{p:.3f}" for p in known if p is not None)
-                row += [*_interval(change, "+"), over, each]
-            rows.append(row)
+    measure, rows = results["selection"], []
+    for column, arm in product(splits_and_beams(results), arms_of(results)):
+        found = score(results, arm, measure, column)
+        assert found is not None
+        row = [label(results, arm), column_name(results, column), str(found.n)]
+        row += _interval(found, "")
+        change = difference(results, arm, measure, column)
+        if change is None:
+            row += [""] * 5
+        else:
+            over = "" if change.p_value is None else f"{change.p_value:.4f}"
+            tested = (figures(results, s, column)["scores"] for s in arms_of(results)[arm])
+            known = (scores[measure]["p_value"] for scores in tested)
+            each = " ".join(f"{p:.3f}" for p in known if p is not None)
+            row += [*_interval(change, "+"), over, each]
+        rows.append(row)
     spread = ["standard deviation", "95 % interval"]
     header = ["arm", "set", "seeds", main_title(results), *spread, "difference", *spread]
     return Table(
@@ -348,20 +331,15 @@ def statistics_table(results: Results, column: Column) -> Table:
     """What BLEU is made of, and repetition."""
 
     def mean(arm: str, form: str, key: str, part: Any = None) -> str:
-        def figure(found: dict[str, Any]) -> float | None:
-            return found[key] if part is None else found[key][part]
-
-        known = mean_of(results, arm, column, figure)
+        known = mean_of(results, arm, column, lambda f: f[key] if part is None else f[key][part])
         return "" if known is None else f"{known.mean:{form}}"
 
     columns = {
-        **{
-            f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
-            for n in range(4)
-        },
-        "brevity penalty": partial(mean, form=".3f", key="brevity_penalty"),
-        "repeats in a row / 100 tokens": partial(mean, form=".2f", key=REPEATS),
+        f"{n + 1}-gram precision": partial(mean, form=".1f", key="precisions", part=n)
+        for n in range(4)
     }
+    columns["brevity penalty"] = partial(mean, form=".3f", key="brevity_penalty")
+    columns["repeats in a row / 100 tokens"] = partial(mean, form=".2f", key=REPEATS)
     repeats = results[f"reference_{REPEATS}"][column[0]]
     return _by_arm(
         results,
@@ -376,15 +354,11 @@ def length_table(results: Results, column: Column) -> Table:
     """BLEU by the length of the reference."""
 
     def cell(arm: str, number: int) -> str:
-        def change(found: dict[str, Any]) -> float | None:
-            bucket = found["length_buckets"][number]
-            theirs = bucket.get("baseline_bleu")
-            return None if theirs is None else bucket["bleu"] - theirs
-
-        found = mean_of(results, arm, column, lambda f: f["length_buckets"][number]["bleu"])
-        changed = mean_of(results, arm, column, change)
-        text = "" if found is None else f"{found.mean:.2f}"
-        return text if changed is None else f"{text} ({changed.mean:+.2f})"
+        buckets = [figures(results, s, column)["length_buckets"] for s in arms_of(results)[arm]]
+        mine = [bucket[number] for bucket in buckets]
+        text = f"{statistics.fmean(bucket['bleu'] for bucket in mine):.2f}"
+        changes = [b["bleu"] - b["baseline_bleu"] for b in mine if "baseline_bleu" in b]
+        return text + (f" ({statistics.fmean(changes):+.2f})" if len(changes) == len(mine) else "")
 
     buckets = figures(results, next(iter(results["systems"])), column)["length_buckets"]
     columns = {
@@ -401,11 +375,12 @@ def length_table(results: Results, column: Column) -> Table:
 def cost_table(results: Results) -> Table:
     """Updates, time, and what was chosen on valid."""
 
-    def trainings(arm: str) -> list[list[dict[str, Any]]]:
-        return [_trainings(results, system) for system in arms_of(results)[arm]]
+    def updates(arm: str) -> str:
+        trainings = _trainings(results, arms_of(results)[arm][0])
+        return THEN.join(str(training["updates"]) for training in trainings)
 
     def checkpoints(arm: str) -> str:
-        last = [stages[-1] for stages in trainings(arm)]
+        last = [_trainings(results, system)[-1] for system in arms_of(results)[arm]]
         return " / ".join(f"{t['checkpoint_update']} ({t['validations']})" for t in last)
 
     def penalties(arm: str) -> str:
@@ -422,7 +397,7 @@ def cost_table(results: Results) -> Table:
         results,
         "Cost, and what was chosen on valid",
         {
-            "updates": lambda arm: THEN.join(str(t["updates"]) for t in trainings(arm)[0]),
+            "updates": updates,
             "checkpoint: update (of so many validations)": checkpoints,
             "length penalty": penalties,
             "seconds of training": partial(_stage_means, results, key="seconds", form=".0f"),
@@ -464,7 +439,7 @@ def _stage_means(results: Results, arm: str, key: str, form: str) -> str:
     return THEN.join(means)
 
 
-def _trainings(results: Results, system: str) -> list[dict[str, Any]]:
+def _trainings(results: Results, system: str) -> Any:
     """The trainings of a system, in order: one, but for a start that took two stages."""
     record = results["systems"][system]
     return record.get("stages", [record])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recipes.running.trained_arms import START, with_seed
-from recipes.schema.recipe import Recipe, Training
+from recipes.running.trained_arms import START, TrainedRecipe, with_seed
+from recipes.schema.recipe import Training
 
 
 def training_log(save_dir: Path) -> Path:
@@ -14,38 +14,31 @@ def training_log(save_dir: Path) -> Path:
     return save_dir / "train.log"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layout:
     """File names of one run of ``recipe`` in ``work_dir``, text read from ``text_dir``."""
 
-    recipe: Recipe
+    recipe: TrainedRecipe
     work_dir: Path
     text_dir: Path
 
-    @property
-    def segmented(self) -> Path:
-        """Folder of the files in pieces."""
-        return self.work_dir / "segmented"
-
-    @property
-    def binarized(self) -> Path:
-        """Folder that fairseq-preprocess writes."""
-        return self.work_dir / "binarized"
-
-    @property
-    def results(self) -> Path:
-        """The evaluation's figures."""
-        return self.work_dir / "results.json"
+    def __post_init__(self) -> None:
+        recipe, languages = self.recipe, self.recipe.languages
+        self.segmented = self.work_dir / "segmented"  # the text in pieces
+        self.binarized = self.work_dir / "binarized"  # what fairseq-preprocess writes
+        self.results = self.work_dir / "results.json"  # the evaluation's figures
+        dictionaries = {lang: self.binarized / f"dict.{lang}.txt" for lang in languages}
+        self.dictionaries = {f"dictionary {lang}": path for lang, path in dictionaries.items()}
+        # Split and language of every file of the text.
+        self.sides = [(split, lang) for split in recipe.data.splits for lang in languages]
+        # What the arms continue: ``start``, and ``start.seedN`` of further seeds.
+        self.starts = list(dict.fromkeys(arm.start for arm in recipe.arms.values()))
+        # Everything decoded: the starts, then the control, then the other arms.
+        self.systems = list(dict.fromkeys([*self.starts, recipe.control, *recipe.arms]))
 
     def record(self, name: str) -> Path:
         """Record of the stage whose output is ``name``."""
         return self.work_dir / f"{name}.stage.json"
-
-    @property
-    def sides(self) -> list[tuple[str, str]]:
-        """Split and language of every file of the text."""
-        recipe = self.recipe
-        return [(split, lang) for split in recipe.data.splits for lang in recipe.languages]
 
     def text(self, split: str, lang: str) -> Path:
         """Original text of a split: what references are read from."""
@@ -68,16 +61,6 @@ class Layout:
         """The file fairseq-preprocess writes for one side of a split."""
         pair = "-".join(self.recipe.languages)
         return self.binarized / f"{self.subset(split)}.{pair}.{lang}.bin"
-
-    @property
-    def dictionaries(self) -> dict[str, Path]:
-        """Those that fairseq-preprocess writes, by role."""
-        return {f"dictionary {x}": self.binarized / f"dict.{x}.txt" for x in self.recipe.languages}
-
-    @property
-    def starts(self) -> list[str]:
-        """The starts that the arms continue: ``start``, and ``start.seedN`` of further seeds."""
-        return list(dict.fromkeys(arm.start for arm in self.recipe.arms.values()))
 
     def start_stages(self, start: str = START) -> dict[str, Training]:
         """The trainings that make a start, in order, by the name of their save-dir."""
@@ -109,9 +92,3 @@ class Layout:
         """Detokenised output of one decoding."""
         name = f"{split}.beam{beam}.lenpen{lenpen:g}.{self.recipe.target_lang}"
         return self.work_dir / "decoded" / system / name
-
-    @property
-    def systems(self) -> list[str]:
-        """Everything decoded: the starts, then the control, then the other arms."""
-        control = self.recipe.control
-        return [*self.starts, control, *(arm for arm in self.recipe.arms if arm != control)]

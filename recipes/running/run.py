@@ -9,9 +9,9 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,70 +22,55 @@ from recipes.fairseq_commands.commands import Command
 from recipes.fairseq_commands.process import Processes, run_command
 from recipes.running.layout import Layout
 from recipes.running.stages import Ended, Stage, changes
-from recipes.running.trained_arms import expand
+from recipes.running.trained_arms import TrainedRecipe, expand
 from recipes.schema.recipe import Recipe
-from recipes.text import file_hash
+from recipes.text import Say, file_hash
 
 
 @dataclass
 class Run:
-    """One run of ``recipe`` in ``work_dir``.
-
-    Args:
-        data_dir: folder of the text files, in place of downloads.
-        say: prints one line.
-        dry_run: print the commands, run nothing.
-        redo: names of stages to redo although nothing changed.
-        cache_dir: where downloads are kept; the user's cache folder if not given.
-        seeds: see :func:`~recipes.running.trained_arms.expand`, as for ``shared_start``; arms that
-            were trained in ``work_dir`` before are evaluated too, whatever their seed.
-        arms: names of the arms to train.
-        constant_reward: train the controls of arms with a reward.
-        jobs: how many arms are trained and decoded side by side.
-        until: name of the stage to end after.
-        take_over: outputs that no record tells of count as made by this recipe.
-        arguments: of ``python -m recipes`` that make the same run.
-        launcher: words before each training and decoding, which may start it on another machine.
+    """One run of a recipe in ``work_dir``.
 
     Raises:
         RecipeError: text is neither in ``data_dir`` nor can it be downloaded.
     """
 
-    recipe: Recipe
+    given: InitVar[Recipe]
     work_dir: Path
-    data_dir: Path | None = None
-    say: Callable[[str], None] = print
-    dry_run: bool = False
-    redo: tuple[str, ...] = ()
-    cache_dir: Path | None = None
+    data_dir: Path | None = None  # of the text files, in place of downloads
+    say: Say = print
+    dry_run: bool = False  # print the commands, run nothing
+    redo: tuple[str, ...] = ()  # stages to redo although nothing changed
+    cache_dir: Path | None = None  # of downloads; the user's cache folder if not given
+    # For these see expand(); what was trained in work_dir before is evaluated too.
     seeds: Sequence[int] = ()
     arms: Sequence[str] = ()
     constant_reward: bool = False
-    jobs: int = 1
-    until: str | None = None
-    take_over: bool = False
-    arguments: Sequence[str] = ()
+    jobs: int = 1  # arms trained and decoded side by side
+    until: str | None = None  # the stage to end after
+    take_over: bool = False  # outputs that no record tells of count as made by this recipe
+    arguments: Sequence[str] = ()  # of ``python -m recipes`` that make the same run
     shared_start: bool = False
-    launcher: Sequence[str] = ()
+    launcher: Sequence[str] = ()  # words before what is trained and decoded: they start it
+    recipe: TrainedRecipe = field(init=False)  # with all arms that are trained
     layout: Layout = field(init=False)
-    say_shell: Callable[[str], None] = field(init=False)
+    say_shell: Say = field(init=False)
     commands: list[tuple[str, str]] = field(init=False, default_factory=list)  # stage, shell line
     lock: tuple[int, ...] = field(init=False, default=())
     processes: Processes = field(init=False, default_factory=Processes)
     environment: dict[str, str] = field(init=False, default_factory=dict)
-    _renewed: set[Path] = field(init=False, default_factory=set)  # what a dry run would have made
+    renewed: set[Path] = field(init=False, default_factory=set)  # what a dry run would have made
     _began: float = field(init=False, default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, given: Recipe) -> None:
         work_dir, data_dir = self.work_dir, self.data_dir
-        missing = missing_text(self.recipe, data_dir)
-        if missing is not None:
-            raise RecipeError(f"recipe {self.recipe.name}: {missing}")
+        if missing := missing_text(given, data_dir):
+            raise RecipeError(f"recipe {given.name}: {missing}")
         if self.jobs < 1:
             raise RecipeError(f"--jobs {self.jobs}: at least 1")
         recorded = [p.name[: -len(".stage.json")] for p in work_dir.glob("arms/*.stage.json")]
         wanted = self.seeds, self.arms, self.constant_reward, recorded, self.shared_start
-        self.recipe = expand(self.recipe, *wanted)
+        self.recipe = expand(given, *wanted)
         # Text that has to be made or changed first lies in the work-dir.
         in_place = data_dir is not None and reads_folder(self.recipe, data_dir)
         text_dir = data_dir if data_dir is not None and in_place else work_dir / "text"
@@ -114,10 +99,6 @@ class Run:
         branch.say = lambda line: self.say(line if line[:1] == "[" else f"  {name} |{line[1:]}")
         branch.commands = []
         return branch
-
-    def merge(self, branch: Run) -> None:
-        """Take over what a branch collected."""
-        self.commands += branch.commands
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -160,17 +141,16 @@ class Run:
         if not self.launcher:
             return command
         # In place: where a flag stands is a part of what the command is compared by.
-        half = ("--fp16",) if self.recipe.fp16 else ()
-        words = (half if word == "--cpu" else (word,) for word in command.arguments)
-        arguments = tuple(chain.from_iterable(words))
-        return Command(command.program, arguments, tuple(self.launcher))
+        half = ["--fp16"] if self.recipe.fp16 else []
+        words = [half if word == "--cpu" else [word] for word in command.arguments]
+        return Command(command.program, tuple(chain.from_iterable(words)), tuple(self.launcher))
 
     def launch(
         self,
         argv: list[str],
         log: Path,
         stage: str,
-        on_line: Callable[[str], None] | None = None,
+        on_line: Say | None = None,
         append: bool = False,
     ) -> None:
         """:func:`~recipes.fairseq_commands.process.run_command` as a part of this run."""
@@ -218,7 +198,7 @@ class Run:
         for line in [f"$ {stage.command}"] * (stage.command is not None) + stage.details:
             self.say(f"  {line}")
         if aside := self._aside(stage, record, content):
-            shutil.move(stage.resumable, aside)
+            shutil.move(str(stage.resumable), aside)
             self.say(f"  the earlier run was moved to {aside}")
         stage.write_record({**content, "finished": False})
         began = time.monotonic()
@@ -229,17 +209,13 @@ class Run:
         stage.finish({**content, "seconds": round(time.monotonic() - began, 1)})
 
     def _print_shell(self, stage: Stage, record: Any, content: dict[str, Any]) -> None:
-        self._renewed |= set(stage.outputs)
+        self.renewed |= set(stage.outputs)
         # fairseq-train continues from what it finds, so a run with other inputs goes as well.
-        renewed = bool(self._renewed & set(stage.inputs.values()))
+        renewed = bool(self.renewed & set(stage.inputs.values()))
         if aside := self._aside(stage, record, content, renewed):
             self.say_shell(shlex.join(["mv", str(stage.resumable), str(aside)]))
         for line in stage.shell:
             self.say_shell(line)
-
-    def renewed(self, path: Path) -> bool:
-        """Whether a dry run would have made ``path`` anew."""
-        return path in self._renewed
 
     def up_to_date(self, stage: Stage) -> bool:
         """Whether there is nothing to do."""
@@ -262,7 +238,7 @@ class Run:
         }
         record = stage.recorded()
         reason = self._reason(stage, record, content)
-        if reason is None and (missing or self._renewed & set(stage.inputs.values())):
+        if reason is None and (missing or self.renewed & set(stage.inputs.values())):
             reason = "its input is made anew"
         return record, content, reason
 

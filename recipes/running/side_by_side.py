@@ -52,7 +52,7 @@ def side_by_side(run: Run, tasks: Mapping[str, Callable[[Run], T]]) -> dict[str,
             run.processes.stop()
             raise
     for branch in branches.values():
-        run.merge(branch)
+        run.commands += branch.commands
     return {name: future.result() for name, future in futures.items()}
 
 
@@ -65,21 +65,14 @@ def machine_shares(jobs: int) -> list[dict[str, str]]:
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdigit() else len(os.sched_getaffinity(0))
     shares = [{"OMP_NUM_THREADS": str(max(threads // jobs, 1))} for _ in range(jobs)]
-    gpus = _visible_gpus()
+    visible, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), []
+    if commands.has_gpu():
+        import torch
+
+        gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
     if len(gpus) >= jobs:
         each = len(gpus) // jobs
         for number, share in enumerate(shares):
             part = gpus[number * each : (number + 1) * each]
             share["CUDA_VISIBLE_DEVICES"] = ",".join(part)
     return shares
-
-
-def _visible_gpus() -> list[str]:
-    if not commands.has_gpu():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return visible.split(",")
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]

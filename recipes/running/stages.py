@@ -20,32 +20,19 @@ from recipes.text import file_hash, write_text
 
 @dataclass
 class Stage:
-    """One step of a recipe.
+    """One step of a recipe; inputs are compared by content."""
 
-    Args:
-        name: shown to the user, accepted by ``--redo``.
-        record: the ``.stage.json`` file.
-        outputs: files that exist when the stage is done.
-        settings: JSON-able values the outputs depend on, other than ``command``.
-        action: makes the outputs.
-        inputs: files the outputs depend on, by role; compared by content.
-        command: of fairseq, if the stage is one.
-        resumable: folder that a killed run continues from (a training's save-dir). It is moved
-            aside, never deleted, when the settings changed.
-        shell: lines that make the outputs in a shell.
-        details: lines shown before it runs, with the command.
-    """
-
-    name: str
+    name: str  # shown to the user, accepted by ``--redo``
     record: Path
     outputs: list[Path]
-    settings: dict[str, Any]
-    action: Callable[[], None]
-    inputs: dict[str, Path] = field(default_factory=dict)
-    command: Command | None = None
+    settings: dict[str, Any]  # what outputs depend on other than inputs and command; for JSON
+    action: Callable[[], None]  # makes the outputs
+    inputs: dict[str, Path] = field(default_factory=dict)  # by role
+    command: Command | None = None  # of fairseq, if the stage is one
+    # A training's save-dir: a killed run continues, and one with other settings is moved aside.
     resumable: Path | None = None
-    shell: list[str] = field(default_factory=list)
-    details: list[str] = field(default_factory=list)
+    shell: list[str] = field(default_factory=list)  # lines that make the outputs in a shell
+    details: list[str] = field(default_factory=list)  # lines shown before it runs
 
     def recorded(self) -> dict[str, Any] | None:
         """Its record, or None when there is none (or a broken one: then it is redone)."""
@@ -70,7 +57,7 @@ class Stage:
     def damaged(self, record: dict[str, Any]) -> Path | None:
         """The first output that is not what it wrote; records of former versions do not say."""
         for name, expected in record.get("outputs", {}).items():
-            path = self.record.parent / name
+            path = self.record.parent / str(name)
             if not path.exists() or file_hash(path) != expected:
                 return path
         return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recipes.errors import ConfigError
@@ -16,41 +15,34 @@ START = "start"  # the system of the checkpoint that all arms start from
 CONSTANT_REWARD = "constant_reward"
 # Names of --objective whose cost is a reward, unless --cost says otherwise.
 REWARD_OBJECTIVES = (
-    "mixer",
-    "reinforce",
-    "self_critical",
-    "leave_one_out",
-    "group_normalized",
-    "minimum_risk",
-    "sequence_nll",
-    "max_margin",
-    "multi_margin",
-    "softmax_margin",
-    "trainable_greedy",
+    *("mixer", "reinforce", "self_critical", "leave_one_out", "group_normalized", "minimum_risk"),
+    *("sequence_nll", "max_margin", "multi_margin", "softmax_margin", "trainable_greedy"),
 )
 _FAIRSEQ_SEED = 1  # where no --seed is given
 _SEED = re.compile(r"\.seed(\d+)\Z")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainedArm(Arm):
-    """An arm of :func:`expand`: one fine-tuning run with one seed.
+    """An arm of :func:`expand`: one fine-tuning run with one seed."""
 
-    ``arm`` is the name it shares with the other seeds, ``own_seed`` whether its seed is that of
-    the recipe file, in which case it has no seed in its own name. ``start`` is the system that it
-    starts from. One that was not ``asked`` for counts if it was trained before.
-    """
-
-    arm: str = dataclasses.field(kw_only=True)
-    seed: int = dataclasses.field(kw_only=True)
-    own_seed: bool = dataclasses.field(kw_only=True)
-    start: str = dataclasses.field(kw_only=True)
-    asked: bool = dataclasses.field(default=True, kw_only=True)
+    arm: str  # the name it shares with the other seeds
+    seed: int
+    own_seed: bool  # that of the recipe file: it has no seed in its own name
+    start: str  # the system that it starts from
+    asked: bool = True  # another one counts if it was trained before
 
     @property
     def stage(self) -> str:
         """Name of the stage that trains it."""
         return f"arm {self.arm}" + ("" if self.own_seed else f" seed {self.seed}")
+
+
+@dataclass
+class TrainedRecipe(Recipe):
+    """A recipe with an arm for everything that is trained."""
+
+    arms: Mapping[str, TrainedArm]
 
 
 def seed_of(flags: Sequence[str]) -> int:
@@ -59,7 +51,7 @@ def seed_of(flags: Sequence[str]) -> int:
     Raises:
         ConfigError: it is not a number.
     """
-    value = flag_value(list(flags), "--seed")
+    value = flag_value(flags, "--seed")
     try:
         return _FAIRSEQ_SEED if value is None else int(value)
     except ValueError:
@@ -68,18 +60,15 @@ def seed_of(flags: Sequence[str]) -> int:
 
 def with_seed(flags: Sequence[str], seed: int) -> list[str]:
     """``flags`` with another ``--seed``."""
-    return [*without_flag(list(flags), "--seed"), "--seed", str(seed)]
+    return [*without_flag(flags, "--seed"), "--seed", str(seed)]
 
 
 def has_reward(flags: Sequence[str]) -> bool:
     """Whether an arm trains on a reward of ``--criterion stochastic_graph``."""
-    given = list(flags)
-    if flag_value(given, "--criterion") != "stochastic_graph":
+    if flag_value(flags, "--criterion") != "stochastic_graph":
         return False
-    cost = flag_value(given, "--cost")
-    if cost is not None:
-        return cost == "reward"
-    return flag_value(given, "--objective") in REWARD_OBJECTIVES
+    cost = flag_value(flags, "--cost")
+    return cost == "reward" if cost else flag_value(flags, "--objective") in REWARD_OBJECTIVES
 
 
 def expand(
@@ -89,7 +78,7 @@ def expand(
     constant_reward: bool = False,
     more: Sequence[str] = (),
     shared_start: bool = False,
-) -> Recipe:
+) -> TrainedRecipe:
     """The recipe with an arm for everything that is trained.
 
     Args:
@@ -115,9 +104,9 @@ def expand(
             f"stochastic_graph ({', '.join(wanted)})"
         )
     found: dict[str, TrainedArm] = {}
+    every_seed = [*seeds, *(int(match[1]) for name in more if (match := _SEED.search(name)))]
     # The control and its seeds come first, as in the report.
     for name in sorted(recipe.arms, key=lambda name: name != recipe.control):
-        every_seed = [*seeds, *_seeds_in_names(more)]
         for key, trained in _derived(recipe, name, every_seed, shared_start).items():
             controlled = constant_reward or recipe.constant_reward
             asked = name in wanted and (controlled or trained.arm == name)
@@ -128,36 +117,28 @@ def expand(
             if key != name and key in recipe.arms:
                 raise ConfigError(f"arms: {key!r} is what the runner calls a run of arm {name!r}")
             found[key] = trained
-    expanded = dataclasses.replace(recipe, arms=found)
-    check_recipe(expanded)
-    return expanded
+    trained_recipe = TrainedRecipe(**{**vars(recipe), "arms": found})
+    check_recipe(trained_recipe)
+    return trained_recipe
 
 
 def _derived(
     recipe: Recipe, name: str, seeds: Sequence[int], shared_start: bool
 ) -> dict[str, TrainedArm]:
     """Everything that can be trained from an arm: its own seed first, then ``seeds``."""
-    variants = {name: recipe.arms[name]}
+    given = recipe.arms[name]
+    variants = {name: given}
     own = seed_of(recipe.arm_flags(name))
     if has_reward(recipe.arm_flags(name)):
-        variants[f"{name}.{CONSTANT_REWARD}"] = _constant_reward(recipe.arms[name])
+        flags = [*without_flag(given.flags, "--reward"), "--reward", "constant"]
+        description = f"every output has the reward 1; else as: {given.description}"
+        variants[f"{name}.{CONSTANT_REWARD}"] = Arm(flags, description, given.budget)
     found = {}
     for arm, settings in variants.items():
         found[arm] = TrainedArm(**vars(settings), arm=arm, seed=own, own_seed=True, start=START)
         for seed in sorted({*seeds} - {own}):
-            given = {**vars(settings), "flags": with_seed(settings.flags, seed)}
+            changed = {**vars(settings), "flags": with_seed(settings.flags, seed)}
             start = START if shared_start else f"{START}.seed{seed}"
-            found[f"{arm}.seed{seed}"] = TrainedArm(
-                **given, arm=arm, seed=seed, own_seed=False, start=start
-            )
+            trained = TrainedArm(**changed, arm=arm, seed=seed, own_seed=False, start=start)
+            found[f"{arm}.seed{seed}"] = trained
     return found
-
-
-def _seeds_in_names(names: Sequence[str]) -> list[int]:
-    return [int(match[1]) for name in names if (match := _SEED.search(name))]
-
-
-def _constant_reward(arm: Arm) -> Arm:
-    flags = [*without_flag(arm.flags, "--reward"), "--reward", "constant"]
-    description = f"every output has the reward 1; else as: {arm.description}"
-    return Arm(flags, description, arm.budget)

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from recipes.errors import ConfigError
 
 # The runner writes these itself, or they would load code or write elsewhere than the work-dir.
 RESERVED_FLAGS = (
-    "--save-dir",
-    "--restore-file",
-    "--continue-once",
-    "--finetune-from-model",
-    "--user-dir",
-    "--task",
-    "--source-lang",
-    "--target-lang",
-    "-s",
-    "-t",
-    "--path",
-    "--gen-subset",
-    "--results-path",
-    "--quiet",
-    "--log-file",
-    "--log-format",
-    "--log-interval",
-    "--no-progress-bar",
-    "--cpu",
-    "--fp16",
+    *("--save-dir", "--restore-file", "--continue-once", "--finetune-from-model", "--user-dir"),
+    *("--task", "--source-lang", "--target-lang", "-s", "-t", "--path", "--gen-subset"),
+    *("--results-path", "--quiet", "--log-file", "--log-format", "--log-interval"),
+    *("--no-progress-bar", "--cpu", "--fp16"),
 )
 # What "the same number of updates" means for arms that are to be compared.
 ENDS = ("--max-update", "--max-epoch")
@@ -41,7 +26,7 @@ _DATA = (
 )
 
 
-def check_flags(where: str, flags: Sequence[str]) -> None:
+def check_flags(where: str, flags: Iterable[str]) -> None:
     """Check one group of flags, whatever command of fairseq it goes to.
 
     Raises:
@@ -75,40 +60,35 @@ def _may_run_code(text: str) -> bool:
     )  # fmt: skip
 
 
-def flag_value(flags: list[str], name: str) -> str | None:
+def flag_groups(words: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """The name of every flag, and its words: itself and what follows up to the next one."""
+    name, group = "", list[str]()
+    for word in words:
+        if re.match(r"--?[A-Za-z]", word):
+            if group:
+                yield name, group
+            name, group = word.partition("=")[0], []
+        group.append(word)
+    if group:
+        yield name, group
+
+
+def flag_value(flags: Iterable[str], name: str) -> str | None:
     """The value the last ``name VALUE`` (or ``name=VALUE``) in ``flags`` gives, else None."""
     value = None
-    for position, flag in enumerate(flags):
-        if flag == name and position + 1 < len(flags):
-            value = flags[position + 1]
-        elif flag.startswith(name + "="):
-            value = flag[len(name) + 1 :]
+    for known, (word, *values) in flag_groups(flags):
+        if known == name and ("=" in word or values):
+            value = word.partition("=")[2] if "=" in word else values[0]
     return value
 
 
-def with_flags(flags: Sequence[str], more: Sequence[str]) -> list[str]:
+def with_flags(flags: Iterable[str], more: Iterable[str]) -> list[str]:
     """``flags`` and then ``more``, which take the place of flags of the same name."""
-    found: dict[str, list[str]] = {}
-    for words in (flags, more):
-        own: dict[str, list[str]] = {}
-        name = ""
-        for word in words:
-            if re.match(r"--?[A-Za-z]", word):
-                name = word.partition("=")[0]
-                own[name] = []
-            own.setdefault(name, []).append(word)
-        found |= own
-    return [word for words in found.values() for word in words]
+    groups = {**dict(flag_groups(flags)), **dict(flag_groups(more))}
+    return list(chain.from_iterable(groups.values()))
 
 
-def without_flag(flags: list[str], name: str) -> list[str]:
+def without_flag(flags: Iterable[str], name: str) -> list[str]:
     """``flags`` without any ``name VALUE`` and ``name=VALUE``."""
-    kept, skip = [], False
-    for flag in flags:
-        if skip:
-            skip = False
-        elif flag == name:
-            skip = True
-        elif not flag.startswith(name + "="):
-            kept.append(flag)
-    return kept
+    kept = (words for known, words in flag_groups(flags) if known != name)
+    return list(chain.from_iterable(kept))

@@ -10,10 +10,10 @@ import dataclasses
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -23,7 +23,7 @@ from recipes.schema.flags import with_flags
 from recipes.schema.recipe import Arm, Recipe, Task
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
 
 _SUFFIXES = (".yaml", ".yml")
 # What may be written as one string: the key that it stands for.
@@ -245,7 +245,7 @@ def _name_texts(raw: dict[str, Any]) -> None:
                 source["text"] = {x: text.replace("{lang}", str(x)) for x in languages}
 
 
-def _build(cls: type, raw: Any, path: str) -> Any:
+def _build(cls: Any, raw: Any, path: str) -> Any:
     """Dataclass ``cls`` from what YAML holds at key path ``path``."""
     where = path or "the recipe"
     if isinstance(raw, str) and cls in _SHORT:
@@ -299,11 +299,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list) or not value:
             raise ConfigError(f"{path}: expected a list with at least one item, found {value!r}")
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: expected a mapping, found {value!r}")
         return {str(k): _convert(inner[1], v, f"{path}.{k}") for k, v in value.items()}
     if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in inner:
+            raise ConfigError(f"{path}: {value!r} is not one of {', '.join(inner)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

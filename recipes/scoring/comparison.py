@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.base import Metric
-from sacrebleu.significance import PairedTest, Result
+from sacrebleu.significance import PairedTest
 
 from recipes.errors import RecipeError
-from recipes.schema.recipe import Evaluation
 from recipes.scoring.metrics import MetricOptions, References, find_metric
 from recipes.scoring.output_statistics import (
     average_probability,
-    bucket_scores,
     consecutive_repeats,
-    reference_buckets,
+    length_buckets,
 )
 
 Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's name
@@ -33,38 +31,21 @@ Systems = Mapping[str, Sequence[str]]  # detokenised hypotheses by the system's 
 
 @dataclass
 class Score:
-    """One figure of one system.
-
-    ``p_value`` (approximate randomisation) is that of the difference to the baseline, None for the
-    baseline itself; ``interval`` is the half width of the 95 % bootstrap interval around ``mean``.
-    """
+    """One figure of one system."""
 
     value: float
-    p_value: float | None = None
-    mean: float | None = None
-    interval: float | None = None
+    p_value: float | None = None  # of the difference to the baseline; None for that itself
+    mean: float | None = None  # of the bootstrap
+    interval: float | None = None  # half width of its 95 % interval around ``mean``
 
 
 @dataclass
 class SystemScores:
-    """All figures of one system.
+    """All figures of one system; ``docs/evaluation.md`` describes them."""
 
-    Args:
-        scores: by metric.
-        length_ratio: BLEU's tokens of the hypotheses / those of the closest references.
-        precisions: clipped n-gram precisions of BLEU, n = 1 to 4, in percent.
-        geometric_mean: of the precisions: BLEU without its brevity penalty.
-        brevity_penalty: BLEU's.
-        length_buckets: ``from`` and ``to`` (words of the reference), ``sentences``, ``bleu`` and,
-            where there is a baseline, its ``baseline_bleu`` on the same sentences.
-        consecutive_repeats_per_100_tokens: see
-            :func:`~recipes.scoring.output_statistics.consecutive_repeats`.
-        average_probability: see :mod:`recipes.scoring.output_statistics`; None when not known.
-    """
-
-    scores: dict[str, Score] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)  # by metric
     length_ratio: float = 0.0
-    precisions: list[float] = field(default_factory=list)
+    precisions: list[float] = field(default_factory=list)  # n = 1 to 4, in percent
     geometric_mean: float = 0.0
     brevity_penalty: float = 1.0
     length_buckets: list[dict[str, Any]] = field(default_factory=list)
@@ -74,14 +55,10 @@ class SystemScores:
 
 @dataclass
 class Comparison:
-    """Scores of several systems on one test set, and the signature of every metric.
-
-    ``signatures`` are those of the scores, with the bootstrap's resamples and seed where there is
-    a baseline; ``randomization_signatures`` those of the test.
-    """
+    """Scores of several systems on one test set, and the signature of every metric."""
 
     systems: dict[str, SystemScores]
-    signatures: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)  # with those of the bootstrap, if any
     randomization_signatures: dict[str, str] = field(default_factory=dict)
     reference_consecutive_repeats_per_100_tokens: float | None = None
 
@@ -99,10 +76,8 @@ def evaluate(
     Args:
         logs: what fairseq-generate printed, by system, as far as it is known.
     """
-    tests = options.metrics, options.bootstrap_samples, options.randomization_trials
-    result = compare(texts, references, baseline, *tests, options, sources)
-    buckets = options.length_buckets, options.smallest_bucket
-    describe(result, texts, references, baseline, options, *buckets)
+    result = compare(texts, references, baseline, options, sources)
+    describe(result, texts, references, baseline, options)
     for system, log in logs.items():
         row = result.systems[system]
         row.average_probability = None if log is None else average_probability(log)
@@ -135,9 +110,6 @@ def compare(
     systems: Systems,
     references: References,
     baseline: str | None = None,
-    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
-    samples: int = Evaluation.bootstrap_samples,
-    trials: int = Evaluation.randomization_trials,
     options: MetricOptions | None = None,
     sources: Sequence[str] | None = None,
 ) -> Comparison:
@@ -146,21 +118,19 @@ def compare(
     Args:
         references: one list of lines for each reference set.
         baseline: the system to compare with; None scores without a test or intervals.
-        metrics: see :func:`~recipes.scoring.metrics.find_metric`.
-        samples: resamples of the bootstrap that gives the intervals, at least 1.
-        trials: shuffles of approximate randomisation; 0 leaves the test out.
-        options: of the metrics.
+        options: metrics, and how much is resampled and shuffled.
         sources: what was translated, for metrics that read it.
 
     Raises:
         RecipeError: see :func:`check_lines`.
     """
     check_lines(systems, references)
+    options = options or MetricOptions()
     result = Comparison({system: SystemScores() for system in systems})
-    for name in metrics:
-        metric = find_metric(name).build(options or MetricOptions(), references, sources)
+    for name in options.metrics:
+        metric = find_metric(name).build(options, references, sources)
         if baseline is not None:
-            _test(result, name, metric, systems, baseline, samples, trials)
+            _test(result, name, metric, systems, baseline, options)
             continue
         for system, lines in systems.items():
             result.systems[system].scores[name] = Score(metric.corpus_score(lines, None).score)
@@ -174,10 +144,10 @@ def _test(
     metric: Metric,
     systems: Systems,
     baseline: str,
-    samples: int,
-    trials: int,
+    options: MetricOptions,
 ) -> None:
     """Scores with intervals and p-values; the signatures then name seed and resamples too."""
+    samples, trials = options.bootstrap_samples, options.randomization_trials
     # Both tests go on from what the metric counts in each sentence, which takes the most time.
     statistics = {
         system: metric._extract_corpus_statistics(list(lines), None)
@@ -205,7 +175,7 @@ def _test(
 
 def _paired_test(
     statistics: Mapping[str, Any], baseline: str, metric: Metric, test_type: str, trials: int
-) -> tuple[dict[str, Result], str]:
+) -> tuple[dict[str, Any], str]:
     """sacrebleu's results by system, and the signature that names test, trials and seed.
 
     Args:
@@ -215,16 +185,10 @@ def _paired_test(
     """
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     order = [baseline, *(name for name in statistics if name != baseline)]
-    of_statistics = copy.copy(metric)
+    named = [(system, statistics[system]) for system in order]
+    of_statistics: Any = copy.copy(metric)
     of_statistics._extract_corpus_statistics = lambda counted, references: counted
-    test = PairedTest(
-        [(system, statistics[system]) for system in order],
-        {"metric": of_statistics},
-        None,
-        test_type=test_type,
-        n_samples=trials,
-    )
-    signatures, columns = test()
+    signatures, columns = PairedTest(named, {"metric": of_statistics}, None, test_type, trials)()
     (column,) = (key for key in columns if key != "System")
     return dict(zip(order, columns[column], strict=True)), str(signatures[column])
 
@@ -235,37 +199,31 @@ def describe(
     references: References,
     baseline: str | None = None,
     options: MetricOptions | None = None,
-    bounds: Sequence[int] = (10, 20, 30, 40, 50),
-    smallest: int = Evaluation.smallest_bucket,
 ) -> None:
-    """Add to ``result`` of :func:`compare` what BLEU is made of, repetition, and BLEU by length.
-
-    Args:
-        bounds: see :func:`~recipes.scoring.output_statistics.length_buckets`.
-        smallest: sentences that a bucket must have.
-    """
+    """Add to ``result`` of :func:`compare` what BLEU is made of, repetition, and BLEU by length."""
     options = options or MetricOptions()
     bleu = options.bleu(references)
     every_reference = [line for lines in references for line in lines]
     repeats = consecutive_repeats(options.tokens(every_reference))
     result.reference_consecutive_repeats_per_100_tokens = repeats
-    buckets = reference_buckets(references, options, bounds, smallest)
-    scores = bucket_scores(systems, references, options, buckets)
     for system, lines in systems.items():
         row, score = result.systems[system], bleu.corpus_score(lines, None)
         row.length_ratio, row.brevity_penalty = score.ratio, score.bp
         row.precisions = list(score.precisions)
         row.geometric_mean = math.prod(score.precisions) ** (1 / len(score.precisions))
         row.consecutive_repeats_per_100_tokens = consecutive_repeats(options.tokens(lines))
-        row.length_buckets = [
-            {
-                "from": bucket.shortest,
-                "to": bucket.longest,
-                "sentences": len(bucket.positions),
-                "bleu": scores[system][number],
-            }
-            for number, bucket in enumerate(buckets)
-        ]
-        if baseline is not None and system != baseline:
-            for number, entry in enumerate(row.length_buckets):
-                entry["baseline_bleu"] = scores[baseline][number]
+    # A sentence's length is that of its first reference, in BLEU's tokens.
+    first = [next(filter(str.strip, row), "") for row in zip(*references, strict=True)]
+    lengths = [len(tokens) for tokens in options.tokens(first)]
+    for bucket in length_buckets(lengths, options.length_buckets, options.smallest_bucket):
+        bleu = options.bleu([[lines[i] for i in bucket.positions] for lines in references])
+        scores = {
+            system: bleu.corpus_score([lines[i] for i in bucket.positions], None).score
+            for system, lines in systems.items()
+        }
+        about = {"from": bucket.shortest, "to": bucket.longest, "sentences": len(bucket.positions)}
+        for system, score in scores.items():
+            entry = {**about, "bleu": score}
+            if baseline is not None and system != baseline:
+                entry["baseline_bleu"] = scores[baseline]
+            result.systems[system].length_buckets.append(entry)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric, Score, Signature
 
 from recipes.errors import RecipeError
@@ -28,7 +28,7 @@ SentenceScores = Callable[[Sequence[str], References, "Sequence[str] | None"], S
 K = TypeVar("K")
 
 
-def present_references(references: References | None) -> list[list[str | None]] | None:
+def present_references(references: References | None) -> list[Any] | None:
     """References as sacrebleu's API takes them where sentences differ in their number.
 
     An empty line becomes None, no reference, if another reference has that sentence. An empty
@@ -93,21 +93,13 @@ class MetricOptions(Evaluation):
 
 @dataclass(frozen=True)
 class KnownMetric:
-    """An entry of the registry.
-
-    Args:
-        title: its name in tables.
-        build: makes the metric, with its references (and sources) read in.
-        lower_is_better: whether a lower score is the better one.
-        digits: decimals that tables show.
-        by_sacrebleu: whether the ``sacrebleu`` command has it, under the same name.
-    """
+    """An entry of the registry; ``build`` makes the metric, with references and sources read in."""
 
     title: str
     build: Callable[[MetricOptions, References, Sequence[str] | None], Metric]
     lower_is_better: bool = False
-    digits: int = 2
-    by_sacrebleu: bool = False
+    digits: int = 2  # decimals that tables show
+    by_sacrebleu: bool = False  # whether the ``sacrebleu`` command has it, under the same name
 
     def best(self, scores: Mapping[K, float]) -> K:
         """The key of the best score, the first of equal ones."""
@@ -160,7 +152,9 @@ class SentenceMean(Metric):
         return signature
 
     # sacrebleu's metrics are made of these; a mean of whole scores needs none of them.
-    _preprocess_segment = _extract_reference_info = _compute_segment_statistics = None
+    _preprocess_segment: Any = None
+    _extract_reference_info: Any = None
+    _compute_segment_statistics: Any = None
 
 
 def _comet(options: MetricOptions, references: References, sources: Any) -> Metric:

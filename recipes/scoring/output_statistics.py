@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from recipes.errors import RecipeError
 from recipes.schema.recipe import ITERATIVE_TASKS
-from recipes.scoring.metrics import MetricOptions
 from recipes.text import read_lines
 
 # In the settings that fairseq-generate prints first.
@@ -56,8 +55,6 @@ def length_buckets(
         bounds: longest length of each bucket but the last, ascending.
         smallest: sentences that a bucket must have.
     """
-    if not lengths:
-        return []
     longest = max(lengths)
     ends = [bound for bound in bounds if bound < longest]
     # Up to the next bound where there is one: 21 to 30, though the longest has 28.
@@ -77,33 +74,6 @@ def length_buckets(
         start = found.pop().shortest if found else start
         found.append(bucket(start, ends[-1]))
     return found
-
-
-def bucket_scores(
-    systems: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
-    options: MetricOptions,
-    buckets: Sequence[LengthBucket],
-) -> dict[str, list[float]]:
-    """BLEU of each system on the sentences of each bucket, all references used."""
-    scores: dict[str, list[float]] = {system: [] for system in systems}
-    for bucket in buckets:
-        bleu = options.bleu([[lines[i] for i in bucket.positions] for lines in references])
-        for system, lines in systems.items():
-            score = bleu.corpus_score([lines[i] for i in bucket.positions], None)
-            scores[system].append(score.score)
-    return scores
-
-
-def reference_buckets(
-    references: Sequence[Sequence[str]],
-    options: MetricOptions,
-    bounds: Sequence[int],
-    smallest: int,
-) -> list[LengthBucket]:
-    """:func:`length_buckets` by the words (BLEU's tokens) of a sentence's first reference."""
-    first = [next(filter(str.strip, row), "") for row in zip(*references, strict=True)]
-    return length_buckets([len(tokens) for tokens in options.tokens(first)], bounds, smallest)
 
 
 def average_probability(log: Path) -> float | None:

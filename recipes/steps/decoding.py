@@ -55,7 +55,7 @@ def _decoded(run: Run, system: str, beam: int, candidates: list[float]) -> bool:
     """Whether the valid split is decoded with every candidate; in a dry run it may not be."""
     valid = run.recipe.data.valid
     outputs = [run.layout.hypotheses(system, valid, beam, lenpen) for lenpen in candidates]
-    return all(path.exists() and not run.renewed(path) for path in outputs)
+    return all(path.exists() and path not in run.renewed for path in outputs)
 
 
 def best_lenpen(run: Run, system: str, beam: int, candidates: list[float]) -> float:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from recipes.schema.reading import load_recipe
 from recipes.steps import training
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
+FORKED = Path(__file__).with_name("forked_commands.py")
 
 
 @pytest.fixture
@@ -123,6 +125,21 @@ def replace_fairseq(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFairse
 def fake_fairseq(tmp_path, monkeypatch) -> FakeFairseq:
     """fairseq's console scripts replaced by stand-ins."""
     return replace_fairseq(tmp_path / "fake", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def forked_programs(tmp_path_factory) -> Iterator[Path]:
+    """The folder of the programs that :mod:`forked_commands` makes."""
+    folder = tmp_path_factory.mktemp("programs")
+    environment = {**os.environ, "PYTHONPATH": str(FORKED.parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-u", FORKED, folder]  # output and log share a file, line by line
+    options = {"env": environment, "start_new_session": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as server:
+        try:
+            assert server.stdout.readline() == b"ready\n"
+            yield folder
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

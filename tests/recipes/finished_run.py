@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.reporting.results import SCHEMA, paired_systems
 from recipes.scoring.comparison import compare, describe
-from recipes.scoring.metrics import metric_facts
+from recipes.scoring.metrics import MetricOptions, metric_facts
 from recipes.text import read_lines, write_lines
 
 SPLITS = ("valid", "test")
@@ -134,8 +134,9 @@ def _score(
     """Each seed against the control of that seed, as the evaluation does."""
     for baseline, names in paired_systems(results["systems"], results["baseline"]).items():
         group = {name: texts[name] for name in names}
-        compared = compare(group, [reference], baseline, samples=40, trials=40)
-        describe(compared, group, [reference], baseline, smallest=10)
+        options = MetricOptions(bootstrap_samples=40, randomization_trials=40, smallest_bucket=10)
+        compared = compare(group, [reference], baseline, options)
+        describe(compared, group, [reference], baseline, options)
         results["signatures"].update(compared.signatures)
         results["randomization_signatures"].update(compared.randomization_signatures)
         repeats = results["reference_consecutive_repeats_per_100_tokens"]

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from recipes.fairseq_commands import commands
-from recipes.running.layout import START, Layout
+from recipes.running.layout import Layout
 from recipes.running.run import Run
+from recipes.running.trained_arms import START, expand
 from recipes.schema.reading import load_recipe
 from recipes.steps.training import train_starts
 
@@ -47,14 +48,16 @@ fairseq-train runs/multi30k-en-fr/binarized --user-dir fairseq_plugins --task tr
 def layout(monkeypatch):
     monkeypatch.setattr(commands, "has_gpu", lambda: False)
     monkeypatch.setattr(commands, "user_dir", lambda: "fairseq_plugins")
-    return Layout(load_recipe("multi30k-en-fr"), Path("runs/multi30k-en-fr"), Path("data"))
+    return Layout(expand(load_recipe("multi30k-en-fr")), Path("runs/multi30k-en-fr"), Path("data"))
 
 
 def test_multi30k_stages_before_the_arms(layout, tmp_path):
     for split in layout.recipe.data.splits:
         for lang in layout.recipe.languages:
             (tmp_path / f"{split}.{lang}").touch()
-    run = Run(layout.recipe, layout.work_dir, tmp_path, lambda line: None, dry_run=True)
+    run = Run(
+        load_recipe("multi30k-en-fr"), layout.work_dir, tmp_path, lambda line: None, dry_run=True
+    )
     train_starts(run)
     expected = [("cross_entropy stage", CROSS_ENTROPY), ("annealing stage", ANNEALING)]
     assert [(name, shlex.split(line)) for name, line in run.commands] == [
@@ -64,7 +67,9 @@ def test_multi30k_stages_before_the_arms(layout, tmp_path):
 
 def test_arms_start_from_the_last_stage(recipe_file):
     def start(**changes):
-        return Layout(load_recipe(recipe_file(**changes)), Path("w"), Path("d")).checkpoint(START)
+        return Layout(expand(load_recipe(recipe_file(**changes))), Path("w"), Path("d")).checkpoint(
+            START
+        )
 
     flags = {"flags": "--max-update 2"}
     assert start() == Path("w/cross_entropy/checkpoint_last.pt")

@@ -34,7 +34,7 @@ def test_packaged_recipes_are_valid():
         ({"arms": {"cross_entropy": "", "start.a": ""}}, "'start.a': 'start' is the checkpoint"),
         (
             {"arms": {"cross_entropy": {"flags": "", "budget": "money"}}},
-            "arms.cross_entropy.budget: 'money' is neither updates nor time",
+            "arms.cross_entropy.budget: 'money' is not one of updates, time",
         ),
         (
             {"finetune": {"flags": "--max-update 3", "checkpoint": "best"}},

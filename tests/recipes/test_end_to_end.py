@@ -5,27 +5,17 @@ costs nothing, whatever is drawn: with a baseline that is such a cost, the gradi
 part is exactly zero, not only in expectation.
 """
 
-import importlib
 import json
-import logging
-import os
 import re
-import sys
-import traceback
-from argparse import Namespace
-from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from fairseq.utils import import_user_module
 
-from recipes import evaluating
 from recipes.__main__ import main
+from recipes.fairseq_commands import commands
 from recipes.fairseq_commands.checkpoints import load_checkpoint
-from recipes.fairseq_commands.commands import user_dir
 from recipes.fairseq_commands.training_log import read_training_log
 from recipes.reporting.report import load_results
 from recipes.text import read_lines
@@ -48,42 +38,10 @@ LOGS_TO_TENSORBOARD = find_spec("tensorboardX") or find_spec("tensorboard")
 
 
 @pytest.fixture
-def forked_fairseq(monkeypatch):
-    """fairseq's commands in forks of this process, which has imported fairseq already."""
-    programs = {
-        f"fairseq-{name}": importlib.import_module(f"fairseq_cli.{name}")
-        for name in ("preprocess", "train", "generate")
-    }
-    import_user_module(Namespace(user_dir=user_dir()))
-
-    def run_command(argv, log, stage, on_line=None, append=False, *_):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
-                file = os.open(log, flags)
-                os.dup2(file, 1)
-                os.dup2(file, 2)
-                sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
-                form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
-                logging.basicConfig(
-                    stream=sys.stdout, level="INFO", force=True,
-                    format=form, datefmt="%Y-%m-%d %H:%M:%S",
-                )  # fmt: skip
-                sys.argv = argv
-                programs[Path(argv[0]).name].cli_main()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        assert os.waitpid(child, 0)[1] == 0, "\n".join(read_lines(log)[-30:])
-
-    monkeypatch.setattr("recipes.running.run.run_command", run_command)
-    monkeypatch.setattr(evaluating, "decode", partial(evaluating.decode, launch=run_command))
-    monkeypatch.setattr("recipes.fairseq_commands.commands.has_gpu", lambda: False)
+def forked_fairseq(forked_programs, monkeypatch):
+    """fairseq's commands in forks of a process that has imported fairseq already."""
+    monkeypatch.setattr(commands, "console_script", lambda name: str(forked_programs / name))
+    monkeypatch.setattr(commands, "has_gpu", lambda: False)
 
 
 def test_recipe_from_text_to_report(forked_fairseq, recipe_file, tmp_path, data_dir, capsys):

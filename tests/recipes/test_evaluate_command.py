@@ -13,6 +13,7 @@ from recipes.errors import RecipeError
 from recipes.evaluating import print_comparison, short_names
 from recipes.fairseq_commands.decoding import check_targets, detokenised, parse_generate
 from recipes.scoring.comparison import compare, describe
+from recipes.scoring.metrics import MetricOptions
 from recipes.text import read_lines, write_lines
 
 FAST = ("--bootstrap-samples", "20", "--randomization-trials", "20", "--metrics", "bleu")
@@ -358,7 +359,8 @@ def test_figures_are_whole_beside_long_names_on_a_narrow_terminal():
     moved = [*lines[1:], lines[0]]
     texts = {"a/long/folder/[x]baseline.txt": moved, "another/long/folder/system.en": lines[::-1]}
     baseline, system = texts
-    result = compare(texts, [lines], baseline, ["bleu"], samples=10, trials=0)
+    options = MetricOptions(["bleu"], bootstrap_samples=10, randomization_trials=0)
+    result = compare(texts, [lines], baseline, options)
     describe(result, texts, [lines], baseline)
     result.systems[baseline].average_probability = 0.25
     result.systems[system].average_probability = 0.125

@@ -15,9 +15,11 @@ from recipes.text import read_lines
 METRICS = ("bleu", "chrf", "ter")
 
 
-def scored(texts, names, references=("reference",), **arguments):
+def scored(texts, names, references=("reference",), baseline=None, samples=10, trials=0, **options):
     systems = {name: read_lines(texts[name]) for name in names}
-    return compare(systems, [read_lines(texts[name]) for name in references], **arguments)
+    lines = [read_lines(texts[name]) for name in references]
+    counts = {"bootstrap_samples": samples, "randomization_trials": trials}
+    return compare(systems, lines, baseline, MetricOptions(**counts, **options))
 
 
 @pytest.mark.parametrize(
@@ -26,9 +28,7 @@ def scored(texts, names, references=("reference",), **arguments):
 )
 def test_bootstrap_intervals_are_those_of_the_command(texts, references, metrics):
     names = ("first", "second")
-    result = scored(
-        texts, names, references, baseline="first", metrics=metrics, samples=200, trials=0
-    )
+    result = scored(texts, names, references, baseline="first", metrics=metrics, samples=200)
     cells = paired_table(
         *(*(texts[name] for name in references), "-i", texts["first"], texts["second"]),
         *("-m", *metrics, "--paired-bs", "--paired-bs-n", "200"),
@@ -103,8 +103,9 @@ def test_single_system_has_the_plain_signature_and_score(texts):
 
 
 def test_options_and_several_references_are_those_of_the_command(texts):
-    options = MetricOptions(tokenize="intl", lowercase=True, chrf_word_order=2)
-    result = scored(texts, ("first",), ("reference", "paraphrase"), options=options)
+    changes = {"tokenize": "intl", "lowercase": True, "chrf_word_order": 2}
+    options = MetricOptions(**changes)
+    result = scored(texts, ("first",), ("reference", "paraphrase"), **changes)
     theirs = json.loads(
         sacrebleu_command(
             *(texts["reference"], texts["paraphrase"], "-i", texts["first"], "-w", "10"),
@@ -122,16 +123,18 @@ def test_options_and_several_references_are_those_of_the_command(texts):
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_sentence_without_a_second_reference_is_scored_by_the_first(texts, metric):
     reference, lines = read_lines(texts["reference"]), read_lines(texts["first"])
-    alone = compare({"first": lines}, [reference], metrics=[metric])
+    options = MetricOptions([metric])
+    alone = compare({"first": lines}, [reference], None, options)
     some = [line if number % 2 else "" for number, line in enumerate(reference)]
-    result = compare({"first": lines}, [reference, some], metrics=[metric])
+    result = compare({"first": lines}, [reference, some], None, options)
     assert "nrefs:var" in result.signatures[metric]
     assert result.systems["first"].scores == alone.systems["first"].scores
 
 
 def test_equal_outputs_differ_by_nothing(texts):
     lines, reference = read_lines(texts["first"]), read_lines(texts["reference"])
-    result = compare({"a": lines, "b": list(lines)}, [reference], "a", ["bleu"], 50, 50)
+    options = MetricOptions(["bleu"], bootstrap_samples=50, randomization_trials=50)
+    result = compare({"a": lines, "b": list(lines)}, [reference], "a", options)
     assert result.systems["b"].scores["bleu"].p_value == 1.0
 
 
@@ -141,7 +144,8 @@ def test_few_sentences_that_differ_have_the_p_value_of_all_exchanges(texts, chan
     numbers = [n for n, line in enumerate(baseline) if line != reference[n]][:changed]
     assert len(numbers) == changed
     lines = [reference[n] if n in numbers else line for n, line in enumerate(baseline)]
-    result = compare({"a": baseline, "b": lines}, [reference], "a", ["bleu"], 10, 2000)
+    options = MetricOptions(["bleu"], bootstrap_samples=10, randomization_trials=2000)
+    result = compare({"a": baseline, "b": lines}, [reference], "a", options)
     metric = BLEU()
 
     def difference(exchanged: tuple[int, ...]) -> float:
@@ -159,9 +163,7 @@ def test_few_sentences_that_differ_have_the_p_value_of_all_exchanges(texts, chan
 
 def test_a_baseline_alone_has_its_interval(texts):
     alone = scored(texts, ("first",), baseline="first", metrics=["bleu"], samples=50)
-    beside = scored(
-        texts, ("first", "second"), baseline="first", metrics=["bleu"], samples=50, trials=0
-    )
+    beside = scored(texts, ("first", "second"), baseline="first", metrics=["bleu"], samples=50)
     assert alone.systems["first"] == beside.systems["first"]
     assert alone.signatures == beside.signatures
 
@@ -171,7 +173,8 @@ def test_statistics_are_added_beside_the_scores(texts):
     systems = {name: read_lines(texts[name]) for name in names}
     references = [read_lines(texts["reference"])]
     result = scored(texts, names, baseline="first", metrics=["bleu"], samples=10, trials=0)
-    describe(result, systems, references, "first", bounds=(5, 8), smallest=10)
+    options = MetricOptions(length_buckets=[5, 8], smallest_bucket=10)
+    describe(result, systems, references, "first", options)
     first, second = (result.systems[name].length_buckets for name in names)
     assert sum(bucket["sentences"] for bucket in first) == len(references[0])
     assert [bucket["bleu"] for bucket in first] == [bucket["baseline_bleu"] for bucket in second]
@@ -202,14 +205,9 @@ def test_unknown_options_are_refused(options):
 def test_outputs_that_a_metric_takes_for_the_same_differ_by_nothing(texts):
     lines = read_lines(texts["first"])
     systems = {"first": lines, "capitals": [line.upper() for line in lines]}
-    result = compare(
-        systems,
-        [read_lines(texts["reference"])],
-        baseline="first",
-        metrics=("bleu", "ter"),  # sacrebleu's TER takes no notice of case
-        samples=10,
-        trials=100,
-    )
+    # sacrebleu's TER takes no notice of case.
+    options = MetricOptions(["bleu", "ter"], bootstrap_samples=10, randomization_trials=100)
+    result = compare(systems, [read_lines(texts["reference"])], "first", options)
     p_values = {name: score.p_value for name, score in result.systems["capitals"].scores.items()}
     assert p_values["ter"] == 1
     assert p_values["bleu"] < 0.05

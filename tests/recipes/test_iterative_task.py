@@ -15,6 +15,7 @@ from recipes.pipeline import run_recipe
 from recipes.reporting.report import markdown
 from recipes.running.layout import Layout
 from recipes.running.run import Run
+from recipes.running.trained_arms import expand
 from recipes.schema.flags import without_flag
 from recipes.schema.reading import load_recipe
 from recipes.schema.recipe import Task
@@ -60,7 +61,7 @@ def test_what_such_a_task_does_not_have_is_refused(recipe_file, changes, message
 
 def test_commands_of_the_multi30k_recipe_are_those_of_fairseq():
     recipe = load_recipe("multi30k-de-en-nat")
-    layout = Layout(recipe, Path("work"), Path("text"))
+    layout = Layout(expand(recipe), Path("work"), Path("text"))
     assert recipe.annealing is not None
     trainings = [recipe.annealing.completed(), recipe.arm_flags("nat_loss")]
     for flags in trainings:

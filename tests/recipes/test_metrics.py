@@ -80,7 +80,8 @@ def test_the_test_of_a_mean_is_approximate_randomisation():
     known = KnownMetric("X", lambda o, r, s: metrics.SentenceMean("X", score, r, s))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(metrics.METRICS, "x", known)
-        result = compare(lines, [["r"] * 40], "a", ["x"], 100, 500)
+        options = MetricOptions(["x"], bootstrap_samples=100, randomization_trials=500)
+        result = compare(lines, [["r"] * 40], "a", options)
     a, b = np.array(scores["a"]), np.array(scores["b"])
     swap = np.random.default_rng(12345).integers(2, size=(500, 40), dtype=bool)
     shuffled = np.abs(np.where(swap, a, b).mean(1) - np.where(swap, b, a).mean(1))
@@ -137,7 +138,7 @@ def test_what_is_no_metric_is_named(own, name, message):
 
 def test_a_metric_that_does_not_fit_the_text_is_an_error(own):
     with pytest.raises(RecipeError, match="metric mine:too_few: expected 2 finite numbers"):
-        compare({"a": ["x", "y"]}, [["x", "y"]], metrics=["mine:too_few"])
+        compare({"a": ["x", "y"]}, [["x", "y"]], None, MetricOptions(["mine:too_few"]))
 
 
 def test_a_recipe_with_an_unknown_metric_stops_before_it_trains(
@@ -181,10 +182,8 @@ def test_comet_gets_source_output_and_first_reference(monkeypatch, tmp_path):
     module.load_from_checkpoint = lambda path: Model()
     monkeypatch.setitem(sys.modules, "comet", module)
     (tmp_path / "model.ckpt").touch()
-    result = compare(
-        {"a": ["x", "yyy"]}, [["", "r"], ["q", "w"]], None, ["comet"],
-        options=MetricOptions(comet_model=str(tmp_path / "model.ckpt")), sources=["s", "t"],
-    )  # fmt: skip
+    options = MetricOptions(["comet"], comet_model=str(tmp_path / "model.ckpt"))
+    result = compare({"a": ["x", "yyy"]}, [["", "r"], ["q", "w"]], None, options, ["s", "t"])
     assert result.systems["a"].scores["comet"].value == 50
     assert seen == [
         {"src": "s", "mt": "x", "ref": "q"}, {"src": "t", "mt": "yyy", "ref": "r"},

@@ -14,12 +14,7 @@ from recipes.schema.checks import check_evaluation
 from recipes.schema.recipe import Evaluation
 from recipes.scoring.comparison import compare, describe
 from recipes.scoring.metrics import MetricOptions
-from recipes.scoring.output_statistics import (
-    bucket_scores,
-    consecutive_repeats,
-    length_buckets,
-    reference_buckets,
-)
+from recipes.scoring.output_statistics import consecutive_repeats, length_buckets
 from recipes.text import read_lines, write_lines
 
 quick = settings(max_examples=60, deadline=None)
@@ -86,11 +81,14 @@ def test_bleu_of_a_bucket_is_that_of_the_sacrebleu_command_on_its_lines(tmp_path
     rng = random.Random(1)
     other = [" ".join(line.split()[::-1]) for line in reference]
     system = [" ".join(w for w in line.split() if rng.random() > 0.1) for line in reference]
-    options = MetricOptions()
-    buckets = reference_buckets([reference, other], options, (10, 14), 20)
+    options = MetricOptions(["bleu"], length_buckets=[10, 14], smallest_bucket=20)
+    buckets = length_buckets([len(row) for row in options.tokens(reference)], [10, 14], 20)
     assert len(buckets) > 1
-    scores = bucket_scores({"system": system}, [reference, other], options, buckets)["system"]
-    for bucket, score in zip(buckets, scores, strict=True):
+    references, systems = [reference, other], {"system": system}
+    result = compare(systems, references, None, options)
+    describe(result, systems, references, None, options)
+    scores = result.systems["system"].length_buckets
+    for bucket, found in zip(buckets, scores, strict=True):
         for name, lines in (("ref", reference), ("other", other), ("system", system)):
             write_lines(tmp_path / name, [lines[i] for i in bucket.positions])
         theirs = json.loads(
@@ -99,7 +97,7 @@ def test_bleu_of_a_bucket_is_that_of_the_sacrebleu_command_on_its_lines(tmp_path
                 *("-m", "bleu", "-w", "10"),
             )
         )
-        assert score == pytest.approx(theirs["score"], abs=1e-9)
+        assert found["bleu"] == pytest.approx(theirs["score"], abs=1e-9)
 
 
 @pytest.mark.parametrize(("bounds", "smallest"), [((20, 10), 1), ((0, 5), 1), ((), 1), ((5,), 0)])

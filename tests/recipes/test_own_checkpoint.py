@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ SMALLER = {
 }
 
 
-def test_the_whole_chain_runs(tmp_path, data_dir):
+def test_the_whole_chain_runs(forked_programs, tmp_path, data_dir):
     (commands,) = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for theirs, ours in SMALLER.items():
         assert theirs in commands, theirs
@@ -38,10 +37,9 @@ def test_the_whole_chain_runs(tmp_path, data_dir):
     for text in data_dir.iterdir():
         (tmp_path / text.name).symlink_to(text)
     (tmp_path / "fairseq_plugins").symlink_to(ROOT / "fairseq_plugins")
-    programs = Path(sys.executable).parent
     environment = {
         **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PATH": f"{forked_programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }

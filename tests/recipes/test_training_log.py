@@ -18,8 +18,8 @@ def test_curves_and_time(tmp_path):
     (tmp_path / "log").write_text(LOG)
     log = read_training_log(tmp_path / "log")
     # The second line about update 20 is that of a run that resumed.
-    assert log.curve("bleu") == ([20, 60], [4.1, 5.5])
-    assert log.curve("expected_bleu") == ([], [])
+    assert log.curve("bleu") == [[20, 60], [4.1, 5.5]]
+    assert log.curve("expected_bleu") == []
     assert log.inner[20]["lr"] == 4.0096e-05
     assert log.seconds_per_update() == (232 + 68) / 60
 
@@ -102,7 +102,7 @@ def test_updates_that_a_resumed_run_did_not_reach_are_forgotten(tmp_path):
     assert log.curves() == {"reward": [[20], [0.1]]}
     # A finished run that is started again trains nothing, and loses nothing.
     (tmp_path / "log").write_text(resumed_log(first, (40, [])))
-    assert read_training_log(tmp_path / "log").curve("bleu") == ([40], [3])
+    assert read_training_log(tmp_path / "log").curve("bleu") == [[40], [3]]
 
 
 def test_a_figure_whose_name_ends_with_that_of_another_is_not_taken_for_it(tmp_path):
