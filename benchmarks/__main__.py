@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, decoding, growth, loss, objectives
+from benchmarks import attention, decoding, growth, loss, objectives, variance
 from benchmarks.report import Sizes, read_sections, write_sections
 
 SECTIONS = {
     "objectives": objectives,
     "decoding": decoding,
+    "variance": variance,
     "loss": loss,
     "growth": growth,
     "attention": attention,

@@ -117,4 +117,4 @@ def measure(sizes: Sizes) -> Section:
         units=UNITS,
         heads=HEADS,
     )
-    return Section("A step of every kind of attention", text, tables)
+    return Section("A step of every kind of attention", text, tables, sizes.rounds)

@@ -101,4 +101,4 @@ def table(sizes: Sizes, samples: int, device: torch.device) -> Table:
 def measure(sizes: Sizes) -> Section:
     text = TEXT.format(shortest=2 * sizes.length // 3, longest=sizes.length, width=_WIDTH)
     tables = [table(sizes, samples, device) for device in devices() for samples in (SAMPLES, 0)]
-    return Section("Decoding within a step", text, tables)
+    return Section("Decoding within a step", text, tables, sizes.rounds)

@@ -69,4 +69,4 @@ def measure(sizes: Sizes) -> Section:
         loss_table(sizes, "batch", (0.25, 1, 4, 8)),
         samples_table(sizes),
     ]
-    return Section("Growth with the sizes of a batch", text, tables)
+    return Section("Growth with the sizes of a batch", text, tables, sizes.rounds)

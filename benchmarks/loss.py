@@ -152,4 +152,4 @@ def measure(sizes: Sizes) -> Section:
                 {name: {**asdict(timings[name]), "memory": peaks[name]} for name in OBJECTIVES},
             )
         )
-    return Section("What expected BLEU costs, from logits to gradient", TEXT, tables)
+    return Section("What expected BLEU costs, from logits to gradient", TEXT, tables, sizes.rounds)

@@ -24,7 +24,7 @@ from benchmarks.training_step import (
 )
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 
-SIZES = Sizes(batch=32, length=20, vocab=6_000, rounds=15)
+SIZES = Sizes(batch=32, length=20, vocab=6_000, rounds=8)
 BASELINE = "label_smoothed_cross_entropy"
 UPDATE = 5_000
 """Half-way through the schedules of the presets."""
@@ -56,6 +56,7 @@ def criterions() -> dict[str, list[str]]:
         "--criterion expected_bleu --feed greedy": [*bleu, "--feed", "greedy"],
         "--criterion expected_bleu --feed sample": [*bleu, "--feed", "sample"],
         **{name: graph_flags(name) for name in OBJECTIVES},
+        "reinforce --baseline expected": graph_flags("reinforce", "--baseline", "expected"),
         "reinforce --cross-entropy-weight 0.3": graph_flags(
             *("reinforce", "--cross-entropy-weight", "0.3")
         ),
@@ -168,4 +169,9 @@ def measure(sizes: Sizes) -> Section:
         reference=tokens - 1,
     )
     header = ["row", *TIMING, "products", "memory", "outputs a source", "their mean length"]
-    return Section("A step of every objective", text, [Table("Steps, cpu", header, rows, figures)])
+    return Section(
+        "A step of every objective",
+        text,
+        [Table("Steps, cpu", header, rows, figures)],
+        sizes.rounds,
+    )

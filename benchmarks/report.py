@@ -49,11 +49,12 @@ class Section:
     title: str
     text: str
     tables: list[Table]
+    rounds: int = 0
     measured_on: dict[str, str] = field(default_factory=lambda: environment())
 
     def markdown(self) -> str:
         facts = ", ".join(f"{fact} {value}" for fact, value in self.measured_on.items())
-        parts = [f"## {self.title}\n\n{self.text.strip()}\n\nMeasured on: {facts}.\n"]
+        parts = [f"## {self.title}\n\n{self.text.strip()}\n\n{self.rounds} rounds, on: {facts}.\n"]
         return "\n".join([*parts, *(table.markdown() for table in self.tables)])
 
 
