@@ -79,7 +79,7 @@ def build_decoders(chosen: argparse.Namespace, samples: int, device: torch.devic
         decoded = decode(
             model,
             sample["net_input"],
-            limits,
+            limits.repeat_interleave(samples or 1),
             eos=END,
             pad=PADDING,
             sampling=Sampling() if samples else None,

@@ -51,27 +51,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class ForcedTokens:
-    """Tokens that are emitted, and fed, whatever the model says: a prefix, or teacher forcing.
-
-    ``tokens``: ``[batch, forced_len]`` int64, or with a row per sample ``[batch * samples, ...]``.
-    ``mask``: bool of the same shape, where a token is forced; elsewhere the model goes on.
-
-    Padding is never forced, whatever the mask says.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-
-    def __post_init__(self) -> None:
-        if self.tokens.shape != self.mask.shape:
-            raise ValueError(
-                f"forced tokens {tuple(self.tokens.shape)} and their mask "
-                f"{tuple(self.mask.shape)} have to have one shape"
-            )
-
-
-@dataclass(frozen=True)
 class DecodedTokens:
     """What a decoder emitted; ``rows`` is batch * samples, the samples of a source side by side.
 
@@ -127,18 +106,6 @@ def decode_limits(source_lengths: Tensor, ratio: float, longest: int) -> Tensor:
     return (source_lengths * ratio).long().add(10).clamp(max=longest)
 
 
-def _per_row(values: Tensor, batch: int, samples: int, name: str) -> Tensor:
-    """``values`` for each row, repeated where there is one for each source."""
-    if values.size(0) == batch * samples:
-        return values
-    if values.size(0) == batch:
-        return values.repeat_interleave(samples, dim=0)
-    raise ValueError(
-        f"{name} must have {batch} rows (sources) or {batch * samples} (all their samples); "
-        f"got {values.size(0)}"
-    )
-
-
 @torch.no_grad()
 def decode(
     model: Any,
@@ -150,7 +117,7 @@ def decode(
     sampling: Sampling | None = None,
     samples: int = 1,
     min_length: int = 1,
-    forced: ForcedTokens | None = None,
+    forced: Tensor | None = None,
     stop_at_eos: bool = True,
     dropout: bool = False,
     layers: StepwiseDraws | None = None,
@@ -163,14 +130,15 @@ def decode(
         model: fairseq encoder-decoder model, possibly wrapped for data parallelism.
         net_input: ``sample["net_input"]``; the first column of ``prev_output_tokens`` starts the
             sentences.
-        limits: ``[batch]`` or ``[batch * samples]``, tokens after which a sentence is cut off.
+        limits: ``[batch * samples]``, tokens after which a sentence is cut off.
         eos: index of ``</s>``.
         pad: index of padding.
         sampling: how to draw from the model's distribution; None takes the most probable token.
         samples: outputs for each source.
         min_length: tokens before which ``</s>`` is not allowed, unless it is forced; fairseq's
             generator has 1.
-        forced: tokens to emit whatever the model says.
+        forced: ``[batch * samples, forced_len]`` int64, tokens to emit, and feed, whatever the
+            model says; padding where the model goes on.
         stop_at_eos: False lets every sentence go on after ``</s>`` up to its limit, as scheduled
             sampling wants it; then ``emitted`` is the limit, ``ended`` and ``lengths`` tell of
             the first ``</s>``.
@@ -185,29 +153,24 @@ def decode(
         the emitted tokens, forced ones included, ``batch * samples`` rows.
 
     Raises:
-        ValueError: ``samples`` is below 1, or a tensor has neither a row for each source nor one
-            for each sample.
+        ValueError: ``samples`` is below 1, or a tensor has not one row for each sample.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1; got {samples}")
     start = net_input["prev_output_tokens"][:, :1]
-    batch = start.size(0)
-    limits = _per_row(limits, batch, samples, "limits")
-    # Steps before which the samples of a source are the same: one row does for all of them.
-    shared_steps = 0 if samples == 1 or dropout or layers is not None else 1
-    if forced is not None:
-        mask = forced.mask & forced.tokens.ne(pad)
-        if shared_steps and mask.size(0) == batch:
-            shared_steps += int(mask.all(dim=0).int().cumprod(0).sum())
-        forced = ForcedTokens(
-            _per_row(forced.tokens, batch, samples, "forced tokens"),
-            _per_row(mask, batch, samples, "forced tokens"),
-        )
+    sources = torch.arange(start.size(0), device=start.device).repeat_interleave(samples)
+    for name, given in (("limits", limits), ("forced tokens", forced)):
+        if given is not None and given.size(0) != len(sources):
+            raise ValueError(
+                f"{name} must have {len(sources)} rows, {samples} for each of {start.size(0)} "
+                f"sources; got {given.size(0)}"
+            )
     longest = max(int(limits.max()), 0)
-    tokens = start.new_full((batch * samples, longest + 1), pad)
-    tokens[:, :1] = start.repeat_interleave(samples, dim=0)
-    rows = torch.arange(batch * samples, device=tokens.device)
-    sources = torch.arange(batch, device=tokens.device).repeat_interleave(samples)
+    tokens = start.new_full((len(sources), longest + 1), pad)
+    tokens[:, :1] = start[sources]
+    rows = torch.arange(len(sources), device=tokens.device)
+    # At the first step the samples of a source are the same: one row does for all of them.
+    shares_first = samples > 1 and not dropout and layers is None
     # Rows that have ended go on until enough have; what they emit is cut off in the end.
     going = limits > 0
     drawn = False
@@ -215,15 +178,14 @@ def decode(
     steps = 0
     with nullcontext() if dropout else evaluation_mode(model), layers or nullcontext():
         decoder = _StepDecoder(model, net_input)
-        if samples > 1 and not shared_steps:
+        if samples > 1 and not shares_first:
             decoder.select(sources)
         while steps < longest:
             if layers is not None:
                 layers.at_step(steps, incremental=decoder.incremental)
-            if steps < shared_steps:
-                logits = decoder.logits(tokens[::samples, : steps + 1])[sources]
-                if steps + 1 == shared_steps:
-                    decoder.select(sources)
+            if shares_first and steps == 0:
+                logits = decoder.logits(start)[sources]
+                decoder.select(sources)
             else:
                 logits = decoder.logits(tokens[rows, : steps + 1])
             if sampling is not None and sampling.temperature != 1:
@@ -232,8 +194,9 @@ def decode(
             if steps < min_length:
                 logits[:, eos] = -torch.inf
             token = logits.argmax(dim=1) if sampling is None else draw(logits, sampling)
-            if forced is not None and steps < forced.tokens.size(1):
-                token = torch.where(forced.mask[rows, steps], forced.tokens[rows, steps], token)
+            if forced is not None and steps < forced.size(1):
+                given = forced[rows, steps]
+                token = torch.where(given.ne(pad), given, token)
             if layers is not None and steps == 0:
                 drawn = layers.may_draw = bool(layers.values)
             steps += 1
@@ -241,7 +204,7 @@ def decode(
             going = going & (limits[rows] > steps)
             if stop_at_eos:
                 going = going & token.ne(eos)
-            if steps % interval == 0 and steps >= shared_steps:
+            if steps % interval == 0:
                 kept = going.nonzero().squeeze(1)
                 if kept.numel() == 0:
                     break
@@ -277,6 +240,9 @@ def decode_batch(
         # The start symbol, too, takes one of the decoder's positions.
         longest = min(settings.max_decode_length, model.max_decoder_positions() - 1)
         limits = decode_limits(batch.net_input["src_lengths"], settings.max_decode_ratio, longest)
+        limits = limits.repeat_interleave(batch.samples)
+    if forced is not None:
+        forced = batch.reference.tokens.masked_fill(~forced, dictionary.pad())
     return decode(
         model,
         batch.net_input,
@@ -284,7 +250,7 @@ def decode_batch(
         eos=dictionary.eos(),
         pad=dictionary.pad(),
         samples=batch.samples,
-        forced=None if forced is None else ForcedTokens(batch.reference.tokens, forced),
+        forced=forced,
         **options,
     )
 

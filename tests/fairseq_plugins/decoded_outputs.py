@@ -10,7 +10,7 @@ import torch
 from fairseq_setup import FixedRows
 from torch import Tensor
 
-from fairseq_plugins.decoding import DecodedTokens, ForcedTokens, decode
+from fairseq_plugins.decoding import DecodedTokens, decode
 
 Output = tuple[int, ...]
 
@@ -26,14 +26,10 @@ def decoded(built: Any, batch: dict, limit: int | Tensor, **keywords: Any) -> De
     """``decode`` with the dictionary's symbols; one limit for all, or a tensor."""
     dictionary = built.task.target_dictionary
     size = batch["target"].size(0)
-    limits = torch.full((size,), limit) if isinstance(limit, int) else limit
+    rows = size * keywords.get("samples", 1)
+    limits = torch.full((rows,), limit) if isinstance(limit, int) else limit
     eos, pad = dictionary.eos(), dictionary.pad()
     return decode(built.model, batch["net_input"], limits, eos=eos, pad=pad, **keywords)
-
-
-def prefix_of(tokens: Tensor) -> ForcedTokens:
-    """Force all of ``tokens``."""
-    return ForcedTokens(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def policy_logits(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decoded_outputs import Stub, decoded, prefix_of
+from decoded_outputs import Stub, decoded
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, evaluating, sample_of, setup
 
@@ -83,8 +83,9 @@ def test_a_prefix_is_forced_and_conditions_what_follows(corpus, learnt, arch, sa
     dictionary = built.task.target_dictionary
     batch = built.batch(*range(10))
     prefix = torch.randint(4, len(dictionary), (10, 2), generator=torch.manual_seed(3))
-    ours = decoded(built, batch, 8, sampling=sampling, samples=samples, forced=prefix_of(prefix))
-    assert torch.equal(ours.tokens[:, :2], prefix.repeat_interleave(samples, dim=0))
+    forced = prefix.repeat_interleave(samples, dim=0)
+    ours = decoded(built, batch, 8, sampling=sampling, samples=samples, forced=forced)
+    assert torch.equal(ours.tokens[:, :2], forced)
     if sampling is None:
         with evaluating(built):
             generator = SequenceGenerator(

@@ -12,12 +12,11 @@ from decoded_outputs import (
     outputs_of,
     p_value,
     policy_logits,
-    prefix_of,
 )
 from fairseq_setup import ARCHITECTURES, evaluating, sample_of, setup
 
 from fairseq_plugins import decoding
-from fairseq_plugins.decoding import ForcedTokens, Sampling, draw
+from fairseq_plugins.decoding import Sampling, draw
 
 LEAST_P = 1e-4
 
@@ -46,7 +45,7 @@ def test_whole_sampled_outputs_have_the_models_probabilities(corpus, learnt, sym
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_token_after_dropped_rows_and_a_shared_prefix_has_the_models_probabilities(
+def test_a_token_after_dropped_rows_and_a_forced_prefix_has_the_models_probabilities(
     corpus, learnt, symbols, arch, monkeypatch
 ):
     """The samples of one source end early, so that those of the other are moved."""
@@ -57,7 +56,7 @@ def test_a_token_after_dropped_rows_and_a_shared_prefix_has_the_models_probabili
     limits = torch.tensor([3] * draws + [4] * draws)
     limits[:draws:2] = 1
     torch.manual_seed(12)
-    forced = prefix_of(prefix)
+    forced = prefix.repeat_interleave(draws, dim=0)
     ours = decoded(built, sample, limits, sampling=Sampling(), samples=draws, forced=forced)
     with evaluating(built), torch.no_grad():
         fed = torch.cat([torch.full_like(prefix[:, :1], symbols["eos"]), prefix], dim=1)
@@ -168,29 +167,23 @@ def test_a_pass_over_the_samples_gives_the_distribution_they_were_drawn_from(
     torch.testing.assert_close(collected[emitted], recomputed[emitted].detach())
 
 
-@pytest.mark.parametrize("per_sample", [False, True], ids=["per source", "per sample"])
 @pytest.mark.parametrize("stop", [True, False], ids=["stop", "go on"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_forced_tokens_stand_where_the_mask_says_and_the_rest_is_the_models(
-    corpus, learnt, symbols, arch, stop, per_sample
+def test_forced_tokens_stand_where_they_are_given_and_the_rest_is_the_models(
+    corpus, learnt, symbols, arch, stop
 ):
     """Every other token is the most probable one given all before it, forced ones included."""
     built = setup(corpus, arch, weights=learnt(arch))
     batch, samples = built.batch(*range(6)), 2
-    size = 12 if per_sample else 6
     generator = torch.manual_seed(8)
     vocab = len(built.task.target_dictionary)
-    forced = ForcedTokens(
-        torch.randint(4, vocab, (size, 6), generator=generator),
-        torch.rand(size, 6, generator=generator) < 0.4,
-    )
-    forced.mask[:, :2] = True
-    forced.tokens[1, 3], forced.mask[1, 3] = symbols["eos"], True
-    forced.tokens[2, 3], forced.mask[2, 3] = symbols["pad"], True
+    forced = torch.randint(4, vocab, (12, 6), generator=generator)
+    given = torch.rand(12, 6, generator=generator) < 0.4
+    given[:, :2] = True
+    forced = forced.masked_fill(~given, symbols["pad"])
+    forced[1, 3] = symbols["eos"]
     options = {"samples": samples, "forced": forced, "stop_at_eos": stop}
     ours = decoded(built, batch, 9, **options)
-    if not per_sample:
-        forced = ForcedTokens(*(x.repeat_interleave(2, 0) for x in (forced.tokens, forced.mask)))
     with evaluating(built), torch.no_grad():
         source = {
             key: batch["net_input"][key].repeat_interleave(samples, dim=0)
@@ -198,8 +191,7 @@ def test_forced_tokens_stand_where_the_mask_says_and_the_rest_is_the_models(
         }
         logits = built.model(**source, prev_output_tokens=fed_by(ours, symbols["eos"]))[0]
         wanted = policy_logits(logits, **symbols).argmax(2)
-    mask = forced.mask & forced.tokens.ne(symbols["pad"])
-    wanted[:, :6] = torch.where(mask, forced.tokens, wanted[:, :6])
+    wanted[:, :6] = torch.where(forced.ne(symbols["pad"]), forced, wanted[:, :6])
     emitted = torch.arange(ours.tokens.size(1)) < ours.emitted.unsqueeze(1)
     assert torch.equal(ours.tokens[emitted], wanted[emitted])
     assert ours.tokens[~emitted].eq(symbols["pad"]).all()
@@ -248,16 +240,13 @@ def count_rows(built, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_samples_share_the_encoder_and_the_steps_before_they_differ(corpus, arch, monkeypatch):
+def test_samples_share_the_encoder_and_the_first_step(corpus, arch, monkeypatch):
     built = setup(corpus, arch)
     encoder_rows, decoder_rows = count_rows(built, monkeypatch)
     batch, options = built.batch(*range(4)), {"sampling": Sampling(), "samples": 5}
     decoded(built, batch, 3, min_length=9, **options)
     assert encoder_rows == [4]
     assert decoder_rows == [4, 20, 20]
-    decoder_rows.clear()
-    decoded(built, batch, 4, min_length=9, forced=prefix_of(torch.full((4, 2), 6)), **options)
-    assert decoder_rows == [4, 4, 4, 20]
     decoder_rows.clear()
     decoded(built, batch, 3, min_length=9, dropout=True, **options)
     assert decoder_rows == [20, 20, 20]
@@ -304,9 +293,7 @@ def test_shapes_that_do_not_fit_are_refused(corpus):
     batch = built.batch(0, 1, 2)
     with pytest.raises(ValueError, match="samples must be at least 1"):
         decoded(built, batch, 3, samples=0)
-    with pytest.raises(ValueError, match=r"limits must have 3 rows .* or 6 .*; got 2"):
+    with pytest.raises(ValueError, match=r"limits must have 6 rows, 2 for each of 3 .*; got 2"):
         decoded(built, batch, torch.tensor([3, 3]), samples=2)
-    with pytest.raises(ValueError, match=r"forced tokens must have 3 rows .* or 6 .*; got 4"):
-        decoded(built, batch, 3, samples=2, forced=prefix_of(torch.full((4, 1), 5)))
-    with pytest.raises(ValueError, match="have to have one shape"):
-        ForcedTokens(torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"forced tokens must have 6 rows.*; got 4"):
+        decoded(built, batch, 3, samples=2, forced=torch.full((4, 1), 5))
