@@ -5,8 +5,7 @@ Rows of similar length go through the decoder together, and equal outputs of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -87,25 +86,30 @@ class ExistingPositions:
         same = None if distinct else torch.tensor(same_as, device=device)
         return cls((tokens.size(0), tokens.size(1)), pieces, same)
 
-    @contextmanager
-    def decoded_alone(self, model: Any) -> Iterator[None]:
-        """For a while, let the decoder compute these positions only, one piece after the other.
+    def logits(self, model: Any, net_input: dict[str, Any], fed: Tensor) -> list[Tensor]:
+        """A pass of a model that :func:`decodes_in_pieces`: ``[positions, vocab]`` of each piece.
 
-        In place of logits it returns ``[positions, vocab]`` of each piece.  For a model that
-        :func:`decodes_in_pieces`.
+        Args:
+            model: fairseq encoder-decoder model, possibly wrapped for data parallelism.
+            net_input: ``sample["net_input"]``, of as many samples for each source as there are
+                rows; its ``prev_output_tokens`` are ignored.
+            fed: ``[rows, length]`` int64, the decoder's input.
         """
         encoder, decode = model.encoder, model.decoder.forward
+        samples = self.shape[0] // net_input["src_tokens"].size(0)
 
-        def forward(fed: Tensor, encoder_out: Any, *arguments: Any, **keywords: Any) -> Any:
+        def forward(_: Tensor, encoder_out: Any, *arguments: Any, **keywords: Any) -> Any:
             logits, extra = [], None
             for rows, length in self.pieces:
-                sources = encoder.reorder_encoder_out(_copied(encoder_out), rows)
-                some, extra = decode(fed[rows, :length], sources, *arguments, **keywords)[:2]
+                sources = torch.div(rows, samples, rounding_mode="floor")
+                encoded = encoder.reorder_encoder_out(_copied(encoder_out), sources)
+                some, extra = decode(fed[rows, :length], encoded, *arguments, **keywords)[:2]
                 logits.append(some.flatten(0, 1))
             return logits, extra
 
         with replaced_method(model.decoder, "forward", forward):
-            yield
+            of_pieces: list[Tensor] = model(**{**net_input, "prev_output_tokens": fed})[0]
+        return of_pieces
 
     @cached_property
     def indices(self) -> list[Tensor]:

@@ -117,14 +117,16 @@ class ScoredPasses:
                 # With dropout, equal outputs are scored each by itself.
                 group = batch.samples if settings.sample_dropout == "off" else 1
                 positions = ExistingPositions.of(rollout.tokens, rollout.num_tokens, group)
-                stack.enter_context(positions.decoded_alone(model))
                 # Whoever asks all the same is noticed, and the pass is done again.
                 stack.enter_context(replaced_method(graph, "record", _unrecorded))
             elif batch.samples > 1:
                 stack.enter_context(_no_layers_in_encoder(model, graph, batch.samples))
             if self.estimators.reads_states:
                 recorded = stack.enter_context(recorded_states(model.decoder))
-            logits = model_pass(model, batch.net_input, rollout.fed, batch.samples)
+            if positions is None:
+                logits = model_pass(model, batch.net_input, rollout.fed, batch.samples)
+            else:
+                logits = positions.logits(model, batch.net_input, rollout.fed)
         if self.estimators.reads_states:
             states = recorded[-1]
             if positions is not None:
