@@ -4,14 +4,22 @@ docs/rewards.md has a table of the names.
 """
 
 import inspect
-from typing import Any
 
 # Importing a module of rewards registers them.
 from fairseq_plugins.rewards import ngram_rewards, text_rewards  # noqa: F401
 from fairseq_plugins.rewards.reward import LEVELS, REWARDS, Outputs, Reward, RewardOptions
 from fairseq_plugins.rewards.user_function import UserFunction
 
-__all__ = ["LEVELS", "Outputs", "Reward", "build_reward", "flags_of", "reward_help", "reward_names"]
+__all__ = [
+    "LEVELS",
+    "Outputs",
+    "Reward",
+    "RewardOptions",
+    "build_reward",
+    "flags_of",
+    "reward_help",
+    "reward_names",
+]
 
 
 def reward_names() -> tuple[str, ...]:
@@ -37,22 +45,19 @@ def flags_of(name: str, level: str) -> frozenset[str]:
     return registry.get(name).flags if name in registry.names else frozenset()
 
 
-def build_reward(name: str, *, level: str, task: Any, **options: Any) -> Reward:
+def build_reward(options: RewardOptions) -> Reward:
     """The reward that the flags ask for.
-
-    Args:
-        name, level, task, options: fields of :class:`RewardOptions`.
 
     Raises:
         ValueError: a value does not fit; the message names the flag.
     """
-    fields = RewardOptions(name, level, task, **options)
+    name, level = options.reward, options.reward_level
     if ":" in name:
         if level != "text":
             raise ValueError(
                 f"--reward {name} takes text: set --reward-level text in place of {level}"
             )
-        return UserFunction(fields)
+        return UserFunction(options)
     if name not in reward_names():
         raise ValueError(
             f"--reward must be one of {', '.join(reward_names())}, or module:function; got {name!r}"
@@ -63,4 +68,4 @@ def build_reward(name: str, *, level: str, task: Any, **options: Any) -> Reward:
             f"--reward {name} is not defined on {level}: set --reward-level {other}, or choose one "
             f"of {', '.join(REWARDS[level].names)}"
         )
-    return REWARDS[level].create(name, fields)
+    return REWARDS[level].create(name, options)

@@ -35,7 +35,7 @@ class NgramReward(Reward):
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
-        self.per_token = options.level == "tokens"
+        self.per_token = options.reward_level == "tokens"
         self._of_text = None if self.per_token else TextStatistics(options)
 
     @abstractmethod

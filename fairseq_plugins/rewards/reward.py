@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -39,42 +39,36 @@ class Outputs:
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """What a reward is built from.
-
-    ``name``: ``--reward``; a registered one, or ``module:function``.
-    ``level``: ``--reward-level``; ``tokens`` or ``text``.
-    ``task``: fairseq's task, whose dictionaries translate ids into words.
-    ``workers``: ``--reward-workers``; processes for sacrebleu, 0 for this one.
-    ``bpe``: ``--reward-remove-bpe``; segmentation to undo (``sentencepiece``, ``"@@ "``, ...).
-    ``detokenizer``: ``--reward-detok``; one of fairseq's tokenizers, ``space`` for none.
-    ``detokenizer_args``: ``--reward-detok-args``; its options, a JSON object.
-    ``sacrebleu_tokenizer``: ``--reward-sacrebleu-tokenizer``; splits text for BLEU and GLEU.
-    ``max_order``: ``--max-order``; highest n-gram order of BLEU and GLEU.
-    ``smoothing``: ``--smoothing`` of BLEU.
-    ``sentence_end``: ``--sentence-end``; ``ngram`` if n-grams of ids that end in ``</s>`` count.
+    """What a reward is built from: flags, by their names, and fairseq's task.
 
     Raises:
         ValueError: a value is out of range; the message names the flag.
     """
 
-    name: str
-    level: str
     task: Any
-    workers: int = 0
-    bpe: str | None = None
-    detokenizer: str = "space"
-    detokenizer_args: str = "{}"
-    sacrebleu_tokenizer: str = "13a"
+    reward: str
+    reward_level: str
+    reward_workers: int = 0
+    reward_remove_bpe: str | None = None
+    reward_detok: str = "space"
+    reward_detok_args: str = "{}"
+    reward_sacrebleu_tokenizer: str = "13a"
     max_order: int = 4
     smoothing: str = "add-k"
     sentence_end: str = "ignore"
 
+    @classmethod
+    def of(cls, settings: Any, task: Any) -> RewardOptions:
+        """From all flags of the criterion."""
+        names = [known.name for known in fields(cls) if known.name != "task"]
+        return cls(task, **{name: getattr(settings, name) for name in names})
+
     def __post_init__(self) -> None:
-        check_choice("--reward-level", self.level, LEVELS)
+        check_choice("--reward-level", self.reward_level, LEVELS)
         check_order("--max-order", self.max_order)
         check_choice("--smoothing", self.smoothing, SMOOTHINGS)
         check_choice("--sentence-end", self.sentence_end, SENTENCE_ENDS)
-        at_least("--reward-workers", self.workers, 0)
+        at_least("--reward-workers", self.reward_workers, 0)
 
 
 class Reward(ABC):
@@ -109,8 +103,8 @@ class Reward(ABC):
         """
         raise ValueError(
             "--credit reward_to_go needs the reward of every prefix, which --reward "
-            f"{self.options.name} with --reward-level {self.options.level} does not have: use "
-            "--reward sentence_bleu or gleu with --reward-level tokens, or another --credit"
+            f"{self.options.reward} with --reward-level {self.options.reward_level} does not have: "
+            "use --reward sentence_bleu or gleu with --reward-level tokens, or another --credit"
         )
 
 

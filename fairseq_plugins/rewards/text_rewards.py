@@ -31,13 +31,13 @@ class Texts:
     """
 
     def __init__(self, options: RewardOptions) -> None:
-        self._bpe = options.bpe
+        self._bpe = options.reward_remove_bpe
         try:
-            data_utils.post_process("", options.bpe)
+            data_utils.post_process("", options.reward_remove_bpe)
         except NotImplementedError as error:
             raise ValueError(
                 f"--reward-remove-bpe must be sentencepiece, subword_nmt, '@@ ', letter or another "
-                f"of fairseq's --post-process; got {options.bpe!r}"
+                f"of fairseq's --post-process; got {options.reward_remove_bpe!r}"
             ) from error
         self._source = _dictionary(options.task, "source")
         self._target = _dictionary(options.task, "target")
@@ -86,9 +86,9 @@ def _dictionary(task: Any, side: str) -> Dictionary:
 def _detokenizer(options: RewardOptions, source_lang: str | None, target_lang: str | None) -> Any:
     """One of fairseq's tokenizers, for text in ``target_lang``."""
     try:
-        given = json.loads(options.detokenizer_args)
+        given = json.loads(options.reward_detok_args)
     except json.JSONDecodeError:
-        given = options.detokenizer_args
+        given = options.reward_detok_args
     if not isinstance(given, dict):
         raise ValueError(
             '--reward-detok-args must be a JSON object such as \'{"target_lang": "en"}\'; '
@@ -98,12 +98,12 @@ def _detokenizer(options: RewardOptions, source_lang: str | None, target_lang: s
     known = {name: language for name, language in languages.items() if language is not None}
     try:
         return encoders.build_tokenizer(
-            Namespace(**{**known, **given, "tokenizer": options.detokenizer})
+            Namespace(**{**known, **given, "tokenizer": options.reward_detok})
         )
     except KeyError as error:
         raise ValueError(
             "--reward-detok must be space, moses, nltk or another of fairseq's --tokenizer; "
-            f"got {options.detokenizer!r}"
+            f"got {options.reward_detok!r}"
         ) from error
 
 
@@ -115,7 +115,7 @@ class _PairMeasure:
 
     def __init__(self, options: RewardOptions, measure: Measure) -> None:
         self._texts = Texts(options)
-        self._pool = WorkerPool(measure, options.workers, f"--reward {options.name}")
+        self._pool = WorkerPool(measure, options.reward_workers, f"--reward {options.reward}")
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """``[batch * samples, numbers]``, float64, on the host."""
@@ -160,14 +160,16 @@ class TextStatistics:
     """BLEU's statistics of each output, counted by sacrebleu with its tokenisation."""
 
     def __init__(self, options: RewardOptions) -> None:
-        if options.sacrebleu_tokenizer not in BLEU.TOKENIZERS:
+        if options.reward_sacrebleu_tokenizer not in BLEU.TOKENIZERS:
             raise ValueError(
                 f"--reward-sacrebleu-tokenizer must be one of {', '.join(BLEU.TOKENIZERS)}; "
-                f"got {options.sacrebleu_tokenizer!r}"
+                f"got {options.reward_sacrebleu_tokenizer!r}"
             )
         self._orders = options.max_order
         measure = functools.partial(
-            bleu_statistics, max_order=options.max_order, tokenizer=options.sacrebleu_tokenizer
+            bleu_statistics,
+            max_order=options.max_order,
+            tokenizer=options.reward_sacrebleu_tokenizer,
         )
         self._pairs = _PairMeasure(options, measure)
 

@@ -24,7 +24,7 @@ class UserFunction(Reward):
 
     def __init__(self, options: RewardOptions) -> None:
         super().__init__(options)
-        self._function = load_function(options.name)
+        self._function = load_function(options.reward)
         self._texts = Texts(options)
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -44,12 +44,12 @@ class UserFunction(Reward):
         # end training as if it had succeeded.
         except BaseException as error:
             raise ValueError(
-                f"--reward {self.options.name} raised {type(error).__name__}: {error}"
+                f"--reward {self.options.reward} raised {type(error).__name__}: {error}"
             ) from error
         return self._checked(result, hypotheses).to(outputs.tokens.device)
 
     def _checked(self, result: Any, hypotheses: list[str]) -> Tensor:
-        name = f"--reward {self.options.name}"
+        name = f"--reward {self.options.reward}"
         try:
             rewards = [float(reward) for reward in result]
         except (TypeError, ValueError) as error:

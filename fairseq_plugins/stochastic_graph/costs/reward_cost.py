@@ -13,7 +13,7 @@ from criterions.candidate_losses import unique_samples
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import GreedyDecode
 from fairseq_plugins.batch import Batch
-from fairseq_plugins.rewards import build_reward
+from fairseq_plugins.rewards import RewardOptions, build_reward
 from fairseq_plugins.stochastic_graph.candidate_set import record_candidates
 from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
@@ -31,19 +31,7 @@ class NegativeReward(Cost):
         super().__init__(options)
         settings = options.settings
         self.bounds = _bounds_of("--reward-clip", settings.reward_clip)
-        self.reward = build_reward(
-            settings.reward,
-            level=settings.reward_level,
-            task=options.task,
-            workers=settings.reward_workers,
-            bpe=settings.reward_remove_bpe,
-            detokenizer=settings.reward_detok,
-            detokenizer_args=settings.reward_detok_args,
-            sacrebleu_tokenizer=settings.reward_sacrebleu_tokenizer,
-            max_order=settings.max_order,
-            smoothing=settings.smoothing,
-            sentence_end=settings.sentence_end,
-        )
+        self.reward = build_reward(RewardOptions.of(settings, options.task))
         if settings.credit == "reward_to_go" and not self.reward.per_token:
             raise ValueError(
                 f"--credit reward_to_go does not go with --reward {settings.reward}: it does "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_plugins.rewards import Outputs
+from fairseq_plugins.rewards import Outputs, Reward, RewardOptions, build_reward
 
 
 def dictionary_of(*words: str) -> Dictionary:
@@ -21,6 +21,11 @@ def task_of(target: Dictionary, source: Dictionary | None = None) -> Namespace:
     source = target if source is None else source
     languages = Namespace(source_lang="de", target_lang="en")
     return Namespace(source_dictionary=source, target_dictionary=target, cfg=languages)
+
+
+def reward_of(name: str, level: str, task: Namespace, **flags: object) -> Reward:
+    """``--reward NAME --reward-level LEVEL``, and other flags."""
+    return build_reward(RewardOptions(task, name, level, **flags))
 
 
 def padded(

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from reward_cases import dictionary_of, outputs_of, task_of
+from reward_cases import dictionary_of, outputs_of, reward_of, task_of
 
-from fairseq_plugins.rewards import Reward, build_reward, reward_help, reward_names
+from fairseq_plugins.rewards import Reward, reward_help, reward_names
 from fairseq_plugins.rewards.reward import REWARDS
 
 DICTIONARY = dictionary_of("a", "b")
 
 
 def build(name: str = "chrf", level: str = "text", **options: object):
-    return build_reward(name, level=level, task=task_of(DICTIONARY), **options)
+    return reward_of(name, level, task_of(DICTIONARY), **options)
 
 
 def test_every_name_gives_a_reward_on_text():
@@ -61,15 +61,18 @@ def test_a_user_function_is_refused_on_tokens():
     [
         ({"name": "bleu"}, "--reward must be one of chrf, .*, or module:function; got 'bleu'"),
         ({"level": "words"}, "--reward-level must be one of tokens, text; got 'words'"),
-        ({"workers": -1}, "--reward-workers must be at least 0; got -1"),
+        ({"reward_workers": -1}, "--reward-workers must be at least 0; got -1"),
         ({"max_order": 0}, "--max-order must be an integer of at least 1; got 0"),
         ({"smoothing": "exp"}, "--smoothing must be one of none, .*; got 'exp'"),
-        ({"bpe": "bytes"}, "--reward-remove-bpe must be sentencepiece, .*; got 'bytes'"),
-        ({"detokenizer": "spaces"}, "--reward-detok must be space, .*; got 'spaces'"),
-        ({"detokenizer_args": "{"}, "--reward-detok-args must be a JSON object .*; got '{'"),
-        ({"detokenizer_args": "[]"}, r"--reward-detok-args must be a JSON object .*; got \[\]"),
         (
-            {"name": "gleu", "sacrebleu_tokenizer": "14a"},
+            {"reward_remove_bpe": "bytes"},
+            "--reward-remove-bpe must be sentencepiece, .*; got 'bytes'",
+        ),
+        ({"reward_detok": "spaces"}, "--reward-detok must be space, .*; got 'spaces'"),
+        ({"reward_detok_args": "{"}, "--reward-detok-args must be a JSON object .*; got '{'"),
+        ({"reward_detok_args": "[]"}, r"--reward-detok-args must be a JSON object .*; got \[\]"),
+        (
+            {"name": "gleu", "reward_sacrebleu_tokenizer": "14a"},
             "--reward-sacrebleu-tokenizer must be one of .*13a.*; got '14a'",
         ),
     ],
@@ -83,7 +86,7 @@ def test_text_without_a_dictionary_of_the_source_is_refused():
     task = task_of(DICTIONARY)
     task.source_dictionary = None
     with pytest.raises(ValueError, match="--reward-level text needs a task with a source dict"):
-        build_reward("chrf", level="text", task=task)
+        reward_of("chrf", "text", task)
 
 
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu", "chrf", "ter"])

@@ -3,9 +3,8 @@
 import pytest
 import sacrebleu
 from fairseq.data import encoders
-from reward_cases import dictionary_of, outputs_of, task_of
+from reward_cases import dictionary_of, outputs_of, reward_of, task_of
 
-from fairseq_plugins.rewards import build_reward
 from fairseq_plugins.rewards.reward import RewardOptions
 from fairseq_plugins.rewards.text_rewards import UNKNOWN_IN_HYPOTHESIS, UNKNOWN_IN_REFERENCE, Texts
 
@@ -42,12 +41,12 @@ PAIRS = [
 
 
 def reward(name: str, **options: object):
-    settings = {"bpe": "sentencepiece", **options}
-    return build_reward(name, level="text", task=task_of(PIECES), **settings)
+    settings = {"reward_remove_bpe": "sentencepiece", **options}
+    return reward_of(name, "text", task_of(PIECES), **settings)
 
 
 def texts(task, **options: object) -> Texts:
-    return Texts(RewardOptions("chrf", "text", task, **options))
+    return Texts(RewardOptions(task, "chrf", "text", **options))
 
 
 def test_sentence_bleu_is_that_of_sacrebleu():
@@ -88,7 +87,7 @@ def test_the_tokenisation_is_the_one_asked_for():
         tokenize="char", smooth_method="add-k", smooth_value=1, effective_order=True
     )
     expected = [characters.sentence_score(h, [y]).score / 100 for h, y in PAIRS]
-    scores = reward("sentence_bleu", sacrebleu_tokenizer="char")(OUTPUTS)
+    scores = reward("sentence_bleu", reward_sacrebleu_tokenizer="char")(OUTPUTS)
     assert scores.tolist() == pytest.approx(expected, abs=1e-7)
     assert scores.tolist() != reward("sentence_bleu")(OUTPUTS).tolist()
 
@@ -96,7 +95,7 @@ def test_the_tokenisation_is_the_one_asked_for():
 @pytest.mark.parametrize("name", ["sentence_bleu", "gleu", "chrf", "ter"])
 @pytest.mark.parametrize("tokenizer", ["13a", "intl"])
 def test_unknown_words_never_match(name, tokenizer):
-    scored = reward(name, bpe=None, sacrebleu_tokenizer=tokenizer)
+    scored = reward(name, reward_remove_bpe=None, reward_sacrebleu_tokenizer=tokenizer)
     unknown = scored(outputs_of(["▁the ??"], ["▁the ??"], PIECES))
     assert unknown.item() < 1
     # What stands on the two sides has no character in common.
@@ -113,7 +112,7 @@ def test_the_text_is_what_fairseq_makes_of_the_ids():
         sources=["der hu@@ nd bellt", "?? nd"],
         source_dictionary=source,
     )
-    made = texts(task_of(target, source), bpe="subword_nmt")
+    made = texts(task_of(target, source), reward_remove_bpe="subword_nmt")
     assert made.hypotheses(outputs) == [
         "the dog barks",
         f"the {UNKNOWN_IN_HYPOTHESIS} g",
@@ -142,7 +141,7 @@ class Shouting:
 def test_the_detokeniser_gets_its_options_and_each_side_its_language():
     words = dictionary_of("a", "b")
     outputs = outputs_of(["a"], ["b"], words)
-    made = texts(task_of(words), detokenizer="shouting", detokenizer_args='{"mark": "!"}')
+    made = texts(task_of(words), reward_detok="shouting", reward_detok_args='{"mark": "!"}')
     assert made.hypotheses(outputs) == ["A [en!]"]
     assert made.references(outputs) == ["B [en!]"]
     assert made.sources(outputs) == ["B [de!]"]

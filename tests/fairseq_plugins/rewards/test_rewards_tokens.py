@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from reward_cases import dictionary_of, outputs_of, task_of
+from reward_cases import dictionary_of, outputs_of, reward_of, task_of
 
-from fairseq_plugins.rewards import Outputs, build_reward
+from fairseq_plugins.rewards import Outputs
 
 WORDS = tuple("abcdefg")
 DICTIONARY = dictionary_of(*WORDS)
@@ -17,7 +17,7 @@ PER_TOKEN = ("sentence_bleu", "gleu", "constant")
 
 
 def reward(name: str, level: str = "tokens", **options: object):
-    return build_reward(name, level=level, task=task_of(DICTIONARY), **options)
+    return reward_of(name, level, task_of(DICTIONARY), **options)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_counted_end_is_one_more_word(name):
         [f"{reference} END" for reference in REFERENCES],
         dictionary_of(*words),
     )
-    on_text = build_reward(name, level="text", task=task_of(dictionary_of(*words)))(longer)
+    on_text = reward_of(name, "text", task_of(dictionary_of(*words)))(longer)
     torch.testing.assert_close(on_tokens, on_text)
     cut = dataclasses.replace(
         OUTPUTS, tokens=OUTPUTS.tokens[:, :4], lengths=OUTPUTS.lengths.clamp(max=4)

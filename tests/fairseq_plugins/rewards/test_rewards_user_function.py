@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
-from reward_cases import dictionary_of, outputs_of, task_of
-
-from fairseq_plugins.rewards import build_reward
+from reward_cases import dictionary_of, outputs_of, reward_of, task_of
 
 DICTIONARY = dictionary_of("a@@", "b", "c")
 OUTPUTS = outputs_of(
@@ -42,7 +40,7 @@ def working_directory(tmp_path, monkeypatch):
 
 
 def reward(name: str, **options: object):
-    return build_reward(name, level="text", task=task_of(DICTIONARY), bpe="@@ ", **options)
+    return reward_of(name, "text", task_of(DICTIONARY), reward_remove_bpe="@@ ", **options)
 
 
 def test_a_function_of_the_working_directory_gets_text_and_gives_rewards(working_directory):

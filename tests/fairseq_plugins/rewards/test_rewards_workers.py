@@ -7,10 +7,9 @@ import time
 
 import pytest
 import reward_measures
-from reward_cases import dictionary_of, outputs_of, task_of
+from reward_cases import dictionary_of, outputs_of, reward_of, task_of
 from torch.utils.data import DataLoader
 
-from fairseq_plugins.rewards import build_reward
 from fairseq_plugins.rewards.text_rewards import chrf
 from fairseq_plugins.rewards.worker_pool import WorkerPool
 
@@ -125,5 +124,5 @@ def test_an_exception_in_this_process_has_the_sentence_too():
 def test_a_reward_can_be_pickled():
     words = dictionary_of("a", "b")
     outputs = outputs_of(["a b", "b"], ["a b"], words)
-    scored = build_reward("sentence_bleu", level="text", task=task_of(words))
+    scored = reward_of("sentence_bleu", "text", task_of(words))
     assert pickle.loads(pickle.dumps(scored))(outputs).equal(scored(outputs))
