@@ -160,17 +160,14 @@ class TextStatistics:
     """BLEU's statistics of each output, counted by sacrebleu with its tokenisation."""
 
     def __init__(self, options: RewardOptions) -> None:
-        if options.reward_sacrebleu_tokenizer not in BLEU.TOKENIZERS:
+        tokenizer = options.reward_sacrebleu_tokenizer
+        if tokenizer not in BLEU.TOKENIZERS:
             raise ValueError(
                 f"--reward-sacrebleu-tokenizer must be one of {', '.join(BLEU.TOKENIZERS)}; "
-                f"got {options.reward_sacrebleu_tokenizer!r}"
+                f"got {tokenizer!r}"
             )
         self._orders = options.max_order
-        measure = functools.partial(
-            bleu_statistics,
-            max_order=options.max_order,
-            tokenizer=options.reward_sacrebleu_tokenizer,
-        )
+        measure = functools.partial(bleu_statistics, max_order=self._orders, tokenizer=tokenizer)
         self._pairs = _PairMeasure(options, measure)
 
     def __call__(self, outputs: Outputs) -> BleuStatistics:

@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fairseq.data import Dictionary
-from torch import Tensor
+from torch import Tensor, nn
 
 from criterions.stochastic_graph import (
     Expectation,
@@ -17,6 +18,7 @@ from criterions.stochastic_graph import (
     SampleRequest,
     StochasticGraph,
     StochasticNode,
+    UncheckedOneHotCategorical,
     deterministic_value,
 )
 from fairseq_plugins.decoding import evaluation_mode
@@ -27,9 +29,9 @@ from fairseq_plugins.model_pass import (
     recorded_states,
     replaced_method,
 )
+from fairseq_plugins.relaxed_feeding import two_pass_logits, unrolled_logits
 from fairseq_plugins.stochastic_graph.config import Settings
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
-from fairseq_plugins.stochastic_graph.relaxed_pass import relaxed_logits
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 
 
@@ -102,16 +104,7 @@ class ScoredPasses:
                 # The estimate is to be unbiased for the model without dropout.
                 stack.enter_context(evaluation_mode(model, keep_recurrent=True))
             if settings.relaxed:
-                logits = relaxed_logits(
-                    model,
-                    rollout,
-                    graph,
-                    settings,
-                    self.estimators.relaxed,
-                    self.estimators.temperature(update),
-                    self.dictionary.pad(),
-                )
-                return ScoredPass(graph, logits, None)
+                return ScoredPass(graph, self._relaxed_logits(model, rollout, graph, update), None)
             positions = states = None
             if in_pieces and decodes_in_pieces(model):
                 # With dropout, equal outputs are scored each by itself.
@@ -120,7 +113,11 @@ class ScoredPasses:
                 # Whoever asks all the same is noticed, and the pass is done again.
                 stack.enter_context(replaced_method(graph, "record", _unrecorded))
             elif batch.samples > 1:
-                stack.enter_context(_no_layers_in_encoder(model, graph, batch.samples))
+                error = (
+                    f"--samples {batch.samples} does not go with {{}} in the encoder, whose output "
+                    "the samples of a source share: use --samples 1"
+                )
+                stack.enter_context(_no_layers_in(model.encoder, graph, error))
             if self.estimators.reads_states:
                 recorded = stack.enter_context(recorded_states(model.decoder))
             if positions is None:
@@ -137,6 +134,36 @@ class ScoredPasses:
         if batch.samples > 1 and not tokens_drawn and settings.cost != "reward":
             _check_something_drawn(scored, batch.samples)
         return scored
+
+    def _relaxed_logits(
+        self, model: Any, rollout: Rollout, graph: StochasticGraph, update: int
+    ) -> Tensor:
+        """``[rows, tgt_len, vocab]`` of a decoder that is fed relaxed tokens of its own, as nodes.
+
+        Raises:
+            ValueError: a layer of the decoder, which runs several times, asks for a sample.
+        """
+        settings, batch, forced = self.settings, rollout.batch, rollout.forced
+        assert forced is not None
+
+        def feed(logits: Tensor, step: int | None) -> Tensor:
+            # Padding has no embedding, and decoding never emits it.
+            padding = torch.full((1,), self.dictionary.pad(), device=logits.device)
+            allowed = logits.index_fill(-1, padding, -torch.inf)
+            if settings.feed == "soft":
+                allowed = allowed / self.estimators.temperature(update)
+            distribution = UncheckedOneHotCategorical(logits=allowed)
+            return graph.sample(FED, distribution, estimator=self.estimators.relaxed, step=step)
+
+        unroll = unrolled_logits if settings.unroll == "step_by_step" else two_pass_logits
+        error = (
+            "{} is in the decoder, which relaxed feeding (--feed soft, gumbel, gumbel_st, "
+            "straight_through) runs once for every token: use --feed teacher, greedy or sample"
+        )
+        with _no_layers_in(model.decoder, graph, error):
+            # A token that is forced is fed in the next step.
+            fed = {"feed": feed, "teacher_mask": forced.roll(1, dims=1)}
+            return unroll(model, batch.net_input, batch.prev_output_tokens, **fed)
 
 
 def _unrecorded(request: SampleRequest) -> Tensor:
@@ -156,18 +183,20 @@ def _check_something_drawn(done: ScoredPass, samples: int) -> None:
 
 
 @contextmanager
-def _no_layers_in_encoder(model: Any, graph: StochasticGraph, samples: int) -> Iterator[None]:
-    """For a while, refuse layers in the encoder, whose output several samples share."""
+def _no_layers_in(module: nn.Module, graph: StochasticGraph, error: str) -> Iterator[None]:
+    """For a while, refuse layers in the encoder or the decoder.
 
-    def refuse(request: SampleRequest) -> None:
-        raise ValueError(
-            f"--samples {samples} does not go with node {request.name!r} in the encoder, whose "
-            "output the samples of a source share: use --samples 1"
-        )
+    ``error``: of the ``ValueError``, with ``{}`` where the node's name belongs.
+    """
+
+    def refuse(request: SampleRequest) -> Tensor:
+        if request.name == FED:
+            return StochasticGraph.record(graph, request)
+        raise ValueError(error.format(f"node {request.name!r}"))
 
     handles = [
-        model.encoder.register_forward_pre_hook(lambda *_: setattr(graph, "record", refuse)),
-        model.encoder.register_forward_hook(lambda *_: delattr(graph, "record")),
+        module.register_forward_pre_hook(lambda *_: setattr(graph, "record", refuse)),
+        module.register_forward_hook(lambda *_: delattr(graph, "record")),
     ]
     try:
         yield

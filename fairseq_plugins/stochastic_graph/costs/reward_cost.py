@@ -8,13 +8,18 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from criterions.candidate_losses import unique_samples
+from criterions.candidate_losses import (
+    CANDIDATE_LOSSES,
+    effective_sample_size,
+    first_occurrences,
+    unique_samples,
+)
 from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import GreedyDecode
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.rewards import RewardOptions, build_reward
-from fairseq_plugins.stochastic_graph.candidate_set import record_candidates
 from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
@@ -64,7 +69,7 @@ class NegativeReward(Cost):
             rewards = self.reward(outputs)
             costs = self._cost(rewards, samples)
             if settings.estimator == "candidate_set":
-                size = record_candidates(done, distribution, rollout, costs, settings)
+                size = self._record_candidates(done, distribution, rollout, costs)
                 logs["effective_sample_size"] = size
             else:
                 graph.cost("reward", costs)
@@ -98,6 +103,53 @@ class NegativeReward(Cost):
         if self.bounds != (None, None):
             rewards = clip_rewards(rewards, *self.bounds)
         return 1 - rewards if normalization == "none" else -rewards
+
+    def _record_candidates(
+        self, done: ScoredPass, distribution: Distribution, rollout: Rollout, costs: Tensor
+    ) -> Tensor:
+        """Add the loss of each source's candidates; the sum of their effective sample sizes.
+
+        A layer's outcome for one candidate has part in the loss of the whole set, which is the cost
+        of each of its rows: with a score function, every score term would be too small by the size
+        of the set.
+
+        Args:
+            done: the pass with gradient.
+            distribution: of the tokens, of batch shape ``[rows, length]``.
+            rollout: the candidates, those of a source side by side.
+            costs: ``[rows]``.
+
+        Raises:
+            ValueError: a layer of the model has a score term.
+        """
+        for node in done.layers:
+            if node.log_prob is not None:
+                raise ValueError(
+                    f"--estimator candidate_set does not go with the score function of {node}: use "
+                    "--layer-estimator straight_through, none, expectation or mode, or --estimator "
+                    "score_function"
+                )
+        settings, samples, mask = self.settings, rollout.batch.samples, rollout.action_mask
+
+        def grouped(rows: Tensor) -> Tensor:
+            return rows.unflatten(0, (-1, samples))
+
+        log_probs = grouped(distribution.log_prob(rollout.tokens).masked_fill(~mask, 0).sum(1))
+        # Of the same candidates the first counts; </s> distinguishes an output from a cut one.
+        different = first_occurrences(grouped(rollout.tokens), grouped(rollout.num_tokens))
+        # An empty reference has no probability: decoding never ends before the first token.
+        different = different & log_probs.detach().isfinite()
+        loss_of, costs = CANDIDATE_LOSSES[settings.candidate_loss], grouped(costs)
+        if settings.candidate_loss == "risk":
+            alpha = settings.candidate_sharpness
+            loss = loss_of(log_probs, costs, alpha=alpha, mask=different)
+        else:
+            # The other losses compare scores of outputs of different lengths.
+            alpha, lengths = 1.0, grouped(mask.sum(1)).clamp(min=1)
+            loss = loss_of(log_probs, costs, mask=different, lengths=lengths)
+            log_probs = log_probs / lengths
+        done.graph.cost(f"candidate_{settings.candidate_loss}", loss.repeat_interleave(samples))
+        return effective_sample_size(alpha * log_probs.detach(), different).sum()
 
     def _compare_with(self, greedy: Rollout, done: ScoredPass, logs: Logs) -> None:
         """Let the cost of the greedy outputs be the baseline of the nodes that ask for it."""

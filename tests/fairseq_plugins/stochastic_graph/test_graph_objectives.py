@@ -7,7 +7,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_setup import ARCHITECTURES, evaluating, graph_criterion, setup
 
 from fairseq_plugins import decoding
-from fairseq_plugins.stochastic_graph import relaxed_pass
+from fairseq_plugins.stochastic_graph import scored_pass
 
 
 def built_with(corpus, learnt, arch="transformer", **options):
@@ -39,7 +39,7 @@ def decodes(monkeypatch):
 def fed_weights(monkeypatch):
     """What relaxed feeding feeds, and the logits it is made of: ``[batch, vocab]`` each step."""
     fed = []
-    unroll = relaxed_pass.unrolled_logits
+    unroll = scored_pass.unrolled_logits
 
     def recording(*arguments, feed, **keywords):
         def recorded(logits, step):
@@ -49,7 +49,7 @@ def fed_weights(monkeypatch):
 
         return unroll(*arguments, feed=recorded, **keywords)
 
-    monkeypatch.setattr(relaxed_pass, "unrolled_logits", recording)
+    monkeypatch.setattr(scored_pass, "unrolled_logits", recording)
     return fed
 
 
