@@ -19,7 +19,7 @@ from fairseq_plugins.optimizer_state import load_state_of_other_criterions
 from fairseq_plugins.parallel_training import check_parallel_training
 from fairseq_plugins.stochastic_graph.config import StochasticGraphCriterionConfig, resolve
 from fairseq_plugins.stochastic_graph.consistency import check_consistent
-from fairseq_plugins.stochastic_graph.costs import COSTS, Cost, CostOptions
+from fairseq_plugins.stochastic_graph.costs import COSTS, Cost
 from fairseq_plugins.stochastic_graph.costs.cross_entropy_cost import TokenLosses
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED, FED, CriterionEstimators
 from fairseq_plugins.stochastic_graph.rollout import Rollout, Rollouts
@@ -55,10 +55,9 @@ class StochasticGraphCriterion(FairseqCriterion):
         )
         parts = (self.settings, self.estimators, self.dictionary)
         self.rollouts, self.passes = Rollouts(*parts), ScoredPasses(*parts)
-        options = CostOptions(
-            self.settings, task, self.estimators.token, self.train_step.sum_over_workers
+        self.cost: Cost = COSTS.create(
+            self.settings.cost, self.settings, task, self.train_step.sum_over_workers
         )
-        self.cost: Cost = COSTS.create(self.settings.cost, options)
         self._adds_cross_entropy = (
             not self.cost.per_token and self.settings.cross_entropy_weight > 0
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from criterions.stochastic_graph import (
     Expectation,
@@ -21,8 +23,9 @@ from criterions.stochastic_graph import (
     UncheckedOneHotCategorical,
     deterministic_value,
 )
+from criterions.token_categorical import TokenCategorical
 from fairseq_plugins.decoding import evaluation_mode
-from fairseq_plugins.existing_positions import ExistingPositions, decodes_in_pieces
+from fairseq_plugins.existing_positions import ExistingPositions, ExistingTokens, decodes_in_pieces
 from fairseq_plugins.model_pass import (
     given_reference,
     model_pass,
@@ -39,6 +42,7 @@ from fairseq_plugins.stochastic_graph.rollout import Rollout
 class ScoredPass:
     """What the pass gives.
 
+    ``made_by``: has the settings.
     ``graph``: with the nodes of the model's layers, and of relaxed tokens; still without costs.
     ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any; with
     ``positions`` a list, ``[positions, vocab]`` of each of their pieces.
@@ -46,6 +50,7 @@ class ScoredPass:
     ``positions``: those that were computed; None for all.
     """
 
+    made_by: ScoredPasses
     graph: StochasticGraph
     logits: Any
     states: Tensor | None
@@ -55,6 +60,35 @@ class ScoredPass:
     def layers(self) -> list[StochasticNode]:
         """The nodes that the model recorded, and not the criterion."""
         return [node for node in self.graph.nodes.values() if node.name not in (EMITTED, FED)]
+
+    @cached_property
+    def token_distribution(self) -> Distribution:
+        """What decoding draws from, for all positions ``[rows, length]``."""
+        if (positions := self.positions) is None:
+            columns = torch.arange(self.logits.size(-2), device=self.logits.device)
+            return self._distribution(self.logits, columns)
+        pairs = zip(self.logits, positions.indices, strict=True)
+        width = positions.shape[1]
+        pieces = [self._distribution(logits, index % width) for logits, index in pairs]
+        return ExistingTokens(positions, pieces)
+
+    def _distribution(self, logits: Tensor, columns: Tensor) -> TokenCategorical:
+        # Decoding never emits padding, nor </s> at once.
+        eos, pad = self.made_by.dictionary.eos(), self.made_by.dictionary.pad()
+        excluded = {pad: None, eos: columns.eq(0).expand(logits.shape[:-1])}
+        temperature = self.made_by.settings.sample_temperature
+        return TokenCategorical(logits, temperature=temperature, excluded=excluded)
+
+    def record_tokens(self, name: str, tokens: Tensor, mask: Tensor) -> None:
+        """Add tokens that were drawn, ``[rows, length]``, as nodes where ``mask`` is True."""
+        self.graph.sample(
+            name,
+            self.token_distribution,
+            estimator=self.made_by.estimators.token,
+            mask=mask,
+            value=tokens,
+            baseline_input=self.states,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +138,8 @@ class ScoredPasses:
                 # The estimate is to be unbiased for the model without dropout.
                 stack.enter_context(evaluation_mode(model, keep_recurrent=True))
             if settings.relaxed:
-                return ScoredPass(graph, self._relaxed_logits(model, rollout, graph, update), None)
+                logits = self._relaxed_logits(model, rollout, graph, update)
+                return ScoredPass(self, graph, logits, None)
             positions = states = None
             if in_pieces and decodes_in_pieces(model):
                 # With dropout, equal outputs are scored each by itself.
@@ -129,7 +164,7 @@ class ScoredPasses:
             if positions is not None:
                 states = positions.spread([piece.flatten(0, 1) for piece in recorded])
             self.estimators.check_states(states)
-        scored = ScoredPass(graph, logits, states, positions)
+        scored = ScoredPass(self, graph, logits, states, positions)
         tokens_drawn = settings.feed != "teacher" or settings.target == "raml"
         if batch.samples > 1 and not tokens_drawn and settings.cost != "reward":
             _check_something_drawn(scored, batch.samples)

@@ -5,6 +5,6 @@ from fairseq_plugins.stochastic_graph.costs import (  # noqa: F401
     expected_bleu_cost,
     reward_cost,
 )
-from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
+from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, Logs
 
-__all__ = ["COSTS", "Cost", "CostOptions", "Logs"]
+__all__ = ["COSTS", "Cost", "Logs"]

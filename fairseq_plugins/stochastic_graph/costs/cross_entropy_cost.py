@@ -64,9 +64,7 @@ class CrossEntropy(Cost):
         if settings.records_tokens:
             # The last token is fed to no one.
             is_fed = columns_of(rollout.tokens) < batch.reference.num_tokens.unsqueeze(1) - 1
-            distribution = self.token_distribution(done)
-            mask = rollout.action_mask & is_fed
-            self.record_tokens(done, FED, distribution, rollout.tokens, mask)
+            done.record_tokens(FED, rollout.tokens, rollout.action_mask & is_fed)
         losses = TokenLosses.of(done.logits, batch, settings.label_smoothing)
         before = [FED] if settings.records_tokens else []
         done.graph.cost("cross_entropy", losses.smoothed, mask=losses.counts, before=before)

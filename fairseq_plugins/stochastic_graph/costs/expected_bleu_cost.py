@@ -28,8 +28,7 @@ class ExpectedBleu(Cost):
     def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         if self.settings.records_tokens:
             # The last token, too: whether it is </s> decides on how many positions there are.
-            distribution = self.token_distribution(done)
-            self.record_tokens(done, FED, distribution, rollout.tokens, rollout.action_mask)
+            done.record_tokens(FED, rollout.tokens, rollout.action_mask)
         bleu = self.sentence_bleu(done.logits, rollout.batch, rollout.num_tokens)
         done.graph.cost("expected_bleu", 1 - bleu)
         return {}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from criterions.candidate_losses import (
     CANDIDATE_LOSSES,
@@ -20,7 +19,8 @@ from criterions.reward_shaping import clip_rewards, normalize_rewards
 from criterions.stochastic_graph import GreedyDecode
 from fairseq_plugins.batch import Batch
 from fairseq_plugins.rewards import RewardOptions, build_reward
-from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, CostOptions, Logs
+from fairseq_plugins.stochastic_graph.config import Settings
+from fairseq_plugins.stochastic_graph.costs.cost import COSTS, Cost, Logs
 from fairseq_plugins.stochastic_graph.node_estimators import EMITTED
 from fairseq_plugins.stochastic_graph.rollout import Rollout
 from fairseq_plugins.stochastic_graph.scored_pass import ScoredPass
@@ -32,11 +32,12 @@ class NegativeReward(Cost):
 
     reads_logits: ClassVar[bool] = False
 
-    def __init__(self, options: CostOptions) -> None:
-        super().__init__(options)
-        settings = options.settings
+    def __init__(
+        self, settings: Settings, task: Any, sum_over_workers: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(settings, task, sum_over_workers)
         self.bounds = _bounds_of("--reward-clip", settings.reward_clip)
-        self.reward = build_reward(RewardOptions.of(settings, options.task))
+        self.reward = build_reward(RewardOptions.of(settings, task))
         if settings.credit == "reward_to_go" and not self.reward.per_token:
             raise ValueError(
                 f"--credit reward_to_go does not go with --reward {settings.reward}: it does "
@@ -45,17 +46,15 @@ class NegativeReward(Cost):
 
     def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         settings, graph = self.settings, done.graph
-        if not settings.emits_greedily or settings.feed == "teacher":
-            distribution = self.token_distribution(done)
         if settings.feed == "teacher" or settings.relaxed:
             eos, pad = self.dictionary.eos(), self.dictionary.pad()
-            rollout = rollout.emitting(distribution, eos, pad, greedy=settings.emits_greedily)
+            tokens, greedily = done.token_distribution, settings.emits_greedily
+            rollout = rollout.emitting(tokens, eos, pad, greedy=greedily)
         outputs, samples = rollout.outputs, rollout.batch.samples
         if settings.emits_greedily:
             _check_layers_have_scores(done)
         elif settings.records_tokens:
-            mask = rollout.action_mask
-            self.record_tokens(done, EMITTED, distribution, rollout.tokens, mask)
+            done.record_tokens(EMITTED, rollout.tokens, rollout.action_mask)
 
         logs: Logs = {}
         if settings.credit == "reward_to_go":
@@ -69,7 +68,7 @@ class NegativeReward(Cost):
             rewards = self.reward(outputs)
             costs = self._cost(rewards, samples)
             if settings.estimator == "candidate_set":
-                size = self._record_candidates(done, distribution, rollout, costs)
+                size = self._record_candidates(done, rollout, costs)
                 logs["effective_sample_size"] = size
             else:
                 graph.cost("reward", costs)
@@ -98,15 +97,13 @@ class NegativeReward(Cost):
         normalization = self.settings.reward_normalization
         if normalization != "none":
             rewards = normalize_rewards(
-                rewards.view(-1, samples), normalization, self.options.sum_over_workers
+                rewards.view(-1, samples), normalization, self.sum_over_workers
             ).flatten()
         if self.bounds != (None, None):
             rewards = clip_rewards(rewards, *self.bounds)
         return 1 - rewards if normalization == "none" else -rewards
 
-    def _record_candidates(
-        self, done: ScoredPass, distribution: Distribution, rollout: Rollout, costs: Tensor
-    ) -> Tensor:
+    def _record_candidates(self, done: ScoredPass, rollout: Rollout, costs: Tensor) -> Tensor:
         """Add the loss of each source's candidates; the sum of their effective sample sizes.
 
         A layer's outcome for one candidate has part in the loss of the whole set, which is the cost
@@ -115,7 +112,6 @@ class NegativeReward(Cost):
 
         Args:
             done: the pass with gradient.
-            distribution: of the tokens, of batch shape ``[rows, length]``.
             rollout: the candidates, those of a source side by side.
             costs: ``[rows]``.
 
@@ -134,7 +130,8 @@ class NegativeReward(Cost):
         def grouped(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (-1, samples))
 
-        log_probs = grouped(distribution.log_prob(rollout.tokens).masked_fill(~mask, 0).sum(1))
+        log_probs = done.token_distribution.log_prob(rollout.tokens).masked_fill(~mask, 0)
+        log_probs = grouped(log_probs.sum(1))
         # Of the same candidates the first counts; </s> distinguishes an output from a cut one.
         different = first_occurrences(grouped(rollout.tokens), grouped(rollout.num_tokens))
         # An empty reference has no probability: decoding never ends before the first token.
