@@ -1,9 +1,10 @@
-"""Checks of flags that criterions share; every message names the flag."""
+"""What declarations and checks of flags share; every message names the flag."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 from criterions.stochastic_graph import Schedule, parse_schedule
@@ -11,9 +12,21 @@ from criterions.stochastic_graph import Schedule, parse_schedule
 SENTENCE_ENDS = ("ngram", "ignore")
 """``--sentence-end``: whether ``</s>`` is a token of BLEU's n-grams."""
 
+SCHEDULE = "a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
+"""What a flag that is a schedule takes, for its help text."""
 
 HIGHEST_ORDER = 16
 """Of ``--max-order``: time and memory grow with the square of the order."""
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a dataclass of flags: its default value and its help text."""
+    return field(default=default, metadata={"help": text})
+
+
+def as_flag(name: str) -> str:
+    """``reward_level`` as it is written on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def at_least(flag: str, value: Any, smallest: float, *, at_most: float = math.inf) -> Any:

@@ -4,7 +4,7 @@ import logging
 import re
 from argparse import ArgumentParser
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -14,11 +14,9 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass, interpret_dc_type
 from torch import Tensor, nn
 
 from criterions.checks import check_choice
+from fairseq_plugins.flags import as_flag, option
 
 logger = logging.getLogger(__name__)
-
-SCHEDULE = "a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
-"""What a flag that is a schedule takes, for its help text."""
 
 Flags = TypeVar("Flags", bound="ModelFlags")
 
@@ -26,7 +24,7 @@ Flags = TypeVar("Flags", bound="ModelFlags")
 def flag(default: Any, text: str) -> Any:
     """A field of :class:`ModelFlags`: its default value and its help text."""
     shown = "" if default is None else f" [default: {'off' if default is False else default}]"
-    return field(default=default, metadata={"help": text + shown})
+    return option(default, text + shown)
 
 
 @dataclass
@@ -64,8 +62,7 @@ class ModelFlags(FairseqDataclass):
                 continue
             choices = interpret_dc_type(known.type)
             if isinstance(choices, type) and issubclass(choices, Enum):
-                name = "--" + known.name.replace("_", "-")
-                check_choice(name, value, [choice.value for choice in choices])
+                check_choice(as_flag(known.name), value, [choice.value for choice in choices])
             setattr(found, known.name, value)
         return found
 
@@ -82,8 +79,7 @@ def check_evaluated(args: Any) -> None:
     for name, (pattern, expected) in _EVALUATED.items():
         value = getattr(args, name, None)
         if isinstance(value, str) and not re.fullmatch(pattern, value):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be {expected}; got {value!r}")
+            raise ValueError(f"{as_flag(name)} must be {expected}; got {value!r}")
 
 
 def adapt_state_dict(

@@ -14,34 +14,21 @@ from criterions.checks import check_choice
 from criterions.edit_distance_sampling import EDIT_KINDS
 from criterions.reward_shaping import NORMALIZATIONS
 from criterions.stochastic_graph import BASELINES, ESTIMATORS
-from fairseq_plugins.flags import SENTENCE_ENDS
+from fairseq_plugins.flags import SCHEDULE, SENTENCE_ENDS, option
 from fairseq_plugins.parallel_training import ParallelTrainingConfig
 from fairseq_plugins.rewards import LEVELS, reward_help
 from fairseq_plugins.stochastic_graph.presets import OBJECTIVES
 from fairseq_plugins.stochastic_graph.token_estimators import TOKEN_ESTIMATORS
 
-RELAXED_FEEDS = ("soft", "gumbel", "gumbel_st", "straight_through")
+RELAXED_FEEDS = {
+    "soft": "pathwise",
+    "gumbel": "pathwise",
+    "gumbel_st": "straight_through",
+    "straight_through": "straight_through",
+}
+"""Values of ``--feed`` of a decoder that is fed vectors, and the ``--estimator`` of each."""
 
-FEED = ChoiceEnum(["teacher", "greedy", "sample", *RELAXED_FEEDS])
-UNROLL = ChoiceEnum(["step_by_step", "two_pass"])
-TARGET = ChoiceEnum(["reference", "raml"])
-RAML_DISTANCE = ChoiceEnum(list(EDIT_KINDS))
-EMIT = ChoiceEnum(["sample", "greedy"])
-SAMPLE_DROPOUT = ChoiceEnum(["off", "scoring", "both"])
-REWARD_LEVEL = ChoiceEnum(list(LEVELS))
-NORMALIZATION = ChoiceEnum(list(NORMALIZATIONS))
-CREDIT = ChoiceEnum(["whole", "reward_to_go"])
-ESTIMATOR = ChoiceEnum(
-    ["none", *TOKEN_ESTIMATORS.names, "pathwise", "straight_through", "candidate_set"]
-)
-BASELINE = ChoiceEnum(list(BASELINES.names))
-CANDIDATE_LOSS = ChoiceEnum(list(CANDIDATE_LOSSES))
-LAYER_ESTIMATOR = ChoiceEnum(list(ESTIMATORS.names))
-LAYER_BASELINE = ChoiceEnum(["none", "moving_average", "leave_one_out", "greedy"])
-SMOOTHING = ChoiceEnum(list(SMOOTHINGS))
-SENTENCE_END = ChoiceEnum(["auto", *SENTENCE_ENDS])
-
-_SCHEDULE = "; a number, linear:START:END:UPDATES or geometric:START:END:UPDATES"
+_OTHER_ESTIMATORS = ("pathwise", "straight_through", "candidate_set")
 
 
 def _preset(default: object, text: str) -> Any:
@@ -50,21 +37,17 @@ def _preset(default: object, text: str) -> Any:
     return field(default=None, metadata={"help": text, "unset": default})
 
 
-def _option(default: object, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     """Flags of ``--criterion stochastic_graph``; None where ``--objective`` decides."""
 
-    objective: str = _option(
+    objective: str = option(
         "cross_entropy",
         "a published objective, which sets those of the flags below that are not given (see "
         "docs/objectives.md): " + ", ".join(OBJECTIVES),
     )
 
-    feed: Optional[FEED] = _preset(
+    feed: Optional[ChoiceEnum(["teacher", "greedy", "sample", *RELAXED_FEEDS])] = _preset(
         "teacher",
         "what the decoder reads in the next step: the reference's token (teacher); its own greedy "
         "or sampled token; or, with gradient, its probabilities (soft), a relaxed sample (gumbel), "
@@ -72,29 +55,31 @@ class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     )
     teacher_forcing: Optional[str] = _preset(
         "0",
-        "probability that the reference's token is read all the same (scheduled sampling)"
-        + _SCHEDULE,
+        "probability that the reference's token is read all the same (scheduled sampling); "
+        + SCHEDULE,
     )
     teacher_prefix: Optional[str] = _preset(
         "0",
         "tokens from the start of the reference that are always read (MIXER); the extra "
-        "cross-entropy is taken over these" + _SCHEDULE,
+        f"cross-entropy is taken over these; {SCHEDULE}",
     )
-    unroll: Optional[UNROLL] = _preset(
+    unroll: Optional[ChoiceEnum(["step_by_step", "two_pass"])] = _preset(
         "step_by_step",
         "relaxed feeding step by step, or approximated by two parallel passes (two_pass)",
     )
-    relaxation_temperature: Optional[str] = _preset("1", "of soft and Gumbel feeding" + _SCHEDULE)
-    target: Optional[TARGET] = _preset(
+    relaxation_temperature: Optional[str] = _preset("1", f"of soft and Gumbel feeding; {SCHEDULE}")
+    target: Optional[ChoiceEnum(["reference", "raml"])] = _preset(
         "reference", "target of the cross-entropy: the reference, or edits of it (raml)"
     )
-    raml_distance: Optional[RAML_DISTANCE] = _preset("edit", "which edits raml samples")
+    raml_distance: Optional[ChoiceEnum(list(EDIT_KINDS))] = _preset(
+        "edit", "which edits raml samples"
+    )
     raml_temperature: Optional[float] = _preset(
         0.85,
         "of raml's exponentiated payoff, in units of 1 + log(vocabulary); fewer edits if small",
     )
 
-    emit: Optional[EMIT] = _preset(
+    emit: Optional[ChoiceEnum(["sample", "greedy"])] = _preset(
         "sample",
         "how the rewarded tokens are chosen: drawn, or the most probable ones (greedy), where the "
         "score terms are those of the model's stochastic layers",
@@ -111,7 +96,7 @@ class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     sample_topp: Optional[float] = _preset(
         1.0, "draw from the most probable tokens of this total mass"
     )
-    sample_dropout: Optional[SAMPLE_DROPOUT] = _preset(
+    sample_dropout: Optional[ChoiceEnum(["off", "scoring", "both"])] = _preset(
         "off",
         "dropout in sampling and in the pass that scores the samples: off in both (the estimator "
         "is unbiased for the model without dropout), on in scoring only, or on in both",
@@ -122,21 +107,27 @@ class StochasticGraphCriterionConfig(ParallelTrainingConfig):
         "what is minimised: cross_entropy, expected_bleu (1 - BLEU) or reward (1 - reward)",
     )
     reward: Optional[str] = _preset("sentence_bleu", reward_help())
-    reward_level: Optional[REWARD_LEVEL] = _preset(
+    reward_level: Optional[ChoiceEnum(list(LEVELS))] = _preset(
         "tokens", "rewards of token ids, on their device, or of detokenised text"
     )
-    reward_normalization: Optional[NORMALIZATION] = _preset(
+    reward_normalization: Optional[ChoiceEnum(list(NORMALIZATIONS))] = _preset(
         "none",
         "subtract the mean and divide by the standard deviation of the rewards of the batch, or "
         "of each source's samples (group)",
     )
-    credit: Optional[CREDIT] = _preset(
+    credit: Optional[ChoiceEnum(["whole", "reward_to_go"])] = _preset(
         "whole",
         "cost that a token answers for: the whole, or what it and later tokens add (reward_to_go)",
     )
-    estimator: Optional[ESTIMATOR] = _preset("none", "of the gradient through the choice of tokens")
-    baseline: Optional[BASELINE] = _preset("none", "subtracted from the cost of a sampled token")
-    candidate_loss: Optional[CANDIDATE_LOSS] = _preset("risk", "loss over a set of candidates")
+    estimator: Optional[ChoiceEnum(["none", *TOKEN_ESTIMATORS.names, *_OTHER_ESTIMATORS])] = (
+        _preset("none", "of the gradient through the choice of tokens")
+    )
+    baseline: Optional[ChoiceEnum(list(BASELINES.names))] = _preset(
+        "none", "subtracted from the cost of a sampled token"
+    )
+    candidate_loss: Optional[ChoiceEnum(list(CANDIDATE_LOSSES))] = _preset(
+        "risk", "loss over a set of candidates"
+    )
     candidate_sharpness: Optional[float] = _preset(0.005, "alpha of the risk over candidates")
     candidate_reference: Optional[bool] = _preset(False, "add the reference to the candidates")
     cross_entropy_weight: Optional[float] = _preset(
@@ -144,40 +135,42 @@ class StochasticGraphCriterionConfig(ParallelTrainingConfig):
     )
     label_smoothing: Optional[float] = _preset(0.0, "epsilon of the cross-entropy, 0 means none")
 
-    baseline_decay: float = _option(
+    baseline_decay: float = option(
         0.99, "of moving averages, per batch (with --update-freq N, N times an update)"
     )
-    baseline_state_dim: Optional[int] = _option(
+    baseline_state_dim: Optional[int] = option(
         None, "size of the decoder's state that --baseline learned reads, if the model cannot tell"
     )
-    layer_estimator: LAYER_ESTIMATOR = _option(
+    layer_estimator: ChoiceEnum(list(ESTIMATORS.names)) = option(
         "score_function", "for stochastic layers in the model that ask for none themselves"
     )
-    layer_baseline: LAYER_BASELINE = _option(
+    layer_baseline: ChoiceEnum(["none", "moving_average", "leave_one_out", "greedy"]) = option(
         "moving_average", "of --layer-estimator score_function"
     )
-    reward_clip: Optional[str] = _option(
+    reward_clip: Optional[str] = option(
         None, "LOW:HIGH, bounds of the (normalised) rewards; either may be left out"
     )
-    reward_workers: int = _option(0, "processes that score text with sacrebleu, 0 means none")
-    reward_remove_bpe: Optional[str] = _option(
+    reward_workers: int = option(0, "processes that score text with sacrebleu, 0 means none")
+    reward_remove_bpe: Optional[str] = option(
         None, "segmentation to undo before text is rewarded: sentencepiece, subword_nmt, ..."
     )
-    reward_detok: str = _option("space", "fairseq tokenizer whose work is undone (moses, ...)")
-    reward_detok_args: str = _option("{}", "JSON object of its options")
-    reward_sacrebleu_tokenizer: str = _option("13a", "sacrebleu's, for BLEU and GLEU of text")
-    max_order: int = _option(4, "highest n-gram order of BLEU and GLEU")
-    smoothing: SMOOTHING = _option("add-k", "of BLEU, see --criterion expected_bleu")
-    sentence_end: SENTENCE_END = _option(
+    reward_detok: str = option("space", "fairseq tokenizer whose work is undone (moses, ...)")
+    reward_detok_args: str = option("{}", "JSON object of its options")
+    reward_sacrebleu_tokenizer: str = option("13a", "sacrebleu's, for BLEU and GLEU of text")
+    max_order: int = option(4, "highest n-gram order of BLEU and GLEU")
+    smoothing: ChoiceEnum(list(SMOOTHINGS)) = option(
+        "add-k", "of BLEU, see --criterion expected_bleu"
+    )
+    sentence_end: ChoiceEnum(["auto", *SENTENCE_ENDS]) = option(
         "auto",
         "n-grams that end in </s> count in expected BLEU and in rewards of tokens (ngram), or do "
         "not (ignore); auto is ngram for expected BLEU and ignore for rewards",
     )
-    max_decode_ratio: float = _option(
+    max_decode_ratio: float = option(
         2.0, "outputs have at most this many times the source's tokens, plus 10"
     )
-    max_decode_length: int = _option(200, "outputs have at most this many tokens")
-    ignore_prefix_size: int = _option(
+    max_decode_length: int = option(200, "outputs have at most this many tokens")
+    ignore_prefix_size: int = option(
         0, "every output starts with the reference's first N tokens, which do not count"
     )
     sentence_avg: bool = II("optimization.sentence_avg")
@@ -211,11 +204,6 @@ class Settings(StochasticGraphCriterionConfig):
         )
         schedules = (self.teacher_forcing, self.teacher_prefix)
         self.forces_tokens = schedules != ("0", "0") or self.ignore_prefix_size > 0
-
-
-def flag(name: str) -> str:
-    """``reward_level`` as it is written on the command line."""
-    return "--" + name.replace("_", "-")
 
 
 def resolve(cfg: StochasticGraphCriterionConfig) -> tuple[Settings, set[str]]:
@@ -257,5 +245,5 @@ def _usual_estimator(settings: Settings, preset: Mapping[str, Any]) -> str:
     if settings.cost == "reward":
         return "candidate_set" if preset.get("estimator") == "candidate_set" else "score_function"
     if settings.relaxed:
-        return "pathwise" if settings.feed in ("soft", "gumbel") else "straight_through"
+        return RELAXED_FEEDS[settings.feed]
     return "none"

@@ -5,17 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator
 
-from fairseq_plugins.decoding import Sampling
-from fairseq_plugins.flags import HIGHEST_ORDER, above, at_least, below_1
+from fairseq_plugins.flags import HIGHEST_ORDER, above, as_flag, at_least, below_1
 from fairseq_plugins.rewards import flags_of
-from fairseq_plugins.stochastic_graph.config import Settings, flag
+from fairseq_plugins.stochastic_graph.config import RELAXED_FEEDS, Settings
 
-_ESTIMATOR_OF_RELAXED = {
-    "soft": "pathwise",
-    "gumbel": "pathwise",
-    "gumbel_st": "straight_through",
-    "straight_through": "straight_through",
-}
 _AT_LEAST = {
     **dict.fromkeys(("cross_entropy_weight", "max_decode_ratio", "ignore_prefix_size"), 0),
     **dict.fromkeys(("samples", "baseline_state_dim", "max_decode_length"), 1),
@@ -47,17 +40,16 @@ def check_consistent(settings: Settings, given: Collection[str]) -> None:
         if name in given
     )
     for first, second, why in itertools.chain(_contradictions(settings), without_effect):
-        one, other = (f"{flag(name)} {getattr(settings, name)}" for name in (first, second))
+        one, other = (f"{as_flag(name)} {getattr(settings, name)}" for name in (first, second))
         raise ValueError(f"{one} does not go with {other}: {why}")
     for name, smallest in _AT_LEAST.items():
         if (value := getattr(settings, name)) is not None:
-            at_least(flag(name), value, smallest)
+            at_least(as_flag(name), value, smallest)
     at_least("--max-order", settings.max_order, 1, at_most=HIGHEST_ORDER)
     for name in ("raml_temperature", "candidate_sharpness"):
-        above(flag(name), getattr(settings, name), 0)
-    Sampling(settings.sample_temperature, settings.sample_topk, settings.sample_topp)
+        above(as_flag(name), getattr(settings, name), 0)
     for name in ("label_smoothing", "baseline_decay"):
-        below_1(flag(name), getattr(settings, name))
+        below_1(as_flag(name), getattr(settings, name))
 
 
 def _contradictions(s: Settings) -> Iterator[tuple[str, str, str]]:
@@ -80,8 +72,8 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, str, str]]:
         if s.estimator == "candidate_set":
             yield "credit", "estimator", "a candidate set compares whole outputs"
 
-    if s.relaxed and not rewarded and s.estimator != _ESTIMATOR_OF_RELAXED[s.feed]:
-        why = f"the gradient flows through what is fed: use {_ESTIMATOR_OF_RELAXED[s.feed]}"
+    if s.relaxed and not rewarded and s.estimator != RELAXED_FEEDS[s.feed]:
+        why = f"the gradient flows through what is fed: use {RELAXED_FEEDS[s.feed]}"
         yield "estimator", "feed", why
     if not s.relaxed and s.estimator in ("pathwise", "straight_through"):
         yield "estimator", "feed", "tokens carry no gradient: use soft, gumbel, gumbel_st, ..."

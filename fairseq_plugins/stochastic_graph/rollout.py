@@ -128,11 +128,9 @@ class Rollouts:
             "--teacher-forcing", settings.teacher_forcing, at_least, 0, at_most=1
         )
         self.teacher_prefix = schedule_of("--teacher-prefix", settings.teacher_prefix, at_least, 0)
-        self.sampling = None
-        if settings.feed == "sample":
-            self.sampling = Sampling(
-                settings.sample_temperature, settings.sample_topk, settings.sample_topp
-            )
+        drawn = settings.sample_temperature, settings.sample_topk, settings.sample_topp
+        sampling = Sampling(*drawn)  # whose values are checked whatever is fed
+        self.sampling = sampling if settings.feed == "sample" else None
 
     def of(self, model: Any, sources: Batch, update: int, *, replay: bool = True) -> Rollout:
         """Decode what ``--feed`` asks for, in training.

@@ -21,9 +21,9 @@ from documents import (
 
 import_plugin()
 
+from fairseq_plugins.flags import as_flag  # noqa: E402
 from fairseq_plugins.stochastic_graph.config import (  # noqa: E402
     StochasticGraphCriterionConfig,
-    flag,
     resolve,
 )
 from fairseq_plugins.stochastic_graph.costs import COSTS  # noqa: E402
@@ -58,7 +58,7 @@ def test_every_objective_has_a_row_and_every_row_an_objective() -> None:
 def test_row_names_the_paper_and_exactly_the_flags(name: str) -> None:
     _, paper, flags, _ = ROWS[name]
     assert paper == OBJECTIVES[name].paper
-    written = " ".join(f"{flag(key)} {value}" for key, value in OBJECTIVES[name].flags.items())
+    written = " ".join(f"{as_flag(key)} {value}" for key, value in OBJECTIVES[name].flags.items())
     assert flags == (f"`{written}`" if written else "none")
 
 
@@ -88,7 +88,7 @@ def test_page_of_flags_has_every_flag_with_its_default(criterion: str) -> None:
 
 def test_page_of_flags_sorts_them_by_who_sets_them() -> None:
     axes = flag_rows(FLAGS["stochastic_graph"].split("### What it does not set")[0])
-    assert set(axes) == set(map(flag, SET_BY_OBJECTIVE))
+    assert set(axes) == set(map(as_flag, SET_BY_OBJECTIVE))
 
 
 @pytest.mark.parametrize("criterion", FLAGS)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from criterions.stochastic_graph import Schedule, estimator_of, sample
-from fairseq_plugins.flags import above, at_least, schedule_of
+from fairseq_plugins.flags import SCHEDULE, above, at_least, schedule_of
 from fairseq_plugins.models.extending import (
-    SCHEDULE,
     ModelFlags,
     adapt_state_dict,
     at_least_float32,

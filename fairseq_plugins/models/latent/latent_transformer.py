@@ -30,10 +30,9 @@ from criterions.stochastic_graph import (
     active_graph,
     sample,
 )
-from fairseq_plugins.flags import at_least, below_1, schedule_of
+from fairseq_plugins.flags import SCHEDULE, at_least, below_1, schedule_of
 from fairseq_plugins.model_pass import reference_prefix
 from fairseq_plugins.models.extending import (
-    SCHEDULE,
     ModelFlags,
     adapt_state_dict,
     flag,

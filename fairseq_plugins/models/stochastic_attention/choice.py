@@ -19,8 +19,8 @@ from criterions.stochastic_graph import (
     one_hot_argmax,
     sample,
 )
-from fairseq_plugins.flags import above, schedule_of
-from fairseq_plugins.models.extending import SCHEDULE, Flags, ModelFlags, at_least_float32, flag
+from fairseq_plugins.flags import SCHEDULE, above, schedule_of
+from fairseq_plugins.models.extending import Flags, ModelFlags, at_least_float32, flag
 
 _DEFAULT_EVALUATIONS = {
     "soft": "soft",

@@ -18,6 +18,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 from torch.nn import functional
 
+from fairseq_plugins.flags import as_flag
 from fairseq_plugins.models.extending import at_least_float32, flag
 from fairseq_plugins.models.stochastic_attention.choice import AttentionFlags, PositionChoice
 from fairseq_plugins.models.stochastic_attention.mixture import mixture_log_probabilities
@@ -301,9 +302,7 @@ def _check_other_flags(args: Any, flags: AttentionFlags) -> None:
         refused.update(quant_noise_pq=exact, quant_noise_scalar=exact)
     for name, (other, reason) in refused.items():
         if getattr(args, name, None):
-            raise ValueError(
-                f"--{name.replace('_', '-')} does not go with {other}: {reason}; leave it out"
-            )
+            raise ValueError(f"{as_flag(name)} does not go with {other}: {reason}; leave it out")
 
 
 def _indices(flag: str, text: str | None, size: int) -> list[int]:
