@@ -50,8 +50,19 @@ def fitted(
     if len(own) == saved == 1 and own[0].dim() == 1:
         if all(_fit(values, own[0]) for values in entries.values()):
             return state
-        of_model = own[0].numel() - sum(parameter.numel() for parameter in of_criterion)
-        return {**state, "state": _resized(entries, own[0].numel(), of_model)}
+        added = sum(parameter.numel() for parameter in of_criterion)
+        of_model = own[0].numel() - added
+
+        def resized(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                return value
+            return torch.nn.functional.pad(value[:of_model], (0, added))
+
+        vectors = {
+            index: {name: resized(value) for name, value in values.items()}
+            for index, values in entries.items()
+        }
+        return {**state, "state": vectors}
     of_model = len(own) - len(of_criterion)
     criterion = range(of_model, len(own))
     same = saved == len(own) and all(_fit(entries.get(at, {}), own[at]) for at in criterion)
@@ -70,20 +81,6 @@ def _fit(values: dict[str, Any], parameter: Tensor) -> bool:
     shape = parameter.shape
     known = ((), shape, shape[:-1], shape[:-2] + shape[-1:])
     return all(value.shape in known for value in values.values() if isinstance(value, Tensor))
-
-
-def _resized(entries: dict[int, Any], size: int, of_model: int) -> dict[int, Any]:
-    """Vectors of another size: the model's part, and zeros."""
-
-    def vector(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value
-        return torch.nn.functional.pad(value[:of_model], (0, size - of_model))
-
-    return {
-        index: {name: vector(value) for name, value in values.items()}
-        for index, values in entries.items()
-    }
 
 
 def _loading_what_fits(load: Any) -> Any:

@@ -54,10 +54,13 @@ class StochasticGraph(Recorder):
     """
 
     values: Mapping[Any, Tensor] = field(default_factory=dict)
-    _nodes: dict[NodeKey, StochasticNode] = field(default_factory=dict, init=False)
-    _names: set[str] = field(default_factory=set, init=False)
+    nodes: dict[NodeKey, StochasticNode] = field(default_factory=dict, init=False)
+    """Stochastic nodes by ``(name, step)``, in recording order."""
+
+    costs: dict[NodeKey, CostNode] = field(default_factory=dict, init=False)
+    """Cost nodes, likewise."""
+
     _enumerated: list[StochasticNode] = field(default_factory=list, init=False)
-    _costs: dict[NodeKey, CostNode] = field(default_factory=dict, init=False)
     _baseline_inputs: dict[NodeKey, Tensor] = field(default_factory=dict, init=False)
     _observed: dict[str, Tensor] = field(default_factory=dict, init=False)
     _batch: int | None = field(default=None, init=False)
@@ -68,16 +71,6 @@ class StochasticGraph(Recorder):
         self._with_gradient = torch.is_grad_enabled()
         super().__enter__()
         return self
-
-    @property
-    def nodes(self) -> Mapping[NodeKey, StochasticNode]:
-        """Stochastic nodes by ``(name, step)``, in recording order."""
-        return self._nodes
-
-    @property
-    def costs(self) -> Mapping[NodeKey, CostNode]:
-        """Cost nodes by ``(name, step)``, in recording order."""
-        return self._costs
 
     def sample(self, name: str, distribution: Distribution, **options: Any) -> Tensor:
         """As :func:`criterions.stochastic_graph.sample`, whose options it takes, in this graph."""
@@ -94,7 +87,7 @@ class StochasticGraph(Recorder):
                 f"graph: {CHECKPOINTING_REMEDY}; under torch.no_grad its log-probability would "
                 "have no gradient"
             )
-        if key in self._nodes:
+        if key in self.nodes:
             raise ValueError(
                 f"{what} was recorded before: give each stochastic layer its own name, "
                 "or number the steps of one with step="
@@ -107,15 +100,14 @@ class StochasticGraph(Recorder):
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from error
 
-        position, enumerated = len(self._nodes), self._enumerated
+        position, enumerated = len(self.nodes), self._enumerated
         node = _stochastic_node(request, estimator, draw, position, ancestors, enumerated)
         if node.log_prob is not None:
             self._check_batch(what, node.log_prob, node.depth)
         elif node.weights is not None:
             self._check_batch(what, node.weights, len(enumerated) + 1)
             enumerated.append(node)
-        self._nodes[key] = node
-        self._names.add(node.name)
+        self.nodes[key] = node
         if request.baseline_input is not None:
             self._baseline_inputs[key] = request.baseline_input
         return node.value
@@ -157,7 +149,7 @@ class StochasticGraph(Recorder):
         key = (name, step)
         what = describe("cost", *key)
         self._check_open(what)
-        if key in self._costs:
+        if key in self.costs:
             raise ValueError(f"{what} was recorded before: give each cost its own name or step=")
         ancestors = self._ancestors(what, parents)
         later = frozenset(self._known(what, "before", before)) if before else frozenset()
@@ -176,11 +168,11 @@ class StochasticGraph(Recorder):
         if mask is not None:
             value = value.masked_fill(~expanded_mask(what, mask, value, depth), 0)
         if has_time or later:
-            for node in self._nodes.values():
+            for node in self.nodes.values():
                 if node.position in ancestors and node.log_prob is not None:
                     self._check_steps(what, value.size(-1) if has_time else None, node, later)
         self._check_batch(what, value, depth)
-        self._costs[key] = CostNode(name, step, value, ancestors, later, has_time)
+        self.costs[key] = CostNode(name, step, value, ancestors, later, has_time)
 
     def observe(self, name: str, value: Tensor) -> None:
         """Let ``statistics()`` report the mean of a quantity that is not part of the loss.
@@ -208,7 +200,7 @@ class StochasticGraph(Recorder):
             step: of the node.
         """
         key = (name, step)
-        if key not in self._nodes:
+        if key not in self.nodes:
             raise ValueError(f"no {describe('node', *key)}; {self._recorded()}")
         self._check_open(f"baseline_input of {describe('node', *key)}")
         self._baseline_inputs[key] = value
@@ -253,16 +245,17 @@ class StochasticGraph(Recorder):
 
     def _finish(self) -> Surrogate:
         if self._result is None:
+            known = {*self.nodes, *self._names()}
             for argument, given in (("estimators", self.estimators), ("values", self.values)):
                 for key in given:
-                    if key not in self._nodes and key not in self._names:
+                    if key not in known:
                         raise ValueError(
                             f"{argument} of the graph names {key!r}, which no layer recorded; "
                             f"{self._recorded()}"
                         )
-            if not self._costs:
+            if not self.costs:
                 raise ValueError("the graph has no cost: record one with graph.cost(name, value)")
-            nodes, costs = list(self._nodes.values()), list(self._costs.values())
+            nodes, costs = list(self.nodes.values()), list(self.costs.values())
             self._result = build_surrogate(nodes, costs, self._baseline_inputs, self.samples)
         return self._result
 
@@ -316,26 +309,28 @@ class StochasticGraph(Recorder):
     def _known(self, what: str, argument: str, names: Iterable[str]) -> list[str]:
         if isinstance(names, str):
             raise ValueError(f"{argument} of {what} must be a list of names; got {names!r} alone")
-        names = list(names)
+        names, known = list(names), self._names()
         for name in names:
-            if name not in self._names:
+            if name not in known:
                 raise ValueError(f"{argument} of {what} names unknown {name!r}; {self._recorded()}")
         return names
 
     def _ancestors(self, what: str, parents: Iterable[str] | None) -> frozenset[int]:
         """Positions of the parents and of all that these may depend on."""
         if parents is None:
-            return frozenset(range(len(self._nodes)))
+            return frozenset(range(len(self.nodes)))
         names = self._known(what, "parents", parents)
         found: set[int] = set()
-        for node in self._nodes.values():
+        for node in self.nodes.values():
             if node.name in names:
                 found |= {node.position} | node.ancestors
         return frozenset(found)
 
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in self.nodes))
+
     def _recorded(self) -> str:
-        names = list(dict.fromkeys(name for name, _ in self._nodes))
-        return f"recorded stochastic nodes: {', '.join(names) if names else 'none'}"
+        return f"recorded stochastic nodes: {', '.join(self._names()) or 'none'}"
 
 
 def active_graph() -> StochasticGraph | None:

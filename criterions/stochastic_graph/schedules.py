@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from criterions.registry import Registry
@@ -42,9 +42,6 @@ class Constant(Schedule):
 
     value: float
 
-    def __str__(self) -> str:
-        return str(self.value)
-
     def _value(self, update: int) -> float:
         return self.value
 
@@ -61,9 +58,6 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         if self.updates < 1:
             raise ValueError(f"updates must be at least 1; got {self.updates}")
-
-    def __str__(self) -> str:
-        return ":".join(map(str, (type(self).__name__.lower(), *astuple(self))))
 
     def _value(self, update: int) -> float:
         # The ends are given back as they were written, without rounding.
@@ -102,7 +96,6 @@ def parse_schedule(text: str | float) -> Schedule:
 
     A number stands for itself at every update; otherwise ``NAME:FIELD:...`` with the name and the
     fields of a registered schedule: ``linear:START:END:UPDATES``, ``geometric:START:END:UPDATES``.
-    ``str(schedule)`` gives the text back.
 
     Raises:
         ValueError: the text has none of these forms, or the schedule refuses the numbers.

@@ -23,14 +23,6 @@ def test_forms(text: str | float, schedule):
 
 
 @pytest.mark.parametrize(
-    "schedule",
-    [Constant(0.1), Constant(1e-12), Linear(1 / 3, 0.0, 7), Geometric(0.7, 2 / 3, 10**6)],
-)
-def test_a_schedules_text_gives_the_schedule_back(schedule):
-    assert parse_schedule(str(schedule)) == schedule
-
-
-@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "could not convert"),
