@@ -153,9 +153,7 @@ def sequence_nll(
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least 0.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    best = _pseudo_reference(costs, exists)
-    loss = _masked(scores, exists).logsumexp(1) - _at(scores, best)
-    return loss.masked_fill(~exists.any(1), 0)
+    return _softmax_loss(scores, scores, costs, exists)
 
 
 def max_margin(
@@ -204,9 +202,7 @@ def softmax_margin(
     Arguments and errors as for :func:`minimum_risk`; returns ``[batch]``, at least ``cost(u*)``.
     """
     scores, costs, exists = _prepared(log_probs, costs, mask, lengths)
-    best = _pseudo_reference(costs, exists)
-    loss = _masked(scores + costs, exists).logsumexp(1) - _at(scores, best)
-    return loss.masked_fill(~exists.any(1), 0)
+    return _softmax_loss(scores + costs, scores, costs, exists)
 
 
 CANDIDATE_LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -262,9 +258,16 @@ def _normalised(scores: Tensor, exists: Tensor) -> Tensor:
     return _masked(scores, exists).softmax(1).masked_fill(~exists, 0)
 
 
+def _softmax_loss(competitors: Tensor, scores: Tensor, costs: Tensor, exists: Tensor) -> Tensor:
+    """``-s(u*) + log sum_u exp competitors(u)``, ``[batch]``."""
+    reference = scores.gather(1, _pseudo_reference(costs, exists)).squeeze(1)
+    loss = _masked(competitors, exists).logsumexp(1) - reference
+    return loss.masked_fill(~exists.any(1), 0)
+
+
 def _margins(scores: Tensor, costs: Tensor, exists: Tensor) -> Tensor:
     """``max(0, cost(u) - cost(u*) + s(u) - s(u*))``, ``[batch, candidates]``."""
-    best = _pseudo_reference(costs, exists).unsqueeze(1)
+    best = _pseudo_reference(costs, exists)
     reference = scores.gather(1, best)
     # Two candidates of probability 0, or u* and itself, have the same score.
     ahead = (scores - reference).masked_fill(scores.isneginf() & reference.isneginf(), 0)
@@ -272,10 +275,6 @@ def _margins(scores: Tensor, costs: Tensor, exists: Tensor) -> Tensor:
 
 
 def _pseudo_reference(costs: Tensor, exists: Tensor) -> Tensor:
-    """``[batch]``: index of the first candidate of the lowest cost."""
-    return costs.detach().masked_fill(~exists, torch.finfo(costs.dtype).max).argmin(1)
-
-
-def _at(values: Tensor, index: Tensor) -> Tensor:
-    """``[batch]``: element ``index[b]`` of source b."""
-    return values.gather(1, index.unsqueeze(1)).squeeze(1)
+    """``[batch, 1]``: index of the first candidate of the lowest cost."""
+    highest = torch.finfo(costs.dtype).max
+    return costs.detach().masked_fill(~exists, highest).argmin(1, keepdim=True)

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 from criterions.bleu.ngrams import length_mask, ngram_products, reference_ngrams, shift
-from criterions.bleu.statistics import (
-    LEVELS,
-    SMOOTHINGS,
-    BleuStatistics,
-    bleu_of,
-    checked_dtype,
-)
-from criterions.checks import check_choice, check_order, check_shape, check_token_ids
+from criterions.bleu.statistics import BleuStatistics, bleu_of, checked_dtype
+from criterions.checks import check_order, check_shape, check_token_ids
 
 
 def counted_statistics(
@@ -154,8 +148,6 @@ def bleu(
     Returns:
         Scalar (``corpus``) or ``[batch]`` (``sentence``), float32 (torch's default dtype), 0 to 1.
     """
-    check_choice("level", level, LEVELS)
-    check_choice("smoothing", smoothing, SMOOTHINGS)
     statistics = counted_statistics(
         hypotheses,
         references,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from criterions.bleu.bounds import lower_overlap, paper_overlap, upper_overlap
 from criterions.bleu.ngrams import HypothesisNgrams, hypothesis_ngrams, length_mask
-from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
+from criterions.bleu.statistics import BleuStatistics, bleu_of
 from criterions.checks import check_choice, check_order, check_positions, check_shape
 from criterions.second_derivatives import differentiable_gradients
 
@@ -151,8 +151,6 @@ def expected_bleu(
     Raises:
         ValueError: a shape, an order or a name does not fit.
     """
-    check_choice("level", level, LEVELS)
-    check_choice("smoothing", smoothing, SMOOTHINGS)
     statistics = expected_statistics(
         p_ref,
         references,

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from criterions.bleu.counted import counted_statistics
 from criterions.bleu.ngrams import length_mask, reference_ngrams
-from criterions.bleu.statistics import LEVELS, SMOOTHINGS, BleuStatistics, bleu_of
-from criterions.checks import check_choice, check_order, check_positions
+from criterions.bleu.statistics import BleuStatistics, bleu_of
+from criterions.checks import check_order, check_positions
 
 _SOME_OTHER_TOKEN = -1
 
@@ -145,8 +145,6 @@ def monte_carlo_bleu(
         mean and standard error, float64; scalars (``corpus``) or ``[batch]`` (``sentence``).
     """
     check_order("max_order", max_order)
-    check_choice("level", level, LEVELS)
-    check_choice("smoothing", smoothing, SMOOTHINGS)
     candidates = sample_candidates(
         p_ref,
         references,

@@ -181,19 +181,14 @@ class Rollouts:
     def greedy(self, model: Any, sources: Batch, update: int | None) -> Rollout:
         """The most probable tokens, one row for each source, while no layer draws.
 
-        Args:
-            model: in any mode.
-            sources: the batch.
-            update: number of the update; None outside training, where there is no teacher.
+        The model may be in any mode; ``update`` as of :meth:`forced_prefix`.
         """
         return self._decoded(model, sources, self.forced_prefix(sources, update))
 
     def forced_prefix(self, batch: Batch, update: int | None) -> Tensor:
         """``[rows, tgt_len]`` bool: the reference's first tokens, that are always fed.
 
-        Args:
-            batch: with the references.
-            update: number of the update; None outside training, where there is no teacher.
+        ``update`` is its number; None outside training, where there is no teacher.
         """
         teacher = 0 if update is None else int(self.teacher_prefix(update))
         return batch.first_tokens(max(batch.prefix_size, teacher))

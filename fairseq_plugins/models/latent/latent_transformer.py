@@ -4,7 +4,6 @@ Sohn, Lee, Yan 2015 (conditional VAE); Zhang et al. 2016, arXiv 1605.07869 (of t
 Kingma, Welling 2014, arXiv 1312.6114 (reparameterization, negative evidence lower bound).
 """
 
-import math
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -98,8 +97,6 @@ class LatentFlags(ModelFlags):
         flags = super().of(args)
         at_least("--latent-dim", flags.latent_dim, 1)
         at_least("--free-bits", flags.free_bits, 0)
-        if not math.isfinite(flags.free_bits):
-            raise ValueError(f"--free-bits must be finite; got {flags.free_bits}")
         below_1("--word-dropout", flags.word_dropout)
         if flags.latent_prior is None:
             flags.latent_prior = "conditional" if flags.latent == "gaussian" else "fixed"
