@@ -42,7 +42,7 @@ from fairseq_plugins.stochastic_graph.rollout import Rollout
 class ScoredPass:
     """What the pass gives.
 
-    ``made_by``: has the settings.
+    ``made_by``: ran it; with the settings, estimators and dictionary.
     ``graph``: with the nodes of the model's layers, and of relaxed tokens; still without costs.
     ``logits``: ``[rows, length, vocab]``, after axes of enumerated layers if any; with
     ``positions`` a list, ``[positions, vocab]`` of each of their pieces.
