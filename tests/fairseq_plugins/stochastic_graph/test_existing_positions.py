@@ -24,6 +24,7 @@ OBJECTIVES = {
     "minimum_risk": {"objective": "minimum_risk", "samples": 4, "candidate_reference": True},
     "reward_to_go": {"objective": "leave_one_out", "credit": "reward_to_go"},
     "mixer": {"objective": "mixer", "teacher_prefix": "2", "baseline": "none"},
+    "expected": {"objective": "reinforce", "baseline": "expected", "ignore_prefix_size": 1},
     "prefix": {"objective": "leave_one_out", "ignore_prefix_size": 1},
 }
 

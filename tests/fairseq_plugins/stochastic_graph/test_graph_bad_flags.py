@@ -38,6 +38,14 @@ REFUSED = [
         ("--objective", "gumbel", "--relaxation-temperature", "geometric:1:0:9"),
         r"--relaxation-temperature.*geometric:1:0:9",
     ),
+    (
+        (*REWARD, "--baseline", "expected", "--credit", "reward_to_go"),
+        r"--baseline expected does not go with --credit reward_to_go",
+    ),
+    (
+        (*REWARD, "--baseline", "expected", "--reward-level", "text"),
+        r"--baseline expected does not go with --reward sentence_bleu: it does not tell",
+    ),
     ((*REWARD, "--reward-clip", "1:0"), r"--reward-clip.*1:0"),
     ((*REWARD, "--reward-clip", "nan:"), r"--reward-clip must have finite bounds; got 'nan:'"),
     ((*REWARD, "--max-order", "5000"), r"--max-order must be at most 16; got 5000"),

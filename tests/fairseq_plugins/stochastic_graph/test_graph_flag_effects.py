@@ -35,7 +35,7 @@ TRIED = {
     "reward_normalization": ["batch", "group"],
     "credit": ["reward_to_go"],
     "estimator": ["none", "score_function", "pathwise", "straight_through", "candidate_set"],
-    "baseline": ["none", "moving_average", "greedy", "leave_one_out", "learned"],
+    "baseline": ["none", "moving_average", "greedy", "leave_one_out", "learned", "expected"],
     "candidate_loss": ["risk", "sequence_nll", "multi_margin"],
     "candidate_sharpness": [0.5],
     "candidate_reference": [True],
