@@ -262,9 +262,16 @@ def test_the_moving_average_is_of_past_updates(corpus, learnt):
         assert baselines[now] == pytest.approx(average, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["self_critical", "leave_one_out", "group_normalized"])
-def test_a_reward_that_tells_nothing_teaches_nothing(corpus, learnt, objective):
-    built = built_with(corpus, learnt, objective=objective, reward="constant")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"objective": name} for name in ("self_critical", "leave_one_out", "group_normalized")),
+        {"objective": "reinforce", "baseline": "expected"},
+    ],
+    ids=lambda options: options.get("baseline", options["objective"]),
+)
+def test_a_reward_that_tells_nothing_teaches_nothing(corpus, learnt, options):
+    built = built_with(corpus, learnt, reward="constant", **options)
     gradients = built.gradient(built.batch(*range(20, 25)))[1]
     assert all(gradient.abs().max() < 1e-7 for gradient in gradients.values())
 
