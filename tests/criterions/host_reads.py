@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from torch_versions import TORCH_2
 
 aten = torch.ops.aten
 READS = {
@@ -28,7 +29,7 @@ class HostReads(TorchDispatchMode):
     """
 
     def __new__(cls) -> "HostReads":
-        if int(torch.__version__.split(".")[0]) < 2:
+        if not TORCH_2:
             pytest.skip("watches operations as torch 2 lets it")
         return super().__new__(cls)
 

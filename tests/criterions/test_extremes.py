@@ -8,6 +8,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch_versions import HALF
 
 import criterions
 from criterions import (
@@ -18,7 +19,7 @@ from criterions import (
     prefix_statistics,
 )
 
-FLOATS = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+FLOATS = st.sampled_from([*HALF, torch.bfloat16, torch.float32, torch.float64])
 INTEGERS = st.sampled_from([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
 SIZES = st.sampled_from([0, 1, 2, 5])
 SEEDS = st.integers(0, 2**32 - 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from host_reads import HostReads
 from torch.distributions import Categorical
+from torch_versions import HALF
 
 from criterions import TokenCategorical
 from criterions.stochastic_graph import (
@@ -159,7 +160,7 @@ def test_pieces_do_not_change_the_results(monkeypatch):
     assert TokenCategorical(peaked).sample((2,)).equal(value.expand(2, 5, 3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_backward_keeps_nothing_as_large_as_the_logits_but_the_logits(dtype: torch.dtype):
     logits = random_logits(3, 5, 97, dtype=dtype).requires_grad_()
     value = torch.zeros(3, 5, dtype=torch.int64)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import Independent, Normal
+from torch_versions import HALF
 
 from criterions.manifolds import (
     EmbeddedDistribution,
@@ -160,7 +161,7 @@ def test_from_the_uniform_distribution_rotations_have_no_gradient_nor_has_the_dr
 
 
 @each
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.bfloat16, *HALF])
 def test_autocast_changes_nothing(name, kind):
     """A narrow distribution, whose density is high, needs all digits of a rotation turned back."""
     size = EMBEDDINGS[name].coordinates

@@ -7,6 +7,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch.distributions import OneHotCategorical
+from torch_versions import HALF
 
 from criterions import TokenCategorical
 from criterions.stochastic_graph import (
@@ -18,7 +19,7 @@ from criterions.stochastic_graph import (
     StochasticGraph,
 )
 
-FLOATS = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+FLOATS = st.sampled_from([*HALF, torch.bfloat16, torch.float32, torch.float64])
 SEEDS = st.integers(0, 2**32 - 1)
 SHARPNESS = st.sampled_from([0.0, 1.0, 1e3, math.inf])
 BATCHES = st.sampled_from([0, 1, 3])

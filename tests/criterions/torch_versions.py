@@ -1,0 +1,7 @@
+"""What tests can ask of the version of torch."""
+
+import torch
+
+TORCH_2 = int(torch.__version__.split(".")[0]) >= 2
+HALF = (torch.float16,) if TORCH_2 else ()
+"""On a CPU torch 1 lacks most operations of float16."""
