@@ -50,8 +50,8 @@ class Recorder(ABC):
         ValueError: ``samples`` is below 1.
     """
 
-    estimators: Mapping[str, Estimator] | nn.ModuleDict = field(default_factory=dict)
-    default_estimator: Estimator = field(default_factory=ScoreFunction)
+    estimators: Mapping[str, Estimator] | nn.ModuleDict | None = None
+    default_estimator: Estimator | None = None
     samples: int = 1
     update: int = 0
     asked: bool = field(default=False, init=False)
@@ -74,9 +74,9 @@ class Recorder(ABC):
 
     def estimator_of(self, name: str, asked: Estimator | None = None) -> Estimator:
         """The estimator of node ``name``, whose layer asks for ``asked``."""
-        if name in self.estimators:
+        if self.estimators is not None and name in self.estimators:
             return cast(Estimator, self.estimators[name])
-        return self.default_estimator if asked is None else asked
+        return asked or self.default_estimator or ScoreFunction()
 
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("stochastic_graph_recorder", default=None)

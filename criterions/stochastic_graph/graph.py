@@ -53,7 +53,7 @@ class StochasticGraph(Recorder):
             their probabilities.
     """
 
-    values: Mapping[Any, Tensor] = field(default_factory=dict)
+    values: Mapping[Any, Tensor] | None = None
     nodes: dict[NodeKey, StochasticNode] = field(default_factory=dict, init=False)
     """Stochastic nodes by ``(name, step)``, in recording order."""
 
@@ -94,7 +94,8 @@ class StochasticGraph(Recorder):
             )
         ancestors = self._ancestors(what, request.parents)
         estimator = self.estimator_of(request.name, request.estimator)
-        value = self.values.get(key, self.values.get(request.name, request.value))
+        values = self.values or {}
+        value = values.get(key, values.get(request.name, request.value))
         try:
             draw = estimator.draw(request.distribution, value=value, update=self.update)
         except ValueError as error:
@@ -247,7 +248,7 @@ class StochasticGraph(Recorder):
         if self._result is None:
             known = {*self.nodes, *self._names()}
             for argument, given in (("estimators", self.estimators), ("values", self.values)):
-                for key in given:
+                for key in given or ():
                     if key not in known:
                         raise ValueError(
                             f"{argument} of the graph names {key!r}, which no layer recorded; "

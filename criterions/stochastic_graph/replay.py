@@ -187,7 +187,7 @@ class ReplayingGraph(StochasticGraph):
         value = super().record(replace(request, mask=self._mask(request)))
         key = (request.name, request.step)
         node = self.nodes[key]
-        replayed = request.value is not None or key in self.values
+        replayed = request.value is not None or key in self._draws.values
         if not replayed and not isinstance(node.estimator, (Expectation, Mode)):
             raise ValueError(
                 f"{node} was not drawn when the outputs were decoded, so these do not depend on "
@@ -198,10 +198,10 @@ class ReplayingGraph(StochasticGraph):
     def _mask(self, request: SampleRequest) -> Tensor | None:
         """The layer's mask, without the steps past the end of the output."""
         name, step, mask = request.name, request.step, request.mask
-        if step is not None and (name, step) in self.values:
+        if step is not None and (name, step) in self._draws.values:
             exists = self._steps > step
         elif name in self._draws.by_step:
-            length = self.values[name, None].size(1)
+            length = self._draws.values[name, None].size(1)
             steps = torch.arange(length, device=self._steps.device)
             exists = steps < self._steps.unsqueeze(1)
         else:

@@ -117,13 +117,13 @@ def test_moving_average_keeps_its_precision_in_half_precision_training():
 def test_state_dict_round_trip(name: str):
     """Through a checkpoint: the restored criterion gives the very same advantages."""
     make = {"learned": lambda: LearnedBaseline(3)}.get(name, BASELINES.get(name))
-    given = {"greedy": costs(1.0, 2.0), "learned": torch.rand(2, 3, dtype=torch.float64)}
+    given = dict.fromkeys(("greedy", "expected"), costs(1.0, 2.0))
+    given["learned"] = torch.rand(2, 3, dtype=torch.float64)
     options = {"samples": 2} if name == "leave_one_out" else {}
 
     def run(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
-        shape = given.get(name)
-        if name == "greedy" or name == "learned":
-            options["baseline_input"] = shape
+        if name in given:
+            options["baseline_input"] = given[name]
         return advantages(values, module["z"], **options)[0]
 
     trained = nn.ModuleDict({"z": ScoreFunction(make())}).double()
