@@ -287,7 +287,9 @@ def test_independent_latent_is_told_from_time():
 def test_registries_refuse_what_does_not_fit():
     with raises("estimator must be one of enumeration, expectation, gumbel_softmax, mode, none,"):
         ESTIMATORS.create("gumble")
-    with raises("baseline must be one of greedy, learned, leave_one_out, moving_average, none;"):
+    with raises(
+        "baseline must be one of expected, greedy, learned, leave_one_out, moving_average, none;"
+    ):
         BASELINES.get("average")
     with raises("baseline 'greedy' is already registered as GreedyDecode; choose another name"):
 
