@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -133,15 +134,15 @@ class StochasticGraphCriterion(FairseqCriterion):
         greedy = None
         if self.estimators.compare_with_greedy:
             greedy = self.rollouts.greedy(model, sources, update)
-        teacher = right = None
+        teacher = None
         if self._adds_cross_entropy and not self._in_one_pass:
             teacher, losses, teacher_logs = self._teacher_graph(model, sources, update)
         if self.estimators.expects_costs:
             if teacher is None:
                 with torch.no_grad(), evaluation_mode(model):
                     losses = self._teacher_graph(model, sources, update)[1]
-            right = losses.probabilities
-        recorded = self.cost.record(done, rollout, greedy, right)
+            rollout = replace(rollout, right=losses.probabilities)
+        recorded = self.cost.record(done, rollout, greedy)
         token_logs: dict[str, Tensor] = {}
         if self._adds_cross_entropy and self._in_one_pass:
             losses = TokenLosses.of(done.logits, rollout.batch, self.settings.label_smoothing)

@@ -39,6 +39,8 @@ class Rollout:
     None for nowhere.
     ``draws``: what the model's stochastic layers drew while the tokens were decoded, for the pass
     with gradient to replay; None where that pass scores no decoded tokens, or no layer draws.
+    ``right``: ``[batch, tgt_len]``, the probability of each token of the reference after those
+    before it, where the baseline is the expected cost; else None.
     """
 
     batch: Batch
@@ -49,6 +51,7 @@ class Rollout:
     lengths: Tensor
     forced: Tensor | None
     draws: StepwiseDraws | None = None
+    right: Tensor | None = None
 
     @classmethod
     def of_reference(cls, batch: Batch, forced: Tensor) -> Rollout:

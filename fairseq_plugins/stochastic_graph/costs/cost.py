@@ -44,21 +44,13 @@ class Cost(ABC):
         self.sum_over_workers = sum_over_workers
 
     @abstractmethod
-    def record(
-        self,
-        done: ScoredPass,
-        rollout: Rollout,
-        greedy: Rollout | None,
-        right: Tensor | None,
-    ) -> Logs:
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         """Add the cost, and the tokens it depends on, to the graph of a pass.
 
         Args:
             done: the pass with gradient.
             rollout: what it was fed.
             greedy: the greedy output, one for each source, where it is a baseline.
-            right: ``[batch, tgt_len]``, probability of each token of the reference after those
-                before it, where the baseline is the expected cost.
 
         Returns:
             what to log: means over a source's samples, summed over the sources.

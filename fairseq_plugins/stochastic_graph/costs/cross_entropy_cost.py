@@ -65,13 +65,7 @@ class CrossEntropy(Cost):
     per_token: ClassVar[bool] = True
     bears_enumeration: ClassVar[bool] = True
 
-    def record(
-        self,
-        done: ScoredPass,
-        rollout: Rollout,
-        greedy: Rollout | None,
-        right: Tensor | None,
-    ) -> Logs:
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         settings, batch = self.settings, rollout.batch
         if settings.records_tokens:
             # The last token is fed to no one.

@@ -25,13 +25,7 @@ class ExpectedBleu(Cost):
     Exact expected counts, expected length, positions taken as independent.
     """
 
-    def record(
-        self,
-        done: ScoredPass,
-        rollout: Rollout,
-        greedy: Rollout | None,
-        right: Tensor | None,
-    ) -> Logs:
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         if self.settings.records_tokens:
             # The last token, too: whether it is </s> decides on how many positions there are.
             done.record_tokens(FED, rollout.tokens, rollout.action_mask)

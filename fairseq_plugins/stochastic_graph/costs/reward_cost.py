@@ -45,13 +45,7 @@ class NegativeReward(Cost):
                     "tell what each token adds; use sentence_bleu or gleu"
                 )
 
-    def record(
-        self,
-        done: ScoredPass,
-        rollout: Rollout,
-        greedy: Rollout | None,
-        right: Tensor | None,
-    ) -> Logs:
+    def record(self, done: ScoredPass, rollout: Rollout, greedy: Rollout | None) -> Logs:
         settings, graph = self.settings, done.graph
         if settings.feed == "teacher" or settings.relaxed:
             eos, pad = self.dictionary.eos(), self.dictionary.pad()
@@ -79,8 +73,8 @@ class NegativeReward(Cost):
                 logs["effective_sample_size"] = size
             else:
                 graph.cost("reward", costs)
-        if right is not None:
-            right = rollout.batch.after_prefix(right)
+        if rollout.right is not None:
+            right = rollout.batch.after_prefix(rollout.right)
             self._expect(self.reward.token_values(outputs, right), done, rollout)
         if greedy is not None:
             self._compare_with(greedy, done, logs)
