@@ -123,8 +123,9 @@ def training_steps(
         model_flags: those of the model, before the criterion's.
         update: the steps' number, for schedules.
     """
-    sample = utils.move_to_cuda(draw_sample(sizes), device) if device.type == "cuda" else None
-    sample = sample or draw_sample(sizes)
+    sample = draw_sample(sizes)
+    if device.type == "cuda":
+        sample = utils.move_to_cuda(sample, device)
     dictionary = Dictionary()
     for word in range(sizes.vocab - len(dictionary)):
         dictionary.add_symbol(f"w{word}")
@@ -181,8 +182,9 @@ def impose_lengths(model: Any, longest_source: int) -> None:
     """Let outputs be about as long as their sources, whoever decodes.
 
     Random weights would hardly ever emit ``</s>``: every output would be as long as the limit
-    allows, and an objective that decodes would look dearer than it is.  Only decoding, which is
-    without gradient, is changed: what a pass with gradient costs does not depend on the values.
+    allows, and an objective that decodes would seem to cost more than it does.  Only decoding,
+    which is without gradient, is changed: what a pass with gradient costs does not depend on the
+    values.
 
     Args:
         model: fairseq transformer with random weights, whose logits have a variance of about 1.

@@ -51,13 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     shared = "with --seeds: the arms of all seeds start from the recipe's own start"
     add("--shared-start", action="store_true", help=shared)
     arms = "train these arms and the control alone; others count if they are finished (all)"
-    add(
-        "--arms",
-        type=_names,
-        default=(),
-        metavar="NAME,NAME",
-        help=arms,
-    )
+    add("--arms", type=_names, default=(), metavar="NAME,NAME", help=arms)
     control = "beside every arm with a reward, train NAME.constant_reward, whose reward is always 1"
     add("--control", choices=["constant-reward"], help=control)
     launcher = "start fairseq-train and fairseq-generate through it, as 'srun --gpus 1'"

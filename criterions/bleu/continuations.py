@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from criterions.bleu.counted import prefix_statistics
-from criterions.bleu.ngrams import length_mask, ngram_products, shift
+from criterions.bleu.counted import matching_tokens, prefix_statistics
+from criterions.bleu.ngrams import ngram_products, shift
 from criterions.bleu.statistics import BleuStatistics
 from criterions.checks import check_order, check_shape
 
@@ -77,18 +77,14 @@ def continuations(
     )
     check_shape("probabilities", probabilities, references.shape)
     tgt_len, ref_len = hypotheses.size(1), references.size(1)
-    inside = length_mask(reference_lengths, ref_len, like=references)
-    exists = length_mask(lengths, tgt_len, like=hypotheses)
+    equal, exists, inside = matching_tokens(hypotheses, references, lengths, reference_lengths)
     right = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
     right = right.masked_fill(~inside, 0)
     words = inside.sum(1)
     columns = torch.arange(ref_len, device=references.device)
     positions = torch.arange(tgt_len, device=references.device)
 
-    equal = hypotheses.unsqueeze(2) == references.unsqueeze(1)
-    equal &= exists.unsqueeze(2) & inside.unsqueeze(1)
-    same = references.unsqueeze(2) == references.unsqueeze(1)
-    same &= inside.unsqueeze(2) & inside.unsqueeze(1)
+    same = matching_tokens(references, references, reference_lengths, reference_lengths)[0]
     distinct = inside & ~(same & (columns < columns.unsqueeze(1))).any(2)
     # run[b, t, j]: tokens before t that are the reference's before j, up to max_order - 1.
     run = equal.new_zeros(equal.shape, dtype=torch.int64)

@@ -31,7 +31,7 @@ def counted_statistics(
         int64: matches and totals ``[batch, max_order]``, both lengths ``[batch]``.
     """
     check_order("max_order", max_order)
-    equal, inside, in_reference = _matching_tokens(
+    equal, inside, in_reference = matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
     reference = reference_ngrams(references, max_order, reference_lengths)
@@ -59,7 +59,7 @@ def prefix_statistics(
         int64: matches and totals ``[batch, length, max_order]``, both lengths ``[batch, length]``.
     """
     check_order("max_order", max_order)
-    equal, inside, in_reference = _matching_tokens(
+    equal, inside, in_reference = matching_tokens(
         hypotheses, references, lengths, reference_lengths
     )
     reference = reference_ngrams(references, max_order, reference_lengths)
@@ -76,7 +76,7 @@ def prefix_statistics(
     return _statistics(torch.stack(matches, dim=-1), tokens, words)
 
 
-def _matching_tokens(
+def matching_tokens(
     hypotheses: Tensor,
     references: Tensor,
     lengths: Tensor | None,
